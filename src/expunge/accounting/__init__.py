@@ -1,0 +1,29 @@
+"""What is proven: floats in, upper bounds out. No torch, no files, no randomness."""
+
+from expunge.accounting.calibrate import calibrate, fewest_steps, meets
+from expunge.accounting.guarantee import Budget, Guarantee, Kind, Mechanism, Relation, delta_at, guarantee
+from expunge.accounting.mechanisms import (
+    MECHANISMS,
+    GradientClipping,
+    ModelClipping,
+    OutputPerturbation,
+    Retrain,
+)
+
+__all__ = [
+    "MECHANISMS",
+    "Budget",
+    "GradientClipping",
+    "Guarantee",
+    "Kind",
+    "Mechanism",
+    "ModelClipping",
+    "OutputPerturbation",
+    "Relation",
+    "Retrain",
+    "calibrate",
+    "delta_at",
+    "fewest_steps",
+    "guarantee",
+    "meets",
+]

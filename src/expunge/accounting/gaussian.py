@@ -1,0 +1,107 @@
+"""The exact privacy profile of a Gaussian shift, in logarithms.
+
+Two Gaussians of standard deviation σ whose means differ by μσ are (ε, δ)-close exactly when
+δ ≥ Φ(μ/2 - ε/μ) - e^ε Φ(-μ/2 - ε/μ) (Balle & Wang 2018, arXiv 1805.06530, Theorem 8). A mechanism with this profile
+in both directions is μ-GDP (Dong, Roth & Su 2019, arXiv 1905.02383).
+
+Computation. Put u = ε/μ - μ/2 and v = ε/μ + μ/2. Since v² - u² = 2ε, e^ε φ(v) = φ(u), and with the Mills ratio
+M(x) = Φ(-x)/φ(x) = sqrt(π/2) erfcx(x/√2):
+
+    δ = φ(u) (M(u) - M(v)) = φ(u) ∫_u^v N(x) dx,    N(x) = -M'(x) = 1 - x M(x) > 0.
+
+The difference is taken directly where M(v) < M(u)/2 and as the integral (Gauss-Legendre, twelve nodes) where it would
+cancel: there N varies slowly, and nothing is subtracted. N itself is summed from its asymptotic series for large x.
+"""
+
+from math import erf, exp, expm1, inf, log, log1p, pi, sqrt
+
+import numpy as np
+from scipy.special import erfcx, log_ndtr, ndtr, roots_legendre
+
+from expunge import _validate
+from expunge.accounting.search import smallest
+
+__all__ = ["epsilon", "log1mexp", "log_delta", "log_delta_upper", "mu", "total_variation"]
+
+_EPS = 2.0**-52
+_LOG_SQRT_2PI = 0.5 * log(2 * pi)
+_NODES, _WEIGHTS = (np.asarray(part, dtype=float) for part in roots_legendre(12))
+# (-1)^k (2k+1)!!, highest power first: N(x) ~ x^-2 Σ_k (-1)^k (2k+1)!! x^-2k. At x = 12 the last of 20 terms is 1e-18.
+_SERIES = np.cumprod(np.concatenate([[1.0], -np.arange(3.0, 41.0, 2.0)]))[::-1]
+_SERIES_FROM = 12.0
+
+
+def log_delta(epsilon: float, mu: float) -> float:
+    """log δ(ε) of a shift by μ standard deviations, to the nearest float (ε ≥ 0, μ > 0).
+
+    Checked against 50-digit arithmetic over μ in [1e-4, 50] and log δ down to -1e5.
+    """
+    u, v = epsilon / mu - mu / 2, epsilon / mu + mu / 2
+    if u > 1e150:
+        return -1e300
+    log_density = -u * u / 2 - _LOG_SQRT_2PI
+    if u < -5:  # δ is near 1 and μ > 10: take what is missing from Φ(-u)
+        return float(log_ndtr(-u)) + log1p(-exp(log_density) * _mills(v) / float(ndtr(-u)))
+    mills_u, mills_v = _mills(u), _mills(v)
+    difference = mills_u - mills_v if mills_v < 0.5 * mills_u else _mills_drop(u, mu)
+    return min(log(difference) + log_density, 0.0)
+
+
+def log_delta_upper(epsilon: float, mu: float) -> float:
+    """An upper bound on log δ(ε) that covers the rounding of `log_delta`.
+
+    u carries an absolute error of at most 2^-52 (v + |u|), and |d log δ / du| ≤ max(u, 0) + 1; the remaining factors
+    are accurate to a few units of 1e-14.
+    """
+    u, v = epsilon / mu - mu / 2, epsilon / mu + mu / 2
+    return min(log_delta(epsilon, mu) + 8 * _EPS * v * (max(u, 0.0) + 1) + 2e-13, 0.0) if v < 1e150 else -1e290
+
+
+def epsilon(mu: float, delta: float) -> float:
+    """The least ε with δ(ε) ≤ delta for a μ-GDP mechanism, rounded up."""
+    _validate.positive(mu=mu)
+    _validate.open_unit_interval(delta=delta)
+    target = log(delta)
+    if log_delta_upper(0.0, mu) <= target:
+        return 0.0
+    return smallest(lambda eps: log_delta_upper(eps, mu) <= target)
+
+
+def mu(epsilon: float, delta: float) -> float:
+    """The largest μ whose profile passes through (ε, δ), rounded down."""
+    _validate.non_negative(epsilon=epsilon)
+    _validate.open_unit_interval(delta=delta)
+    target = log(delta)
+    inverse = smallest(lambda x: log_delta_upper(epsilon, 1 / x) <= target)
+    return 0.0 if inverse == inf else (1 / inverse) * (1 - _EPS)
+
+
+def total_variation(mu: float) -> float:
+    """2 Φ(μ/2) - 1: the most by which the probability of any event can differ between two μ-GDP worlds."""
+    return erf(mu / sqrt(8))
+
+
+def _mills(x: float) -> float:
+    return sqrt(pi / 2) * float(erfcx(x / sqrt(2)))
+
+
+def _mills_drop(u: float, width: float) -> float:
+    """M(u) - M(u + width) without cancellation."""
+    total = 0.0
+    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
+        total += weight * _mills_slope(u + width * (1 + node) / 2)
+    return width * total / 2
+
+
+def _mills_slope(x: float) -> float:
+    """N(x) = 1 - x M(x) = -M'(x)."""
+    if x < _SERIES_FROM:
+        return 1 - x * _mills(x)
+    return float(np.polyval(_SERIES, x**-2)) / (x * x)
+
+
+def log1mexp(x: float) -> float:
+    """log(1 - e^-x) for x > 0 (Mächler 2012)."""
+    if x <= 0:
+        return -inf
+    return log(-expm1(-x)) if x < log(2) else log1p(-exp(-x))

@@ -1,0 +1,163 @@
+"""What is asked (`Budget`), what is proven (`Guarantee`), and the one number a mechanism must give."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from math import exp, inf, log
+from typing import ClassVar, Protocol, runtime_checkable
+
+from expunge import _validate
+from expunge.accounting.search import smallest
+
+__all__ = ["ROUNDING", "Budget", "Guarantee", "Kind", "Mechanism", "Relation", "delta_at", "guarantee"]
+
+# Every published ε and μ is rounded up by this fraction, far more than floating point can lose between machines.
+ROUNDING = 1e-10
+
+
+class Relation(StrEnum):
+    """Who plays the model that never saw the forget set: the certifier of the definition.
+
+    `RETRAINED` is the stronger reading: the same procedure started from any other model of the ball, a retrained one
+    among them. `CENTER`: noise alone, started at the centre of the ball, no data.
+    """
+
+    RETRAINED = "retrained"
+    CENTER = "center"
+
+
+class Kind(StrEnum):
+    """Kinds of guarantee; never converted into one another."""
+
+    EXACT = "exact"
+    EPSILON_DELTA = "epsilon_delta"
+    BEHAVIOURAL = "behavioural"
+    EMPIRICAL = "empirical"
+    NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What is asked: (ε, δ)-indistinguishability.
+
+    Args:
+        epsilon: ε ≥ 0.
+        delta: δ, strictly between 0 and 1.
+    """
+
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        _validate.non_negative(epsilon=self.epsilon)
+        _validate.open_unit_interval(delta=self.delta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guarantee:
+    """What is proven: an upper bound, rounded to the safe side.
+
+    `mu` bounds the whole privacy profile (μ-GDP); (`epsilon`, `delta`) is one point of the best profile known, which
+    for model clipping lies below that of `mu`.
+    """
+
+    epsilon: float
+    delta: float
+    mu: float
+    kind: Kind
+    relation: Relation
+    theorem: str
+    assumptions: tuple[str, ...]
+
+
+@runtime_checkable
+class Mechanism(Protocol):
+    """A frozen dataclass of public configuration that carries its own theorem.
+
+    Formal guarantee: if a run does what the fields say, under the stated assumptions, then for every training set and
+    every forget set the law of its output and the law of the certifier's output are (ε, δ)-close in both directions
+    for every ε ≥ 0 and δ = exp(log_delta(ε, relation)).
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind]
+    theorem: ClassVar[str]
+    assumptions: ClassVar[tuple[str, ...]]
+
+    @property
+    def gradient_steps(self) -> int:
+        """How many gradient steps the run takes, exactly."""
+        ...
+
+    @property
+    def noise_draws(self) -> int:
+        """How many independent noise vectors the run draws, exactly."""
+        ...
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation, per coordinate, of each noise vector; 0 where none is drawn."""
+        ...
+
+    @property
+    def start_radius(self) -> float:
+        """The L2 radius to which the start is clipped; infinite where the proof needs no clip of the start."""
+        ...
+
+    @property
+    def output_noise_std(self) -> float:
+        """Standard deviation, per coordinate, of the accumulated noise in the output."""
+        ...
+
+    @property
+    def surviving_norm(self) -> float:
+        """The largest L2 norm of what can remain of the trained weights in the output."""
+        ...
+
+    def mu(self, relation: Relation = Relation.RETRAINED) -> float:
+        """An upper bound on the μ of Gaussian differential privacy."""
+        ...
+
+    def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
+        """An upper bound on log δ(ε), never an estimate; -inf where nothing leaks."""
+        ...
+
+    def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
+        """The certifier of this relation, in a sentence."""
+        ...
+
+
+def guarantee(mechanism: Mechanism, *, delta: float, relation: Relation = Relation.RETRAINED) -> Guarantee:
+    """The guarantee of a mechanism at a given δ: the least ε that its theorem gives, rounded up.
+
+    >>> from expunge.accounting.mechanisms import OutputPerturbation
+    >>> proven = guarantee(OutputPerturbation(init_clip=1.0, noise_std=2.0), delta=1e-5)
+    >>> f"mu = {proven.mu:.6f}, epsilon = {proven.epsilon:.6f}"
+    'mu = 1.000000, epsilon = 4.377178'
+    """
+    _validate.open_unit_interval(delta=delta)
+    relation = Relation(relation)
+    exact = mechanism.kind is Kind.EXACT
+    return Guarantee(
+        epsilon=0.0 if exact else _epsilon(mechanism, delta, relation),
+        delta=0.0 if exact else delta,
+        mu=mechanism.mu(relation) * (1 + ROUNDING),
+        kind=mechanism.kind,
+        relation=relation,
+        theorem=mechanism.theorem,
+        assumptions=mechanism.assumptions,
+    )
+
+
+def _epsilon(mechanism: Mechanism, delta: float, relation: Relation) -> float:
+    target = log(delta)
+    if mechanism.log_delta(0.0, relation) <= target:
+        return 0.0
+    least = smallest(lambda epsilon: mechanism.log_delta(epsilon, relation) <= target)
+    return inf if least == inf else least * (1 + ROUNDING)
+
+
+def delta_at(mechanism: Mechanism, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
+    """An upper bound on δ at a given ε, never below 1e-300 unless nothing leaks."""
+    _validate.non_negative(epsilon=epsilon)
+    log_delta = mechanism.log_delta(epsilon, Relation(relation))
+    return 0.0 if log_delta == -inf else min(max(exp(log_delta) * (1 + ROUNDING), 1e-300), 1.0)

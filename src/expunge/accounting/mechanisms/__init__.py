@@ -1,0 +1,15 @@
+"""The closed table of mechanisms: one file for each theorem. A verifier trusts these names and no others."""
+
+from types import MappingProxyType
+
+from expunge.accounting.guarantee import Mechanism
+from expunge.accounting.mechanisms.gradient_clipping import GradientClipping
+from expunge.accounting.mechanisms.model_clipping import ModelClipping
+from expunge.accounting.mechanisms.output_perturbation import OutputPerturbation
+from expunge.accounting.mechanisms.retrain import Retrain
+
+__all__ = ["MECHANISMS", "GradientClipping", "ModelClipping", "OutputPerturbation", "Retrain"]
+
+MECHANISMS: MappingProxyType[str, type[Mechanism]] = MappingProxyType(
+    {mechanism.name: mechanism for mechanism in (GradientClipping, ModelClipping, OutputPerturbation, Retrain)}
+)

@@ -1,0 +1,86 @@
+"""Clip the trained weights, add noise once."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from expunge import _validate
+from expunge.accounting import gaussian
+from expunge.accounting.guarantee import Kind, Relation
+from expunge.accounting.mechanisms import assumptions as assume
+
+__all__ = ["OutputPerturbation"]
+
+_MU_ROUNDING = 1 + 2.0**-50
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputPerturbation:
+    """c + clip(x - c, C0) + N(0, σ² I): one Gaussian mechanism, μ = 2 C0/σ (centre: C0/σ).
+
+    Args:
+        init_clip: C0, the L2 radius of the ball around the centre c; fixed without looking at the trained model.
+        noise_std: σ, per coordinate.
+
+    Source: Balle & Wang 2018, arXiv 1805.06530; as a baseline in Koloskova et al. 2025, arXiv 2506.06985.
+    """
+
+    name: ClassVar[str] = "output_perturbation"
+    kind: ClassVar[Kind] = Kind.EPSILON_DELTA
+    theorem: ClassVar[str] = (
+        "Exact profile of the Gaussian mechanism (Balle & Wang 2018, arXiv 1805.06530, Theorem 8) at the diameter of the ball."
+    )
+    assumptions: ClassVar[tuple[str, ...]] = (
+        assume.RETAIN_ONLY,
+        assume.CONFIGURATION_PUBLIC,
+        assume.CENTER_PUBLIC,
+        assume.COVERED,
+        assume.NOISE_SECRET,
+        assume.REAL_ARITHMETIC,
+        assume.ONE_RELEASE,
+    )
+
+    init_clip: float
+    noise_std: float
+
+    def __post_init__(self) -> None:
+        _validate.positive(init_clip=self.init_clip, noise_std=self.noise_std)
+
+    @property
+    def gradient_steps(self) -> int:
+        """None."""
+        return 0
+
+    @property
+    def noise_draws(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def start_radius(self) -> float:
+        """C0."""
+        return self.init_clip
+
+    @property
+    def output_noise_std(self) -> float:
+        """σ."""
+        return self.noise_std
+
+    @property
+    def surviving_norm(self) -> float:
+        """C0."""
+        return self.init_clip
+
+    def mu(self, relation: Relation = Relation.RETRAINED) -> float:
+        """2 C0/σ, or C0/σ against the centre; rounded up."""
+        reach = 2.0 if Relation(relation) is Relation.RETRAINED else 1.0
+        return reach * self.init_clip / self.noise_std * _MU_ROUNDING
+
+    def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
+        """The Gaussian profile of `mu`, rounded up."""
+        return gaussian.log_delta_upper(epsilon, self.mu(relation))
+
+    def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
+        """The other end of the shift."""
+        if Relation(relation) is Relation.RETRAINED:
+            return "the same clip and noise applied to any other model, for example one trained without the forgotten data"
+        return "noise of the same scale around the centre of the ball, no data"

@@ -1,0 +1,329 @@
+"""A certificate: the claim, the configuration that proves it, and the digests of the weights it speaks of.
+
+`issue` writes down what a run proves; `verify` proves it again from the fields, trusting only the closed table of
+mechanisms, and raises with the reason where it cannot. Neither needs torch or the model.
+
+A certificate says what *was recorded*. That the run took place as recorded rests on the word of its issuer: the content
+digest shows damage, not forgery by someone who computes a new digest.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import rfc8785
+
+from expunge import _validate
+from expunge._files import write_new
+from expunge.accounting import Budget, Guarantee, Kind, Mechanism, Relation, delta_at, guarantee
+from expunge.accounting.guarantee import ROUNDING
+from expunge.errors import ClaimRefused, MalformedCertificate, RunError, WeightsMismatch
+from expunge.record import RunRecord, check_keys, weights_digest
+
+__all__ = ["SCHEMA", "Certificate", "issue", "verify"]
+
+SCHEMA = "expunge.certificate/1"
+
+_KEYS = {
+    "schema", "asked", "claim", "also_proven", "profile", "run", "weights", "commitments", "recovery",
+    "does_not_prove", "issued", "digest",
+}  # fmt: skip
+_PROFILE_AT = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+
+DOES_NOT_PROVE = (
+    "That the run happened as recorded: this rests on the issuer, until a run is attested or repeated.",
+    "That the released weights came from the certified ones by retained data, public data and fresh coins only: declared.",
+    "That the network cannot state facts that the retained data also contain.",
+    "That copies of the data, or models trained on them elsewhere, are gone.",
+    "That unlearning was cheaper or more accurate than retraining.",
+)
+NO_RECOVERY = "none: the released weights are the certified weights"
+DECLARED_RECOVERY = "declared by the issuer: training on the retained data with a fresh optimiser and fresh coins"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate's content as JSON-ready fields.
+
+    `issue` makes one, `Certificate.load` reads one; neither vouches for it, `verify` does.
+    """
+
+    content: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Certificate":
+        """Read a certificate.
+
+        Raises:
+            MalformedCertificate: the file is missing, truncated, not JSON, repeats a key or holds NaN.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise MalformedCertificate(f"cannot read {os.fspath(path)}: {error}") from error
+        return cls.from_json(text)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Certificate":
+        """Read a certificate from its JSON text; raises `MalformedCertificate`."""
+        try:
+            content: object = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise MalformedCertificate(f"not a whole JSON document (truncated?): {error}") from error
+        if not isinstance(content, dict):
+            raise MalformedCertificate(f"a certificate is a JSON object, not {type(content).__name__}")
+        return cls(cast("dict[str, Any]", content))
+
+    def to_json(self) -> str:
+        """Readable JSON; the digest is over the canonical form (RFC 8785), so layout does not matter."""
+        return json.dumps(self.content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a new file, whole or not at all; raises `OutputError`."""
+        write_new(path, self.to_json().encode())
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """The mechanism, built from its fields."""
+        return self.record.mechanism
+
+    @property
+    def record(self) -> RunRecord:
+        """The run as recorded."""
+        return RunRecord.from_dict(self.content["run"])
+
+    @property
+    def claim(self) -> Guarantee:
+        """The claim as stated. Not yet verified."""
+        return _guarantee_from_dict("claim", self.content["claim"])
+
+
+def issue(
+    record: RunRecord,
+    *,
+    released: object,
+    delta: float = 1e-5,
+    relation: Relation = Relation.RETRAINED,
+    asked: Budget | None = None,
+    commitments: Mapping[str, str] | None = None,
+    recovery: str | None = None,
+) -> Certificate:
+    """The certificate of a run.
+
+    Args:
+        record: from `unlearn` or `retrain`.
+        released: the weights that are handed out, after any recovery: a module, a safetensors path, or a digest.
+        delta: δ of the claim; ignored where the guarantee is exact.
+        relation: the reading to certify; the other one is stated beside it.
+        asked: a budget that the claim must meet; its δ takes the place of `delta`.
+        commitments: keyed commitments, e.g. to the forget set (`commit`); never ids or counts in clear.
+        recovery: what was done between certified and released weights, in a sentence.
+
+    Raises:
+        RunError: the record does not match its mechanism, or does not meet what was asked.
+    """
+    record.check()
+    relation = Relation(relation)
+    delta = asked.delta if asked is not None else delta
+    claim = guarantee(record.mechanism, delta=delta, relation=relation)
+    if asked is not None and claim.epsilon > asked.epsilon:
+        raise RunError(f"the run proves epsilon={claim.epsilon:.9g} at delta={delta:g}, not the {asked.epsilon:g} asked")
+    for name, value in (commitments or {}).items():
+        if not value.startswith("hmac-sha256:"):
+            raise ValueError(f"commitments[{name!r}] must come from expunge.commit, not {value!r}")
+    released_digest = weights_digest(released)
+    unchanged = released_digest == record.certified
+    content: dict[str, Any] = {
+        "schema": SCHEMA,
+        "asked": None if asked is None else {"epsilon": asked.epsilon, "delta": asked.delta},
+        "claim": _claim(record.mechanism, claim),
+        "also_proven": _claim(record.mechanism, guarantee(record.mechanism, delta=delta, relation=_other(relation))),
+        "profile": [{"epsilon": e, "delta": delta_at(record.mechanism, e, relation)} for e in _PROFILE_AT],
+        "run": record.to_dict(),
+        "weights": {"certified": record.certified, "released": released_digest},
+        "commitments": dict(commitments or {}),
+        "recovery": NO_RECOVERY if unchanged else recovery or DECLARED_RECOVERY,
+        "does_not_prove": list(DOES_NOT_PROVE),
+        "issued": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return Certificate(content | {"digest": _digest(content)})
+
+
+def verify(
+    certificate: "Certificate | str | os.PathLike[str]", *, weights: object = None, certified_weights: object = None
+) -> None:
+    """Prove the certificate again from its fields; return nothing, or raise.
+
+    Args:
+        certificate: a `Certificate` or the path of one.
+        weights: the released weights at hand (safetensors path, module or digest); omitted, only the claim is checked.
+        certified_weights: the weights before recovery, if they were handed over too.
+
+    Raises:
+        MalformedCertificate: truncated, altered, or of an unknown schema or mechanism.
+        ClaimRefused: the fields do not prove what is claimed.
+        WeightsMismatch: the weights are others.
+    """
+    certificate = certificate if isinstance(certificate, Certificate) else Certificate.load(certificate)
+    content = certificate.content
+    if content.get("schema") != SCHEMA:
+        raise MalformedCertificate(f"unknown schema {content.get('schema')!r}; this version reads {SCHEMA!r}")
+    check_keys("certificate", content, _KEYS)
+    expected = _digest({key: value for key, value in content.items() if key != "digest"})
+    if content["digest"] != expected:
+        raise MalformedCertificate("the content digest does not match: a field was altered after the certificate was issued")
+    _verify_run(certificate)
+    _verify_claims(certificate)
+    _verify_weights(content, weights, certified_weights)
+
+
+def _verify_run(certificate: Certificate) -> None:
+    record = certificate.record
+    try:
+        record.check()
+    except RunError as error:
+        raise ClaimRefused(str(error)) from error
+    if any(size < 0 for _, size in record.layers):
+        raise MalformedCertificate("run.layers holds a negative size")
+
+
+def _verify_claims(certificate: Certificate) -> None:
+    content, mechanism = certificate.content, certificate.mechanism
+    claim = _verify_claim("claim", content["claim"], mechanism)
+    also = _verify_claim("also_proven", content["also_proven"], mechanism)
+    if also.relation is claim.relation:
+        raise ClaimRefused("claim and also_proven state the same relation")
+    if content["does_not_prove"] != list(DOES_NOT_PROVE):
+        raise ClaimRefused("does_not_prove was changed: a certificate must state its limits as issued")
+    if not isinstance(content["profile"], list):
+        raise MalformedCertificate("profile must be a list")
+    for point in cast("list[Any]", content["profile"]):
+        check_keys("profile", point, {"epsilon", "delta"})
+        epsilon, delta = (_number(f"profile.{key}", point[key]) for key in ("epsilon", "delta"))
+        if delta < delta_at(mechanism, epsilon, claim.relation) * (1 - ROUNDING / 2):
+            raise ClaimRefused(f"profile claims delta={delta:g} at epsilon={epsilon:g}, more than '{mechanism.name}' proves")
+    asked = content["asked"]
+    if asked is not None:
+        check_keys("asked", asked, {"epsilon", "delta"})
+        if claim.epsilon > _number("asked.epsilon", asked["epsilon"]) or claim.delta > _number("asked.delta", asked["delta"]):
+            raise ClaimRefused(f"the claim (epsilon={claim.epsilon:g}, delta={claim.delta:g}) does not meet what was asked")
+
+
+def _verify_claim(where: str, plain: object, mechanism: Mechanism) -> Guarantee:
+    claim = _guarantee_from_dict(where, plain)
+    exact = mechanism.kind is Kind.EXACT
+    if claim.kind is not mechanism.kind:
+        raise ClaimRefused(f"{where} is of kind '{claim.kind}', but '{mechanism.name}' proves '{mechanism.kind}'")
+    if exact and (claim.epsilon, claim.delta) != (0.0, 0.0):
+        raise ClaimRefused(f"{where}: an exact guarantee has epsilon = delta = 0")
+    proven = guarantee(mechanism, delta=0.5 if exact else claim.delta, relation=claim.relation)
+    # The slack lies inside the rounding that `guarantee` adds, so what passes is still an upper bound.
+    slack = 1 - ROUNDING / 2
+    if claim.epsilon < proven.epsilon * slack:
+        raise ClaimRefused(
+            f"{where} states epsilon={claim.epsilon:.9g} at delta={claim.delta:g} under relation '{claim.relation}', "
+            f"but the fields of '{mechanism.name}' prove only epsilon={proven.epsilon:.9g}"
+        )
+    if claim.mu < proven.mu * slack:
+        raise ClaimRefused(f"{where} states mu={claim.mu:.9g}, but '{mechanism.name}' proves only mu={proven.mu:.9g}")
+    if (claim.theorem, claim.assumptions) != (proven.theorem, proven.assumptions):
+        raise ClaimRefused(f"{where}: theorem or assumptions are not those of '{mechanism.name}'")
+    stated = cast("dict[str, Any]", plain)
+    if (stated["certifier"], stated["proves"]) != (mechanism.certifier(claim.relation), _sentence(mechanism, claim)):
+        raise ClaimRefused(f"{where}: certifier or statement are not those of '{mechanism.name}' and its numbers")
+    return claim
+
+
+def _verify_weights(content: Mapping[str, Any], weights: object, certified_weights: object) -> None:
+    check_keys("weights", content["weights"], {"certified", "released"})
+    if content["weights"]["certified"] != content["run"]["certified"]:
+        raise ClaimRefused("weights.certified is not the digest that the run recorded")
+    for name, given in {"released": weights, "certified": certified_weights}.items():
+        stated = content["weights"][name]
+        if not (isinstance(stated, str) and stated.startswith("sha256:")):
+            raise MalformedCertificate(f"weights.{name} must be a digest 'sha256:...', not {stated!r}")
+        if given is not None and weights_digest(given) != stated:
+            raise WeightsMismatch(f"these are not the {name} weights: their digest is {weights_digest(given)}, not {stated}")
+
+
+def _claim(mechanism: Mechanism, proven: Guarantee) -> dict[str, Any]:
+    return {
+        "kind": str(proven.kind),
+        "relation": str(proven.relation),
+        "epsilon": proven.epsilon,
+        "delta": proven.delta,
+        "mu": proven.mu,
+        "theorem": proven.theorem,
+        "assumptions": list(proven.assumptions),
+        "certifier": mechanism.certifier(proven.relation),
+        "proves": _sentence(mechanism, proven),
+    }
+
+
+def _sentence(mechanism: Mechanism, proven: Guarantee) -> str:
+    if proven.kind is Kind.EXACT:
+        close = "has exactly the law"
+    else:
+        close = f"is (epsilon={proven.epsilon:.6g}, delta={proven.delta:.6g})-indistinguishable, in both directions, from that"
+    return (
+        "Under the assumptions, for every training set and every forget set the law of the certified weights, and of "
+        f"anything computed from them without the forgotten data, {close} of {mechanism.certifier(proven.relation)}."
+    )
+
+
+def _guarantee_from_dict(where: str, plain: object) -> Guarantee:
+    keys = {"kind", "relation", "epsilon", "delta", "mu", "theorem", "assumptions", "certifier", "proves"}
+    check_keys(where, cast("Mapping[str, Any]", plain), keys)
+    values = cast("dict[str, Any]", plain)
+    numbers = {name: _number(f"{where}.{name}", values[name]) for name in ("epsilon", "delta", "mu")}
+    try:
+        kind, relation = Kind(values["kind"]), Relation(values["relation"])
+        if kind is not Kind.EXACT:
+            _validate.open_unit_interval(**{f"{where}.delta": numbers["delta"]})
+    except ValueError as error:
+        raise MalformedCertificate(f"{where}: {error}") from error
+    if not isinstance(values["assumptions"], list):
+        raise MalformedCertificate(f"{where}.assumptions must be a list")
+    return Guarantee(
+        **numbers,
+        kind=kind,
+        relation=relation,
+        theorem=values["theorem"],
+        assumptions=tuple(cast("list[str]", values["assumptions"])),
+    )
+
+
+def _number(where: str, value: object) -> float:
+    try:
+        _validate.non_negative(**{where: value})
+    except (TypeError, ValueError) as error:
+        raise MalformedCertificate(str(error)) from error
+    return float(cast("float", value))
+
+
+def _other(relation: Relation) -> Relation:
+    return Relation.CENTER if relation is Relation.RETRAINED else Relation.RETRAINED
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    try:
+        canonical = rfc8785.dumps(dict(content))
+    except (rfc8785.CanonicalizationError, ValueError) as error:
+        raise MalformedCertificate(f"no canonical form: {error}") from error
+    return f"sha256:{hashlib.sha256(canonical).hexdigest()}"
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        raise MalformedCertificate(f"a key is repeated: {next(key for key in keys if keys.count(key) > 1)!r}")
+    return dict(pairs)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise MalformedCertificate(f"{name} is not a number that a certificate may hold")

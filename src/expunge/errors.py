@@ -1,0 +1,87 @@
+"""What `expunge` raises.
+
+    ExpungeError
+    ├── BudgetUnreachable          no setting of the mechanism meets the budget
+    ├── ModelRefused               the proof cannot cover this model as it is
+    ├── NonFinite                  NaN or infinity in a loss, gradient or weight
+    ├── RunError                   a run went otherwise than its mechanism says; no certificate can follow
+    ├── StateError                 a state file is truncated, altered, or belongs to another run
+    ├── TaskError                  a task function returned something else than a Task
+    ├── OutputError                a file or folder cannot be written, or exists already
+    ├── MissingExtra               an optional dependency is not installed
+    └── CertificateError           a certificate is refused
+        ├── MalformedCertificate   truncated, not JSON, a field missing, an unknown schema or mechanism
+        ├── ClaimRefused           the fields do not prove what is claimed
+        └── WeightsMismatch        the weights are not those the certificate speaks of
+
+A caller's mistake in an argument (a negative radius, an empty retain set) is a `ValueError` or `TypeError` that names
+the argument and its value. Nothing returns a bool that can be overlooked.
+"""
+
+__all__ = [
+    "BudgetUnreachable",
+    "CertificateError",
+    "ClaimRefused",
+    "ExpungeError",
+    "MalformedCertificate",
+    "MissingExtra",
+    "ModelRefused",
+    "NonFinite",
+    "OutputError",
+    "RunError",
+    "StateError",
+    "TaskError",
+    "WeightsMismatch",
+]
+
+
+class ExpungeError(Exception):
+    """The root of everything `expunge` refuses."""
+
+
+class BudgetUnreachable(ExpungeError):
+    """No setting of the mechanism meets the budget."""
+
+
+class ModelRefused(ExpungeError):
+    """The proof cannot cover this model as it is; the message names the remedy."""
+
+
+class NonFinite(ExpungeError):
+    """NaN or infinity in a loss, gradient or weight."""
+
+
+class RunError(ExpungeError):
+    """A run went otherwise than its mechanism says; no certificate can follow."""
+
+
+class StateError(ExpungeError):
+    """A state file is truncated, altered, or belongs to another run."""
+
+
+class TaskError(ExpungeError):
+    """A task function returned something else than a Task, or cannot be found."""
+
+
+class OutputError(ExpungeError):
+    """A file or folder cannot be written, or exists already."""
+
+
+class MissingExtra(ExpungeError, ImportError):
+    """An optional dependency is not installed; the message says how to install it."""
+
+
+class CertificateError(ExpungeError):
+    """A certificate is refused; the message gives the reason."""
+
+
+class MalformedCertificate(CertificateError):
+    """Truncated, not JSON, a field missing or of the wrong type, an unknown schema or mechanism."""
+
+
+class ClaimRefused(CertificateError):
+    """The fields of the certificate do not prove what it claims."""
+
+
+class WeightsMismatch(CertificateError):
+    """The weights at hand are not those the certificate speaks of."""

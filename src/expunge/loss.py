@@ -1,0 +1,28 @@
+"""The one contract between expunge and a user's model: `loss(model, batch)` is a scalar to be made smaller."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from expunge.errors import NonFinite
+
+__all__ = ["Loss", "scalar_loss"]
+
+Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
+
+
+def scalar_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
+    """`loss(model, batch)`, checked to be one finite number.
+
+    Raises:
+        TypeError: not a scalar tensor.
+        NonFinite: NaN or infinite.
+    """
+    value: object = loss(model, batch)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise TypeError(f"loss(model, batch) must return a scalar tensor, not {value!r:.200}")
+    if not bool(torch.isfinite(value).all()):
+        raise NonFinite(f"the loss is {value.item()}: lower the learning rate, or look for the batch that causes it")
+    return value

@@ -1,0 +1,32 @@
+"""What is run (torch): the only room that changes weights under a guarantee. One executor for each mechanism."""
+
+from collections.abc import Callable, Iterator
+from types import MappingProxyType
+from typing import Any
+
+from expunge.accounting import GradientClipping, Mechanism, ModelClipping, OutputPerturbation
+from expunge.methods.gradient_clipping import gradient_clipping
+from expunge.methods.model_clipping import model_clipping
+from expunge.methods.noise import Noise, secret_generator
+from expunge.methods.output_perturbation import output_perturbation
+from expunge.methods.weights import FlatWeights, clip_
+
+__all__ = [
+    "EXECUTORS",
+    "FlatWeights",
+    "Noise",
+    "clip_",
+    "gradient_clipping",
+    "model_clipping",
+    "output_perturbation",
+    "secret_generator",
+]
+
+# Retraining has no entry: it starts from a fresh model and is `pipeline.retrain`.
+EXECUTORS: MappingProxyType[type[Mechanism], Callable[..., Iterator[int]]] = MappingProxyType(
+    {
+        GradientClipping: gradient_clipping,
+        ModelClipping: model_clipping,
+        OutputPerturbation: output_perturbation,
+    }
+)

@@ -1,0 +1,398 @@
+"""The verbs: `unlearn`, `recover`, `retrain`, and the control `null_start`.
+
+None of them takes the forgotten data. Each uses one generator for all its coins: noise, batch order, dropout; the global
+generators of torch are forked, and left as they were.
+"""
+
+import contextlib
+import copy as copying
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from expunge import _validate
+from expunge._version import __version__
+from expunge.accounting import Mechanism, Retrain
+from expunge.data import Batches
+from expunge.errors import RunError
+from expunge.loss import Loss, scalar_loss
+from expunge.methods import EXECUTORS, FlatWeights, Noise, secret_generator
+from expunge.methods.weights import batch_norms, dtype_name
+from expunge.progress import track
+from expunge.record import NO_NOISE, RunRecord, mechanism_to_dict, weights_digest
+from expunge.recovery.rescale import rescale_
+from expunge.recovery.training import Recipe, Training, training_steps
+from expunge.state import StateFile
+
+__all__ = ["Unlearned", "null_start", "recover", "retrain", "unlearn"]
+
+_log = logging.getLogger("expunge")
+_SAVE_EVERY = 30.0  # seconds between state files; at least twenty times what writing one takes
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """What `unlearn` and `retrain` return.
+
+    Args:
+        model: with the certified weights.
+        record: what `issue` needs.
+        start_clipped: whether the trained weights lay outside the ball. It depends on the forgotten data, so it is
+            told to the operator and kept out of the record.
+    """
+
+    model: nn.Module
+    record: RunRecord
+    start_clipped: bool = False
+
+
+def unlearn(
+    model: nn.Module,
+    retain: Any,
+    mechanism: Mechanism,
+    *,
+    loss: Loss,
+    batch_size: int = 128,
+    public: Sequence[str] = (),
+    buffers: Literal["refuse", "reset"] = "refuse",
+    center: nn.Module | dict[str, Tensor] | None = None,
+    generator: torch.Generator | None = None,
+    state: str | os.PathLike[str] | None = None,
+    copy: bool = True,
+) -> Unlearned:
+    """Run a mechanism on a trained model and its retained data.
+
+    Args:
+        model: trained on retained and forgotten data.
+        retain: the retained data: `Examples`, tensors `(x, y)`, or a loader of batches. Never the forgotten data.
+        mechanism: a finished one, e.g. from `calibrate`.
+        loss: `loss(model, batch)` returns a scalar tensor.
+        batch_size: examples a batch, where the data are `Examples`.
+        public: patterns of parameters and buffers that do not depend on the forgotten data; left alone.
+        buffers: "refuse" models with buffers that may carry data, or "reset" BatchNorm statistics and estimate them
+            again on the retained data.
+        center: a public checkpoint at the ball's centre; by default zero.
+        generator: source of noise and all other coins, on the model's device, never to be published. On the CPU
+            `torch.Generator.manual_seed` keeps 32 bits of its seed: for releases leave this out, and a secret one is made.
+        state: a file from which an interrupted call, repeated with the same arguments, goes on bit for bit; secret,
+            deleted at the end.
+        copy: work on a copy; False changes `model` itself and leaves it undefined if the run fails.
+
+    Raises:
+        ModelRefused, NonFinite, RunError, StateError: see their docstrings. Nothing is returned then.
+    """
+    executor = EXECUTORS.get(type(mechanism))
+    if executor is None:
+        remedy = "use retrain()" if isinstance(mechanism, Retrain) else f"known: {[m.name for m in EXECUTORS]}"
+        raise TypeError(f"unlearn cannot run {mechanism!r}; {remedy}")
+    if buffers not in ("refuse", "reset"):
+        raise ValueError(f"buffers must be 'refuse' or 'reset', not {buffers!r}")
+    _check_loss(loss)
+    work = copying.deepcopy(model) if copy else model
+    weights = FlatWeights(work, public=public, center=center, reset_buffers=buffers == "reset")
+    norms = list(batch_norms(work)) if buffers == "reset" else []
+    for norm in norms:
+        norm.reset_running_stats()
+    start_clipped = _outside(weights.theta, mechanism.start_radius)
+    if start_clipped:
+        _log.warning("the trained weights lie outside the ball and are clipped to init_clip=%g", mechanism.start_radius)
+    origin = "secret" if generator is None else "given"
+    coins = secret_generator(weights.device) if generator is None else generator
+    noise = Noise(mechanism.noise_std, coins, origin=origin)
+    with _fresh_coins(coins, weights.device) as seed, _mode(work, training=True):
+        file = _state_file(state, "unlearn", work, retain, {"mechanism": mechanism_to_dict(mechanism), "batch": batch_size})
+        saved = file.load() if file else None
+        if saved is not None:
+            seed = saved["seed"]
+            weights.theta.copy_(saved["theta"])
+            noise.restore(saved["noise"])
+            _restore_coins(saved["coins"], weights.device)
+        batches = Batches(retain, batch_size=batch_size, seed=seed, skip=noise.count)
+        steps = executor(mechanism, weights.theta, weights.gradient(loss), iter(batches), noise)
+
+        def snapshot() -> dict[str, Any]:
+            coins_now = _coins_state(weights.device)
+            return {"seed": seed, "theta": weights.theta, "noise": noise.state(), "coins": coins_now}
+
+        begun = noise.count
+        done = begun + _drive(steps, mechanism.gradient_steps - begun, f"unlearn: {mechanism.name}", file, snapshot)
+        if not bool(torch.isfinite(weights.theta).all()):
+            raise RunError("the unlearned weights hold NaN or infinity")
+        weights.release()
+        if norms:
+            _estimate_statistics(work, Batches(retain, batch_size=batch_size, seed=seed), loss)
+    if file:
+        file.delete()
+    record = RunRecord(
+        mechanism=mechanism,
+        steps_done=done,
+        noise=noise.record(),
+        layers=weights.layers,
+        weights_dtype=dtype_name(weights.dtype),
+        center=weights.center_digest,
+        buffers="reset" if norms else "public" if any(True for _ in work.buffers()) else "none",
+        public=weights.public,
+        certified=weights_digest(work),
+        environment=_environment(weights.device),
+    )
+    return Unlearned(work, record, start_clipped)
+
+
+def recover(
+    model: nn.Module,
+    retain: Any,
+    *,
+    loss: Loss,
+    epochs: float = 5,
+    recipe: Recipe | None = None,
+    rescale: bool = False,
+    generator: torch.Generator | None = None,
+    state: str | os.PathLike[str] | None = None,
+    on_epoch: Callable[[int, nn.Module], None] | None = None,
+    copy: bool = True,
+) -> nn.Module:
+    """Train an unlearned model on the retained data: post-processing, the certificate stays as it is.
+
+    Args:
+        model: from `unlearn`. Not the original one, which no recovery makes certified.
+        retain: the retained data, as in `unlearn`.
+        loss: as in `unlearn`; it must not know the original model.
+        epochs: passes over the retained data; the learning rate's one cycle ends with them.
+        recipe: optimiser and schedule.
+        rescale: first bring each layer back to its initialisation scale (`recovery.rescale_`).
+        generator: source of batch order and other coins; by default a fresh one.
+        state: as in `unlearn`.
+        on_epoch: called with (epochs done, model in evaluation mode) after every epoch, for curves.
+        copy: train a copy.
+    """
+    work = copying.deepcopy(model) if copy else model
+    if rescale:
+        rescale_(work)
+    _train(work, retain, loss, epochs, recipe or Recipe(), generator, state, on_epoch, label="recover")
+    return work
+
+
+def retrain(
+    make_model: Callable[[], nn.Module],
+    retain: Any,
+    *,
+    loss: Loss,
+    epochs: float = 5,
+    recipe: Recipe | None = None,
+    generator: torch.Generator | None = None,
+    state: str | os.PathLike[str] | None = None,
+    on_epoch: Callable[[int, nn.Module], None] | None = None,
+) -> Unlearned:
+    """Train a fresh model on the retained data alone: exact unlearning, and the yardstick of every other method.
+
+    Args:
+        make_model: builds a model whose weights ignore the forgotten data; called once, under `generator`.
+        retain: the retained data, as in `unlearn`.
+        loss: as in `unlearn`.
+        epochs: passes over the retained data.
+        recipe: optimiser and schedule.
+        generator: source of initialisation, batch order and other coins.
+        state: as in `unlearn`.
+        on_epoch: as in `recover`.
+    """
+    if isinstance(make_model, nn.Module) or not callable(make_model):
+        raise TypeError(
+            "make_model must be a function that builds a fresh model: a finished one may carry the forgotten data"
+        )
+    coins = generator if generator is not None else secret_generator()
+    with _fresh_coins(coins, torch.device("cpu")):
+        model = make_model()
+    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"make_model() must return a torch.nn.Module, not {type(model).__name__}")
+    _train(model, retain, loss, epochs, recipe or Recipe(), coins, state, on_epoch, label="retrain")
+    first = next(model.parameters())
+    record = RunRecord(
+        mechanism=Retrain(),
+        steps_done=0,
+        noise=NO_NOISE,
+        layers=tuple((name, p.numel()) for name, p in model.named_parameters()),
+        weights_dtype=dtype_name(first.dtype),
+        center="zero",
+        buffers="none",
+        public=(),
+        certified=weights_digest(model),
+        environment=_environment(first.device),
+    )
+    return Unlearned(model, record)
+
+
+def null_start(
+    model: nn.Module,
+    *,
+    public: Sequence[str] = (),
+    buffers: Literal["refuse", "reset"] = "refuse",
+    center: nn.Module | dict[str, Tensor] | None = None,
+) -> nn.Module:
+    """A copy of `model` at the centre of the ball: the start that never saw any data.
+
+    Put through the same `unlearn` and `recover`, it is the control of every experiment: a certificate that covers the
+    whole ball covers this start too, so the trained start can beat it only within the bound.
+    """
+    work = copying.deepcopy(model)
+    weights = FlatWeights(work, public=public, center=center, reset_buffers=buffers == "reset")
+    weights.theta.zero_()
+    weights.release()
+    return work
+
+
+def _train(
+    model: nn.Module,
+    retain: Any,
+    loss: Loss,
+    epochs: float,
+    recipe: Recipe,
+    generator: torch.Generator | None,
+    state: str | os.PathLike[str] | None,
+    on_epoch: Callable[[int, nn.Module], None] | None,
+    *,
+    label: str,
+) -> None:
+    _validate.positive(epochs=epochs)
+    _check_loss(loss)
+    device = next(model.parameters()).device
+    coins = generator if generator is not None else secret_generator()
+    with _fresh_coins(coins, device) as seed, _mode(model, training=True):
+        per_epoch = Batches(retain, batch_size=recipe.batch_size, seed=seed).per_epoch
+        total = max(1, round(epochs * per_epoch))
+        training = Training(model, recipe, steps=total)
+        file = _state_file(state, label, model, retain, {"recipe": asdict(recipe), "steps": total})
+        saved = file.load() if file else None
+        if saved is not None:
+            seed = saved["seed"]
+            training.restore(saved["training"])
+            _restore_coins(saved["coins"], device)
+
+        def snapshot() -> dict[str, Any]:
+            return {"seed": seed, "training": training.state(), "coins": _coins_state(device)}
+
+        def with_epochs(steps: Iterator[int]) -> Iterator[int]:
+            for done in steps:
+                if on_epoch is not None and (done % per_epoch == 0 or done == total):
+                    with _mode(model, training=False), torch.no_grad():
+                        on_epoch(-(-done // per_epoch), model)
+                yield done
+
+        batches = Batches(retain, batch_size=recipe.batch_size, seed=seed, skip=training.done)
+        steps = with_epochs(training_steps(training, iter(batches), loss=loss))
+        _drive(steps, total - training.done, label, file, snapshot)
+    for parameter in model.parameters():
+        parameter.grad = None
+    if file:
+        file.delete()
+
+
+def _drive(
+    steps: Iterator[int],
+    total: int,
+    label: str,
+    file: StateFile | None,
+    snapshot: Callable[[], dict[str, Any]],
+) -> int:
+    """Run the steps to their end, with a bar and state files; return how many there were.
+
+    States are taken between steps only, so whatever moment an interruption picks, the last file is whole.
+    """
+    done, saved_at, pause = 0, time.monotonic(), _SAVE_EVERY
+    for _ in track(steps, total=total, label=label):
+        done += 1
+        now = time.monotonic()
+        if file and now - saved_at >= pause:
+            file.save(snapshot())
+            saved_at = time.monotonic()
+            pause = max(_SAVE_EVERY, 20 * (saved_at - now))
+    return done
+
+
+@contextlib.contextmanager
+def _fresh_coins(generator: torch.Generator, device: torch.device) -> Iterator[int]:
+    """Fork torch's global generators and seed them from `generator`; yields a seed for the batch order."""
+    cuda = [device] if device.type == "cuda" else []
+    seeds = torch.randint(2**62, (2,), generator=generator, device=generator.device).tolist()
+    with torch.random.fork_rng(cuda):
+        torch.manual_seed(seeds[0])  # pyright: ignore[reportUnknownMemberType]
+        yield int(seeds[1])
+
+
+def _coins_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def _restore_coins(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+@contextlib.contextmanager
+def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Set train or eval mode, and restore each module's own afterwards."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in before:
+            module.training = mode
+
+
+def _estimate_statistics(model: nn.Module, batches: Batches, loss: Loss) -> None:
+    """BatchNorm statistics of the final weights on the retained data, as plain averages over one epoch.
+
+    Reset once more: statistics gathered between the noisy steps would release the weights between the steps.
+    """
+    norms = list(batch_norms(model))
+    momenta = [norm.momentum for norm in norms]
+    with _mode(model, training=False), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        stream = iter(batches)
+        for _ in range(batches.per_epoch):
+            scalar_loss(loss, model, next(stream))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def _state_file(
+    path: str | os.PathLike[str] | None, verb: str, model: nn.Module, retain: Any, settings: Mapping[str, Any]
+) -> StateFile | None:
+    if path is None:
+        return None
+    examples = Batches(retain, batch_size=1, seed=0).examples
+    if examples is None:
+        raise ValueError("a state file needs data as Examples(x, y): a loader's order cannot be restored")
+    shapes = [[name, list(p.shape), dtype_name(p.dtype)] for name, p in model.named_parameters()]
+    data = [[list(t.shape), dtype_name(t.dtype)] for t in examples.tensors]
+    return StateFile(path, {"verb": verb, "model": shapes, "data": data, **settings})
+
+
+def _outside(theta: Tensor, radius: float) -> bool:
+    return bool(torch.linalg.vector_norm(theta, dtype=torch.float64) > radius)
+
+
+def _check_loss(loss: object) -> None:
+    if not callable(loss):
+        raise TypeError(f"loss must be a function loss(model, batch) -> scalar tensor, not {loss!r}")
+
+
+def _environment(device: torch.device) -> dict[str, str]:
+    return {
+        "expunge": __version__,
+        "torch": torch.__version__.partition("+")[0],
+        "python": platform.python_version(),
+        "device": device.type,
+    }

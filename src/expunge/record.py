@@ -1,0 +1,216 @@
+"""What a run reports of itself, and the digest of its weights.
+
+A record holds nothing that depends on the trained model beyond the certified output. Left out on purpose: digests and
+statistics of the noise, losses and norms between the steps, the norm of the start. Each would let a reader test a
+guess of the trained weights, which the certificate's law does not allow for.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import singledispatch
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors
+
+from expunge.accounting import MECHANISMS, Mechanism
+from expunge.errors import MalformedCertificate, RunError, WeightsMismatch
+
+__all__ = ["NoiseRecord", "RunRecord", "digest_tensors", "mechanism_from_dict", "mechanism_to_dict", "weights_digest"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseRecord:
+    """The noise as it was drawn.
+
+    Args:
+        count: independent vectors drawn and added.
+        std: σ of each, per coordinate.
+        dimension: coordinates of each.
+        self_test: "passed" where scale, independence and repetition were checked on what reached the weights,
+            "none" where no noise was drawn.
+        generator: "secret" (made for this run, never stored), "given" by the caller, or "none".
+    """
+
+    count: int
+    std: float
+    dimension: int
+    self_test: str
+    generator: str
+
+
+NO_NOISE = NoiseRecord(count=0, std=0.0, dimension=0, self_test="none", generator="none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What happened, for `issue` to hold against the mechanism.
+
+    Args:
+        mechanism: the public configuration that was run.
+        steps_done: gradient steps taken under the mechanism.
+        noise: what was drawn.
+        layers: (name, number of coordinates) of every covered parameter, in order.
+        weights_dtype: of the model, e.g. "bfloat16"; the noisy iterate itself is float32 or float64.
+        center: "zero", or the digest of the public checkpoint at the ball's centre.
+        buffers: how buffers were treated: "none", "public", or "reset".
+        public: names of parameters and buffers that the caller declared independent of the forgotten data.
+        certified: digest of the weights at the end of the mechanism.
+        environment: versions and device.
+    """
+
+    mechanism: Mechanism
+    steps_done: int
+    noise: NoiseRecord
+    layers: tuple[tuple[str, int], ...]
+    weights_dtype: str
+    center: str
+    buffers: str
+    public: tuple[str, ...]
+    certified: str
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready fields, the mechanism by its name in the closed table."""
+        plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return plain | {
+            "mechanism": mechanism_to_dict(self.mechanism),
+            "noise": asdict(self.noise),
+            "layers": [[name, size] for name, size in self.layers],
+            "public": list(self.public),
+            "environment": dict(self.environment),
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "RunRecord":
+        """The record of `to_dict`.
+
+        Raises:
+            MalformedCertificate: a field is missing, unknown or of the wrong type.
+        """
+        check_keys("run", plain, {f.name for f in fields(cls)})
+        check_keys("run.noise", plain["noise"], {f.name for f in fields(NoiseRecord)})
+        for name, kind in {"steps_done": int, "layers": list, "public": list, "environment": dict}.items():
+            _check_type(f"run.{name}", plain[name], kind)
+        for name in ("weights_dtype", "center", "buffers", "certified"):
+            _check_type(f"run.{name}", plain[name], str)
+        noise = plain["noise"]
+        for name, kind in {"count": int, "dimension": int, "self_test": str, "generator": str}.items():
+            _check_type(f"run.noise.{name}", noise[name], kind)
+        _check_type("run.noise.std", noise["std"], (int, float))
+        layers: list[tuple[str, int]] = []
+        for entry in plain["layers"]:
+            _check_type("run.layers", entry, list)
+            if len(entry) != 2:
+                raise MalformedCertificate(f"run.layers must hold [name, size] pairs, not {entry!r}")
+            _check_type("run.layers", entry[0], str)
+            _check_type("run.layers", entry[1], int)
+            layers.append((entry[0], entry[1]))
+        return cls(
+            **dict(plain)
+            | {
+                "mechanism": mechanism_from_dict(plain["mechanism"]),
+                "noise": NoiseRecord(**noise),
+                "layers": tuple(layers),
+                "public": tuple(plain["public"]),
+            }
+        )
+
+    def check(self) -> None:
+        """Raise `RunError` unless the run did exactly what its mechanism says."""
+        mechanism, noise = self.mechanism, self.noise
+        dimension = sum(size for _, size in self.layers)
+        faults = [
+            (self.steps_done != mechanism.gradient_steps, f"took {self.steps_done} of {mechanism.gradient_steps} steps"),
+            (noise.count != mechanism.noise_draws, f"drew {noise.count} of {mechanism.noise_draws} noise vectors"),
+            (noise.count > 0 and noise.std != mechanism.noise_std, f"drew noise of scale {noise.std!r}, not {mechanism.noise_std!r}"),
+            (noise.count > 0 and noise.dimension != dimension, f"noise reached {noise.dimension} of {dimension} weights"),
+            (noise.count > 0 and noise.self_test != "passed", f"has a noise self-test that says {noise.self_test!r}"),
+        ]
+        found = [text for fault, text in faults if fault]
+        if found:
+            raise RunError(f"the run does not match its mechanism '{mechanism.name}': it " + "; it ".join(found))
+
+
+def mechanism_to_dict(mechanism: Mechanism) -> dict[str, Any]:
+    """Name and fields of a mechanism of the closed table."""
+    if MECHANISMS.get(mechanism.name) is not type(mechanism):
+        raise RunError(f"{type(mechanism).__name__} is not in the table of mechanisms: {', '.join(MECHANISMS)}")
+    return {"name": mechanism.name} | asdict(cast("Any", mechanism))
+
+
+def mechanism_from_dict(plain: Mapping[str, Any]) -> Mechanism:
+    """The mechanism of `mechanism_to_dict`.
+
+    Raises:
+        MalformedCertificate: an unknown mechanism, or fields that are not its own or not valid.
+    """
+    _check_type("mechanism", plain, dict)
+    values = dict(plain)
+    name = values.pop("name", None)
+    if name not in MECHANISMS:
+        raise MalformedCertificate(f"unknown mechanism {name!r}; known: {', '.join(MECHANISMS)}")
+    mechanism = MECHANISMS[name]
+    check_keys(f"mechanism '{name}'", values, {f.name for f in fields(cast("Any", mechanism))})
+    try:
+        return mechanism(**values)
+    except (TypeError, ValueError) as error:
+        raise MalformedCertificate(f"mechanism '{name}': {error}") from error
+
+
+def digest_tensors(tensors: Iterable[tuple[str, str, list[int], bytes]]) -> str:
+    """SHA-256 over (name, dtype, shape, bytes) of tensors in any order; dtype names are those of safetensors."""
+    total = hashlib.sha256(b"expunge.weights/1\n")
+    for name, dtype, shape, content in sorted(tensors, key=lambda tensor: tensor[0]):
+        head = f"{len(name.encode())}:{name}|{dtype}|{','.join(map(str, shape))}|{len(content)}\n"
+        total.update(head.encode())
+        total.update(hashlib.sha256(content).digest())
+    return f"sha256:{total.hexdigest()}"
+
+
+def digest_safetensors(content: bytes) -> str:
+    """The weights digest of a safetensors file's content, whatever its metadata or order."""
+    try:
+        tensors = cast("list[tuple[str, dict[str, Any]]]", safetensors.deserialize(content))
+    except safetensors.SafetensorError as error:
+        raise WeightsMismatch(f"not a whole safetensors file: {error}") from error
+    return digest_tensors((name, str(t["dtype"]), list(t["shape"]), bytes(t["data"])) for name, t in tensors)
+
+
+@singledispatch
+def weights_digest(weights: object) -> str:
+    """The digest of weights: of a safetensors file (path), a PyTorch module, or a digest as it stands."""
+    raise TypeError(
+        f"weights must be a safetensors path, a digest 'sha256:...', or a torch module, not {type(weights).__name__}; "
+        "for a module, import expunge.methods first"
+    )
+
+
+@weights_digest.register
+def _(weights: str) -> str:
+    return weights if weights.startswith("sha256:") else weights_digest(Path(weights))
+
+
+@weights_digest.register(os.PathLike)
+def _(weights: "os.PathLike[str]") -> str:
+    try:
+        content = Path(weights).read_bytes()
+    except OSError as error:
+        raise WeightsMismatch(f"cannot read the weights {os.fspath(weights)}: {error.strerror}") from error
+    return digest_safetensors(content)
+
+
+def check_keys(where: str, plain: Mapping[str, Any], expected: set[str]) -> None:
+    """Raise `MalformedCertificate` unless `plain` is a mapping with exactly the expected keys."""
+    _check_type(where, plain, dict)
+    missing, unknown = expected - set(plain), set(plain) - expected
+    if missing or unknown:
+        parts = [f"lacks {sorted(missing)}"] * bool(missing) + [f"has unknown {sorted(unknown)}"] * bool(unknown)
+        raise MalformedCertificate(f"{where} {' and '.join(parts)}")
+
+
+def _check_type(where: str, value: object, kind: type | tuple[type, ...]) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise MalformedCertificate(f"{where} has the wrong type: {value!r}")

@@ -1,0 +1,47 @@
+"""Bring each layer back to the scale at which networks are initialised."""
+
+from math import sqrt
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
+
+__all__ = ["rescale_"]
+
+
+@torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
+def rescale_(model: nn.Module) -> nn.Module:
+    """Scale each layer in place to He initialisation: root mean square sqrt(2 / fan-in) for its weight matrix.
+
+    Noise enlarges every layer alike, deep networks then saturate; directions are kept, scales are not. A layer's bias
+    is scaled with its weight; the affine part of a normalisation layer is set to the identity. A function of the
+    certified weights alone, hence post-processing.
+    """
+    for module in model.modules():
+        if isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm)):
+            _set_identity(module)
+            continue
+        own = {name: p for name, p in module.named_parameters(recurse=False) if p.requires_grad}
+        matrices = [p for p in own.values() if p.dim() >= 2]
+        if not matrices:
+            continue
+        factors = [_factor(p) for p in matrices]
+        for p, factor in zip(matrices, factors, strict=True):
+            p.mul_(factor)
+        for p in own.values():
+            if p.dim() < 2:
+                p.mul_(sum(factors) / len(factors))
+    return model
+
+
+def _set_identity(module: nn.Module) -> None:
+    for name, value in {"weight": 1.0, "bias": 0.0}.items():
+        parameter = dict(module.named_parameters(recurse=False)).get(name)
+        if parameter is not None and parameter.requires_grad:
+            parameter.fill_(value)
+
+
+def _factor(p: nn.Parameter) -> float:
+    rms = float(p.double().square().mean().sqrt())
+    fan_in = p[0].numel()
+    return sqrt(2 / fan_in) / rms if rms > 0 and fan_in else 1.0

@@ -1,0 +1,98 @@
+"""One training loop, for recovery and for retraining."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from expunge import _validate
+from expunge.loss import Loss, scalar_loss
+
+__all__ = ["Recipe", "Training", "training_steps"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train: optimiser and schedule.
+
+    Args:
+        optimizer: "sgd" (with momentum) or "adamw".
+        learning_rate: the peak of a linear one-cycle schedule that ends with the budget of steps.
+        momentum: of SGD; AdamW uses its defaults.
+        weight_decay: of either.
+        batch_size: examples a batch, where the data are `Examples`.
+    """
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"optimizer must be 'sgd' or 'adamw', not {self.optimizer!r}")
+        _validate.positive(learning_rate=self.learning_rate)
+        _validate.non_negative(momentum=self.momentum, weight_decay=self.weight_decay)
+        _validate.whole(batch_size=self.batch_size)
+
+
+class Training:
+    """A fresh optimiser and its schedule over a model's trainable parameters."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, *, steps: int) -> None:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError("the model has no trainable parameter")
+        if recipe.optimizer == "sgd":
+            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
+                parameters, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+            )
+        else:
+            self.optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.model, self.steps, self.done = model, steps, 0
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _one_cycle(steps))
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on."""
+        return {
+            "done": self.done,
+            "model": {name: tensor.clone() for name, tensor in self.model.state_dict().items()},
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.done = state["done"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict({"lr_lambdas": [None], **state["schedule"]})
+
+
+def training_steps(training: Training, batches: Iterator[Any], *, loss: Loss) -> Iterator[int]:
+    """Plain minibatch training in place; yields the steps done so far.
+
+    Raises:
+        NonFinite: the loss is NaN or infinite.
+    """
+    for step in range(training.done, training.steps):
+        training.optimizer.zero_grad()
+        scalar_loss(loss, training.model, next(batches)).backward()  # pyright: ignore[reportUnknownMemberType]
+        training.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
+        training.schedule.step()
+        training.done = step + 1
+        yield step + 1
+
+
+def _one_cycle(steps: int) -> Callable[[int], float]:
+    """Up to the peak over the first 30 % of the steps, then down to zero, both linearly."""
+    peak = max(1.0, 0.3 * steps)
+
+    def factor(step: int) -> float:
+        position = step + 0.5  # the middle of the step, so that neither the first nor the last one is wasted
+        return position / peak if position < peak else max(steps - position, 0.0) / max(steps - peak, 0.5)
+
+    return factor

@@ -1,0 +1,71 @@
+"""The state file of a run that can be interrupted: secret while it exists, deleted at the end."""
+
+import hashlib
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import rfc8785
+import torch
+
+from expunge._files import write_over
+from expunge.errors import StateError
+
+__all__ = ["StateFile"]
+
+_MAGIC = b"expunge.state/1\n"
+
+
+class StateFile:
+    """Where an interrupted run left off.
+
+    The file holds weights between the steps and the noise generator's state: whoever reads it can undo the unlearning.
+    It is readable by its owner alone, and removed as soon as the run is complete.
+
+    Args:
+        path: the file; need not exist.
+        run: what identifies the run (mechanism, sizes, ...), JSON-ready; another run's file is refused.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], run: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self._run = hashlib.sha256(rfc8785.dumps(run)).hexdigest().encode()
+
+    def load(self) -> dict[str, Any] | None:
+        """What was saved last, or None where there is no file.
+
+        Raises:
+            StateError: the file is truncated, altered, or belongs to another run. It is left as it is.
+        """
+        if not self.path.exists():
+            return None
+        content = self.path.read_bytes()
+        head = len(_MAGIC) + 64 + 64
+        if not content.startswith(_MAGIC) or len(content) < head:
+            raise StateError(f"{self.path} is not a whole state file (truncated?); remove it to start again")
+        run, digest, payload = content[len(_MAGIC) : head - 64], content[head - 64 : head], content[head:]
+        if hashlib.sha256(run + payload).hexdigest().encode() != digest:
+            raise StateError(f"{self.path} is truncated or was altered; remove it to start again")
+        if run != self._run:
+            raise StateError(
+                f"{self.path} belongs to another run (other mechanism, model, data size or settings); "
+                "use the settings it was made with, or another file"
+            )
+        try:
+            return torch.load(io.BytesIO(payload), weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError) as error:
+            raise StateError(f"{self.path} cannot be read by torch {torch.__version__}: {error}") from error
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the file's content, atomically; raises `OutputError` (e.g. disk full) and keeps the old one."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        payload = buffer.getvalue()
+        digest = hashlib.sha256(self._run + payload).hexdigest().encode()
+        write_over(self.path, _MAGIC + self._run + digest + payload, private=True)
+
+    def delete(self) -> None:
+        """Remove the file."""
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,98 @@
+"""What a command needs of a user: one Python function that returns a `Task`."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from expunge.data import as_examples
+from expunge.errors import TaskError
+from expunge.loss import Loss
+
+__all__ = ["Task", "load_task"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A trained model, its data parted into what stays and what goes, and a loss.
+
+    Args:
+        model: trained on retained and forgotten data.
+        retain: the retained data: `Examples`, tensors `(x, y)`, or a loader of batches.
+        forget: the data to forget; used for its commitment and for measuring, never by the mechanism.
+        held_out: data that no training saw.
+        loss: `loss(model, batch)` returns a scalar tensor.
+        make_model: builds a fresh model, for retraining; optional.
+        public: patterns of parameters and buffers that do not depend on the forgotten data.
+        buffers: "refuse" or "reset", see `unlearn`.
+        center: a public checkpoint at the ball's centre; by default zero.
+        accuracy: `accuracy(model, batch)` returns one number an example, 1 for a right answer; by default the largest
+            of the model's outputs for the batch's first tensor is compared with its second.
+    """
+
+    model: nn.Module
+    retain: Any
+    forget: Any
+    held_out: Any
+    loss: Loss
+    make_model: Callable[[], nn.Module] | None = None
+    public: Sequence[str] = ()
+    buffers: str = "refuse"
+    center: nn.Module | dict[str, Tensor] | None = None
+    accuracy: Callable[[nn.Module, Any], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TaskError(f"task.model must be a torch.nn.Module, not {type(self.model).__name__}")
+        if not callable(self.loss):
+            raise TaskError(f"task.loss must be a function loss(model, batch), not {self.loss!r}")
+        if self.make_model is not None and (isinstance(self.make_model, nn.Module) or not callable(self.make_model)):
+            raise TaskError("task.make_model must be a function that builds a fresh model")
+        for name in ("retain", "forget", "held_out"):
+            try:
+                as_examples(getattr(self, name))
+            except (TypeError, ValueError) as error:
+                raise TaskError(f"task.{name}: {error}") from error
+
+
+def load_task(where: str) -> Task:
+    """Call the function named by `module:function` or `path/to/file.py:function`.
+
+    Raises:
+        TaskError: no such module or function, or it returns something else than a `Task`.
+    """
+    module_name, separator, function_name = where.rpartition(":")
+    if not separator or not module_name or not function_name:
+        raise TaskError(f"name a task as module:function or file.py:function, not {where!r}")
+    function = getattr(_import(module_name), function_name, None)
+    if not callable(function):
+        raise TaskError(f"{module_name} has no function {function_name!r}")
+    task: object = cast("Callable[[], object]", function)()
+    if not isinstance(task, Task):
+        raise TaskError(f"{where} must return an expunge.Task, not {type(task).__name__}")
+    return task
+
+
+def _import(name: str) -> object:
+    if name.endswith(".py"):
+        path = Path(name)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        if not path.is_file() or spec is None or spec.loader is None:
+            raise TaskError(f"no such file: {name}")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(path.stem, module)
+        spec.loader.exec_module(module)
+        return module
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does: the folder one stands in
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise
+        raise TaskError(f"no module named {name!r} here; give a path to a .py file, or run where it can be imported") from error

@@ -28,10 +28,10 @@ from expunge.record import RunRecord
 
 if TYPE_CHECKING:
     from expunge.data import Examples, commit, new_commitment_key, split
+    from expunge.methods.weights import save_weights
     from expunge.pipeline import Unlearned, null_start, recover, retrain, unlearn
     from expunge.recovery import Recipe
     from expunge.task import Task
-    from expunge.methods.weights import save_weights
 
 __all__ = [
     "Budget",

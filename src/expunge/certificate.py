@@ -132,7 +132,9 @@ def issue(
     delta = asked.delta if asked is not None else delta
     claim = guarantee(record.mechanism, delta=delta, relation=relation)
     if asked is not None and claim.epsilon > asked.epsilon:
-        raise RunError(f"the run proves epsilon={claim.epsilon:.9g} at delta={delta:g}, not the {asked.epsilon:g} asked")
+        raise RunError(
+            f"the run proves epsilon={claim.epsilon:.9g} at delta={delta:g}, not the {asked.epsilon:g} asked"
+        )
     for name, value in (commitments or {}).items():
         if not value.startswith("hmac-sha256:"):
             raise ValueError(f"commitments[{name!r}] must come from expunge.commit, not {value!r}")
@@ -176,7 +178,9 @@ def verify(
     check_keys("certificate", content, _KEYS)
     expected = _digest({key: value for key, value in content.items() if key != "digest"})
     if content["digest"] != expected:
-        raise MalformedCertificate("the content digest does not match: a field was altered after the certificate was issued")
+        raise MalformedCertificate(
+            "the content digest does not match: a field was altered after the certificate was issued"
+        )
     _verify_run(certificate)
     _verify_claims(certificate)
     _verify_weights(content, weights, certified_weights)
@@ -206,12 +210,18 @@ def _verify_claims(certificate: Certificate) -> None:
         check_keys("profile", point, {"epsilon", "delta"})
         epsilon, delta = (_number(f"profile.{key}", point[key]) for key in ("epsilon", "delta"))
         if delta < delta_at(mechanism, epsilon, claim.relation) * (1 - ROUNDING / 2):
-            raise ClaimRefused(f"profile claims delta={delta:g} at epsilon={epsilon:g}, more than '{mechanism.name}' proves")
+            raise ClaimRefused(
+                f"profile claims delta={delta:g} at epsilon={epsilon:g}, more than '{mechanism.name}' proves"
+            )
     asked = content["asked"]
     if asked is not None:
         check_keys("asked", asked, {"epsilon", "delta"})
-        if claim.epsilon > _number("asked.epsilon", asked["epsilon"]) or claim.delta > _number("asked.delta", asked["delta"]):
-            raise ClaimRefused(f"the claim (epsilon={claim.epsilon:g}, delta={claim.delta:g}) does not meet what was asked")
+        if claim.epsilon > _number("asked.epsilon", asked["epsilon"]) or claim.delta > _number(
+            "asked.delta", asked["delta"]
+        ):
+            raise ClaimRefused(
+                f"the claim (epsilon={claim.epsilon:g}, delta={claim.delta:g}) does not meet what was asked"
+            )
 
 
 def _verify_claim(where: str, plain: object, mechanism: Mechanism) -> Guarantee:
@@ -248,7 +258,9 @@ def _verify_weights(content: Mapping[str, Any], weights: object, certified_weigh
         if not (isinstance(stated, str) and stated.startswith("sha256:")):
             raise MalformedCertificate(f"weights.{name} must be a digest 'sha256:...', not {stated!r}")
         if given is not None and weights_digest(given) != stated:
-            raise WeightsMismatch(f"these are not the {name} weights: their digest is {weights_digest(given)}, not {stated}")
+            raise WeightsMismatch(
+                f"these are not the {name} weights: their digest is {weights_digest(given)}, not {stated}"
+            )
 
 
 def _claim(mechanism: Mechanism, proven: Guarantee) -> dict[str, Any]:

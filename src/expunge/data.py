@@ -112,7 +112,9 @@ class Batches:
                 empty = False
                 yield batch
             if empty:
-                raise ValueError("retain gave no batch: the retain set is empty, or the iterator cannot be iterated again")
+                raise ValueError(
+                    "retain gave no batch: the retain set is empty, or the iterator cannot be iterated again"
+                )
 
 
 def as_examples(source: Any) -> Examples | None:

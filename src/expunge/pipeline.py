@@ -1,7 +1,7 @@
 """The verbs: `unlearn`, `recover`, `retrain`, and the control `null_start`.
 
-None of them takes the forgotten data. Each uses one generator for all its coins: noise, batch order, dropout; the global
-generators of torch are forked, and left as they were.
+None of them takes the forgotten data. Each uses one generator for all its coins: noise, batch order, dropout; the
+global generators of torch are forked, and left as they were.
 """
 
 import contextlib
@@ -80,7 +80,8 @@ def unlearn(
             again on the retained data.
         center: a public checkpoint at the ball's centre; by default zero.
         generator: source of noise and all other coins, on the model's device, never to be published. On the CPU
-            `torch.Generator.manual_seed` keeps 32 bits of its seed: for releases leave this out, and a secret one is made.
+            `torch.Generator.manual_seed` keeps 32 bits of its seed: for a release leave this out, and a secret one is
+            made.
         state: a file from which an interrupted call, repeated with the same arguments, goes on bit for bit; secret,
             deleted at the end.
         copy: work on a copy; False changes `model` itself and leaves it undefined if the run fails.
@@ -107,7 +108,9 @@ def unlearn(
     coins = secret_generator(weights.device) if generator is None else generator
     noise = Noise(mechanism.noise_std, coins, origin=origin)
     with _fresh_coins(coins, weights.device) as seed, _mode(work, training=True):
-        file = _state_file(state, "unlearn", work, retain, {"mechanism": mechanism_to_dict(mechanism), "batch": batch_size})
+        file = _state_file(
+            state, "unlearn", work, retain, {"mechanism": mechanism_to_dict(mechanism), "batch": batch_size}
+        )
         saved = file.load() if file else None
         if saved is not None:
             seed = saved["seed"]

@@ -108,25 +108,32 @@ class RunRecord:
             _check_type("run.layers", entry[0], str)
             _check_type("run.layers", entry[1], int)
             layers.append((entry[0], entry[1]))
-        return cls(
-            **dict(plain)
-            | {
-                "mechanism": mechanism_from_dict(plain["mechanism"]),
-                "noise": NoiseRecord(**noise),
-                "layers": tuple(layers),
-                "public": tuple(plain["public"]),
-            }
-        )
+        values: dict[str, Any] = dict(plain) | {
+            "mechanism": mechanism_from_dict(plain["mechanism"]),
+            "noise": NoiseRecord(**noise),
+            "layers": tuple(layers),
+            "public": tuple(plain["public"]),
+        }
+        return cls(**values)
 
     def check(self) -> None:
         """Raise `RunError` unless the run did exactly what its mechanism says."""
         mechanism, noise = self.mechanism, self.noise
         dimension = sum(size for _, size in self.layers)
         faults = [
-            (self.steps_done != mechanism.gradient_steps, f"took {self.steps_done} of {mechanism.gradient_steps} steps"),
+            (
+                self.steps_done != mechanism.gradient_steps,
+                f"took {self.steps_done} of {mechanism.gradient_steps} steps",
+            ),
             (noise.count != mechanism.noise_draws, f"drew {noise.count} of {mechanism.noise_draws} noise vectors"),
-            (noise.count > 0 and noise.std != mechanism.noise_std, f"drew noise of scale {noise.std!r}, not {mechanism.noise_std!r}"),
-            (noise.count > 0 and noise.dimension != dimension, f"noise reached {noise.dimension} of {dimension} weights"),
+            (
+                noise.count > 0 and noise.std != mechanism.noise_std,
+                f"drew noise of scale {noise.std!r}, not {mechanism.noise_std!r}",
+            ),
+            (
+                noise.count > 0 and noise.dimension != dimension,
+                f"noise reached {noise.dimension} of {dimension} weights",
+            ),
             (noise.count > 0 and noise.self_test != "passed", f"has a noise self-test that says {noise.self_test!r}"),
         ]
         found = [text for fault, text in faults if fault]

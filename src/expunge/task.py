@@ -95,4 +95,6 @@ def _import(name: str) -> object:
     except ModuleNotFoundError as error:
         if error.name is None or not name.startswith(error.name):
             raise
-        raise TaskError(f"no module named {name!r} here; give a path to a .py file, or run where it can be imported") from error
+        raise TaskError(
+            f"no module named {name!r} here; give a path to a .py file, or run where it can be imported"
+        ) from error

@@ -32,7 +32,7 @@ _SERIES_FROM = 12.0
 
 
 def log_delta(epsilon: float, mu: float) -> float:
-    """log δ(ε) of a shift by μ standard deviations, to the nearest float (ε ≥ 0, μ > 0).
+    """Log δ(ε) of a shift by μ standard deviations, to the nearest float (ε ≥ 0, μ > 0).
 
     Checked against 50-digit arithmetic over μ in [1e-4, 50] and log δ down to -1e5.
     """

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from types import MappingProxyType
-from typing import Any
 
 from expunge.accounting import GradientClipping, Mechanism, ModelClipping, OutputPerturbation
 from expunge.methods.gradient_clipping import gradient_clipping

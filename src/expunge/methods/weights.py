@@ -7,6 +7,7 @@ model with anything else that may carry data is refused, unless the caller says 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import Any
 
 import safetensors.torch
@@ -104,7 +105,7 @@ class FlatWeights:
 
     @property
     def center_digest(self) -> str:
-        """"zero", or the digest of the covered part of the public checkpoint."""
+        """ "zero", or the digest of the covered part of the public checkpoint."""
         if self._center is None:
             return "zero"
         return digest_safetensors(safetensors.torch.save({"center": self._center.cpu()}))
@@ -203,7 +204,9 @@ def _public_names(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 def _refuse_hidden_state(model: nn.Module, public: tuple[str, ...], *, reset_buffers: bool) -> None:
-    covered_norms = {id(b) for norm in batch_norms(model) for b in norm.buffers(recurse=False)} if reset_buffers else set[int]()
+    covered_norms = (
+        {id(b) for norm in batch_norms(model) for b in norm.buffers(recurse=False)} if reset_buffers else set[int]()
+    )
     for name, buffer in model.named_buffers():
         if name not in public and id(buffer) not in covered_norms:
             raise ModelRefused(
@@ -250,10 +253,10 @@ def _refuse_tied(model: nn.Module) -> None:
     spans: list[tuple[int, int, int, str]] = []
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if not isinstance(parameter, UninitializedParameter) and parameter.numel():
-            start = parameter.storage_offset()
+            start = int(parameter.storage_offset())
             spans.append((parameter.untyped_storage().data_ptr(), start, start + _span(parameter), name))
     spans.sort()
-    for (storage, _, end, name), (other_storage, other_start, _, other) in zip(spans, spans[1:], strict=False):
+    for (storage, _, end, name), (other_storage, other_start, _, other) in pairwise(spans):
         if storage == other_storage and other_start < end:
             raise ModelRefused(
                 f"'{name}' and '{other}' share their weights (tied): give each its own copy, "

@@ -4,14 +4,24 @@ Certificates carry these sentences and `verify` compares them: a sentence that c
 and the old one stays for the certificates that carry it.
 """
 
-__all__ = ["CENTER_PUBLIC", "CONFIGURATION_PUBLIC", "COVERED", "NOISE_SECRET", "ONE_RELEASE", "REAL_ARITHMETIC", "RETAIN_ONLY"]
+__all__ = [
+    "CENTER_PUBLIC",
+    "CONFIGURATION_PUBLIC",
+    "COVERED",
+    "NOISE_SECRET",
+    "ONE_RELEASE",
+    "REAL_ARITHMETIC",
+    "RETAIN_ONLY",
+]
 
 RETAIN_ONLY = "The steps and everything after them used the retained data, public data and fresh coins only."
 CONFIGURATION_PUBLIC = (
     "Radii, learning rate, decay, steps, noise, batch order and architecture were chosen without the forgotten data; "
     "no radius was measured on the trained model."
 )
-CENTER_PUBLIC = "The centre of the ball (zero, or the public checkpoint named here) does not depend on the forgotten data."
+CENTER_PUBLIC = (
+    "The centre of the ball (zero, or the public checkpoint named here) does not depend on the forgotten data."
+)
 COVERED = "Everything in the released weights that was learned from the data was covered by the clip and the noise."
 NOISE_SECRET = (
     "The noise was drawn independently at every step from a generator whose seed stays secret, as were the weights "

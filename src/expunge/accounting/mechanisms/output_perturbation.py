@@ -82,5 +82,7 @@ class OutputPerturbation:
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
         """The other end of the shift."""
         if Relation(relation) is Relation.RETRAINED:
-            return "the same clip and noise applied to any other model, for example one trained without the forgotten data"
+            return (
+                "the same clip and noise applied to any other model, for example one trained without the forgotten data"
+            )
         return "noise of the same scale around the centre of the ball, no data"

@@ -1,0 +1,36 @@
+PYTHON ?= python3
+BIN := .venv/bin
+BASE := .venv-base/bin
+INPUTS := pyproject.toml constraints.txt src/expunge/_version.py
+
+.PHONY: demo test test-long lint clean
+
+demo: .venv/installed  ## install, then the main job on real data
+	$(BIN)/expunge demo --out $$(mktemp -u -d demo.XXXXXX)
+
+test: .venv/installed .venv-base/installed lint  ## all that CI runs
+	$(BASE)/pytest -q -p no:cacheprovider tests/base
+	$(BIN)/pytest -q --ignore=tests/base --doctest-modules src tests -m "not long"
+
+test-long: .venv/installed  ## minutes rather than seconds, MNIST among them
+	$(BIN)/pytest -q tests -m long
+
+lint: .venv/installed
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+.venv/installed: $(INPUTS)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# No torch here: what a stranger needs to verify.
+.venv-base/installed: $(INPUTS)
+	$(PYTHON) -m venv .venv-base
+	$(BASE)/pip install -q --disable-pip-version-check -c constraints.txt -e . pytest
+	touch $@
+
+clean:
+	rm -rf .venv .venv-base

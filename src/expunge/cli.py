@@ -1,0 +1,226 @@
+"""The command line: each command parses, calls one function, prints.
+
+Exit codes: 0 done, 1 refused (a guarantee, certificate, model or file), 2 a mistake in the call.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import expunge as ex
+from expunge._files import write_new
+from expunge.accounting import MECHANISMS, Mechanism
+from expunge.errors import ExpungeError, OutputError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(help="Certified machine unlearning.", no_args_is_help=True, add_completion=False)
+_out = Console()
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Epsilon = Annotated[float, typer.Option(help="Budget: epsilon.")]
+Delta = Annotated[float, typer.Option(help="Budget: delta.")]
+InRelation = Annotated[ex.Relation, typer.Option(help="The reading to certify.")]
+Kind = Annotated[str, typer.Option("--mechanism", help=f"One of: {', '.join(MECHANISMS)}.")]
+InitClip = Annotated[float, typer.Option(help="Radius of the start (fixed without looking at the model).")]
+GradClip = Annotated[float, typer.Option(help="Radius of each minibatch gradient.")]
+ModelClip = Annotated[float, typer.Option(help="Radius of the weights after each step.")]
+LearningRate = Annotated[float, typer.Option(help="Learning rate of the noisy steps.")]
+WeightDecay = Annotated[float, typer.Option(help="Decay towards the centre in the noisy steps.")]
+Steps = Annotated[int, typer.Option(help="Number of noisy steps.")]
+
+
+def main() -> None:
+    """Run the command line and translate errors to exit codes."""
+    try:
+        app()
+    except ExpungeError as error:
+        Console(stderr=True).print(f"refused: {error}", style="red", markup=False, highlight=False)
+        sys.exit(1)
+    except (ValueError, TypeError) as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
+
+
+@app.command()
+def calibrate(
+    mechanism: Kind = "gradient_clipping",
+    epsilon: Epsilon = 1.0,
+    delta: Delta = 1e-5,
+    relation: InRelation = ex.Relation.RETRAINED,
+    init_clip: InitClip = 0.5,
+    grad_clip: GradClip = 1.0,
+    model_clip: ModelClip = 0.5,
+    learning_rate: LearningRate = 0.01,
+    weight_decay: WeightDecay = 20.0,
+    steps: Steps = 50,
+    as_json: Json = False,
+) -> None:
+    """The least noise that meets a budget. Needs no torch."""
+    settings = {
+        "init_clip": init_clip, "grad_clip": grad_clip, "model_clip": model_clip,
+        "learning_rate": learning_rate, "weight_decay": weight_decay, "steps": steps,
+    }  # fmt: skip
+    found = _calibrated(mechanism, settings, ex.Budget(epsilon=epsilon, delta=delta), relation)
+    proven = [ex.guarantee(found, delta=delta, relation=r) for r in ex.Relation]
+    if as_json:
+        _print_json({"mechanism": {"name": found.name} | _fields(found), "guarantees": [asdict(p) for p in proven]})
+        return
+    table = Table("field", "value", title=found.name)
+    for name, value in _fields(found).items():
+        table.add_row(name, f"{value:.9g}")
+    for p in proven:
+        table.add_row(f"epsilon ({p.relation})", f"{p.epsilon:.6f} at delta={p.delta:g} (mu={p.mu:.6f})")
+    _out.print(table)
+
+
+@app.command()
+def verify(
+    certificate: Path,
+    weights: Annotated[Path | None, typer.Option(help="The released weights (safetensors).")] = None,
+    certified_weights: Annotated[Path | None, typer.Option(help="The weights before recovery.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Prove a certificate again and compare the weights. Needs no torch."""
+    loaded = ex.Certificate.load(certificate)
+    ex.verify(loaded, weights=weights, certified_weights=certified_weights)
+    claim = loaded.claim
+    if as_json:
+        _print_json({"verified": True, "weights_checked": weights is not None, "claim": asdict(claim)})
+        return
+    what = "claim and weights" if weights else "claim only: give --weights to compare the weights"
+    _out.print(f"verified ({what})", style="green")
+    _out.print(f"{claim.kind}: epsilon={claim.epsilon:.6g}, delta={claim.delta:g}, relation '{claim.relation}'")
+    _out.print(loaded.content["claim"]["proves"], highlight=False)
+
+
+@app.command()
+def report(
+    certificate: Path,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML page to write.")] = Path("report.html"),
+    curves: Annotated[Path | None, typer.Option(help="A comparison.json made by demo.")] = None,
+) -> None:
+    """One self-contained HTML page of a certificate. Needs no torch."""
+    from expunge.report import render
+
+    page = render(ex.Certificate.load(certificate), None if curves is None else _comparison(curves))
+    write_new(output, page.encode())
+    _out.print(f"wrote {output}")
+
+
+@app.command()
+def unlearn(
+    task: Annotated[str, typer.Argument(help="module:function or file.py:function that returns an expunge.Task.")],
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    mechanism: Kind = "gradient_clipping",
+    epsilon: Epsilon = 1.0,
+    delta: Delta = 1e-5,
+    relation: InRelation = ex.Relation.RETRAINED,
+    init_clip: InitClip = 0.5,
+    grad_clip: GradClip = 1.0,
+    model_clip: ModelClip = 0.5,
+    learning_rate: LearningRate = 0.01,
+    weight_decay: WeightDecay = 20.0,
+    steps: Steps = 50,
+    epochs: Annotated[float, typer.Option(help="Recovery (or retraining): epochs.")] = 5,
+    recovery_lr: Annotated[float, typer.Option(help="Recovery: peak learning rate.")] = 0.1,
+    optimizer: Annotated[str, typer.Option(help="Recovery: sgd or adamw.")] = "sgd",
+    batch_size: Annotated[int, typer.Option(help="Examples a batch.")] = 128,
+    rescale: Annotated[bool, typer.Option(help="Recovery: first rescale layers.")] = True,
+    resume: Annotated[bool, typer.Option(help="Go on where an interrupted call stopped.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Unlearn, recover, certify; writes certificate, weights, commitment key and report into a new folder."""
+    settings = {
+        "init_clip": init_clip, "grad_clip": grad_clip, "model_clip": model_clip,
+        "learning_rate": learning_rate, "weight_decay": weight_decay, "steps": steps,
+    }  # fmt: skip
+    budget = ex.Budget(epsilon=epsilon, delta=delta)
+    chosen = ex.Retrain() if mechanism == "retrain" else _calibrated(mechanism, settings, budget, relation)
+    recipe = ex.Recipe(optimizer=cast("Any", optimizer), learning_rate=recovery_lr, batch_size=batch_size)
+    from expunge.session import run_task
+
+    summary = run_task(
+        task, out, chosen, budget, relation=relation, epochs=epochs, recipe=recipe, rescale=rescale, resume=resume
+    )
+    if as_json:
+        _print_json(summary)
+        return
+    table = Table("accuracy", "held out", "forgotten data")
+    for name in ("original", "released"):
+        table.add_row(name, *(f"{summary['accuracy'][name][part]:.3f}" for part in ("held_out", "forget")))
+    _out.print(table)
+    _out.print(f"epsilon={summary['epsilon']:.6g} at delta={delta:g}, relation '{relation}'; see {out}/report.html")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder to make.")] = Path("demo"),
+    seeds: Annotated[int, typer.Option(help="Runs of each method.")] = 5,
+    epochs: Annotated[int, typer.Option(help="Epochs of recovery.")] = 5,
+    epsilon: Epsilon = 1.0,
+    delta: Delta = 1e-5,
+    as_json: Json = False,
+) -> None:
+    """Forget a tenth of scikit-learn's digits with every method; certify, verify, compare, report."""
+    from expunge.session import run_demo
+
+    comparison, rows, control = run_demo(out, ex.Budget(epsilon=epsilon, delta=delta), seeds=seeds, epochs=epochs)
+    if as_json:
+        _print_json(comparison.to_dict())
+        return
+    table = Table("method", "guarantee", "steps", "held out", "forgotten", title=comparison.title)
+    for row in rows:
+        proven = f"epsilon={row['epsilon']:.4g}" if row["kind"] == "epsilon_delta" else row["kind"]
+        spread = [f"{mean:.3f} ± {half:.3f}" for mean, half in (row["held_out"], row["forget"])]
+        table.add_row(row["label"], proven, str(row["steps"]), *spread)
+    _out.print(table)
+    verdict = "refuted" if control["refuted"] else "not refuted"
+    _out.print(
+        f"Control: null start {control['null'][0]:.3f}, trained start {control['trained'][0]:.3f}; "
+        f"a mean above {control['bound']:.3f} would refute the certificate: {verdict}.",
+        highlight=False,
+    )
+    _out.print(f"All certificates verified. Open {out}/report.html", highlight=False)
+
+
+def _calibrated(name: str, settings: dict[str, Any], budget: ex.Budget, relation: ex.Relation) -> Mechanism:
+    if name not in MECHANISMS:
+        raise ValueError(f"mechanism must be one of {', '.join(MECHANISMS)}, not {name!r}")
+    family = MECHANISMS[name]
+    if family is ex.Retrain:
+        raise ValueError("retrain meets every budget and has nothing to calibrate")
+    used = {key: value for key, value in settings.items() if key in _field_names(family)}
+    return ex.calibrate(lambda s: cast("Any", family)(**used, noise_std=s), budget, relation=relation)
+
+
+def _field_names(family: type[Mechanism]) -> set[str]:
+    return set(cast("Any", family).__dataclass_fields__)
+
+
+def _fields(mechanism: Mechanism) -> dict[str, Any]:
+    return asdict(cast("Any", mechanism))
+
+
+def _comparison(path: Path) -> Any:
+    from expunge.report import Comparison, Lane
+
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        return Comparison(**plain | {"lanes": [Lane(**lane) for lane in plain["lanes"]]})
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise OutputError(f"{path} is not a comparison.json: {error}") from error
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Every method on the same task, several seeds each, with retraining at equal compute and the null-start control."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from expunge import _validate
+from expunge.accounting import Mechanism, guarantee
+from expunge.data import Examples, as_examples
+from expunge.pipeline import null_start, recover, retrain, unlearn
+from expunge.progress import track
+from expunge.recovery import Recipe
+from expunge.report.curves import Comparison, Lane
+from expunge.task import Task
+
+__all__ = ["accuracy", "compare"]
+
+LABELS = {
+    "gradient_clipping": "Gradient clipping",
+    "model_clipping": "Model clipping",
+    "output_perturbation": "Output perturbation",
+    "null_start": "Null-start control (gradient clipping from zero)",
+    "retrain": "Retraining at equal compute",
+}
+
+
+@torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
+def accuracy(model: nn.Module, data: Any, of: Callable[[nn.Module, Any], Tensor] | None = None) -> float:
+    """The mean of `of(model, batch)` over `data`; by default the share of right labels.
+
+    Raises:
+        ValueError: no data.
+    """
+    examples = as_examples(data)
+    batches: Any = examples.chunks(1024) if isinstance(examples, Examples) else data
+    training = model.training
+    model.eval()
+    hits = [(_hits if of is None else of)(model, batch).double().reshape(-1).cpu() for batch in batches]
+    model.train(training)
+    if not hits:
+        raise ValueError("no data to measure accuracy on")
+    return float(torch.cat(hits).mean())
+
+
+def compare(
+    make_task: Callable[[int], Task],
+    mechanisms: Mapping[str, Mechanism],
+    *,
+    delta: float,
+    epsilon: float,
+    seeds: int,
+    epochs: int,
+    recipe: Recipe,
+    rescale: bool,
+    title: str,
+) -> Comparison:
+    """Run all lanes for each seed.
+
+    Args:
+        make_task: from a seed to a task (split, initialisation and training of its own), with `make_model`.
+        mechanisms: by name; "gradient_clipping" must be among them, the null start goes through it.
+        delta, epsilon: the budget that the mechanisms were calibrated to.
+        seeds: how many.
+        epochs: of recovery.
+        recipe: of recovery and retraining alike.
+        rescale: see `recover`.
+        title: for the report.
+    """
+    _validate.whole(seeds=seeds, epochs=epochs)
+    curves: dict[str, tuple[list[list[float]], list[list[float]]]] = {}
+    steps: dict[str, int] = {}
+    jobs = [(seed, name) for seed in range(seeds) for name in (*mechanisms, "null_start", "retrain")]
+    tasks: dict[int, Task] = {}
+
+    def run() -> Iterator[None]:
+        for seed, name in jobs:
+            if seed not in tasks:
+                tasks.clear()
+                tasks[seed] = make_task(seed)
+            curve = _lane(tasks[seed], name, mechanisms, seed=seed, epochs=epochs, recipe=recipe, rescale=rescale)
+            held_out, forget = curves.setdefault(name, ([], []))
+            held_out.append([h for h, _ in curve[0]])
+            forget.append([f for _, f in curve[0]])
+            steps[name] = curve[1]
+            yield None
+
+    with _quiet():
+        for _ in track(run(), total=len(jobs), label="compare"):
+            pass
+    lanes: list[Lane] = []
+    for name, (held_out, forget) in curves.items():
+        mechanism = mechanisms["gradient_clipping"] if name == "null_start" else mechanisms.get(name)
+        proven = None if mechanism is None else guarantee(mechanism, delta=delta)
+        lanes.append(
+            Lane(
+                name=name,
+                label=LABELS.get(name, name),
+                kind="exact" if proven is None else "none" if name == "null_start" else str(proven.kind),
+                epsilon=0.0 if proven is None or name == "null_start" else proven.epsilon,
+                mu=0.0 if proven is None else proven.mu,
+                steps=steps[name],
+                held_out=held_out,
+                forget=forget,
+            )
+        )
+    environment = {"torch": torch.__version__.partition("+")[0], "threads": str(torch.get_num_threads())}
+    return Comparison(
+        title=title, epsilon=epsilon, delta=delta, seeds=seeds, epochs=epochs, lanes=lanes, environment=environment
+    )
+
+
+def _lane(
+    task: Task, name: str, mechanisms: Mapping[str, Mechanism], *, seed: int, epochs: int, recipe: Recipe, rescale: bool
+) -> tuple[list[tuple[float, float]], int]:
+    """One run: (accuracy on held-out, on forgotten data) before and after each epoch, and gradient steps taken."""
+    points: list[tuple[float, float]] = []
+
+    def measure(_epoch: int, model: nn.Module) -> None:
+        held_out = accuracy(model, task.held_out, task.accuracy)
+        points.append((held_out, accuracy(model, task.forget, task.accuracy)))
+
+    def coins(use: int) -> torch.Generator:
+        return torch.Generator().manual_seed(10_000 * (seed + 1) + use)
+
+    retain = as_examples(task.retain)
+    assert retain is not None
+    assert task.make_model is not None
+    per_epoch = max(1, len(retain) // recipe.batch_size)
+    if name == "retrain":
+        extra = max(m.gradient_steps for m in mechanisms.values()) / per_epoch
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
+            measure(0, task.make_model())
+        retrain(
+            task.make_model,
+            retain,
+            loss=task.loss,
+            epochs=epochs + extra,
+            recipe=recipe,
+            generator=coins(0),
+            on_epoch=measure,
+        )
+        return points, round((epochs + extra) * per_epoch)
+    mechanism = mechanisms["gradient_clipping" if name == "null_start" else name]
+    start = null_start(task.model) if name == "null_start" else task.model
+    done = unlearn(start, retain, mechanism, loss=task.loss, generator=coins(1), public=task.public, copy=True)
+    measure(0, done.model)
+    recover(
+        done.model,
+        retain,
+        loss=task.loss,
+        epochs=epochs,
+        recipe=recipe,
+        rescale=rescale,
+        generator=coins(2),
+        on_epoch=measure,
+    )
+    return points, mechanism.gradient_steps + epochs * per_epoch
+
+
+def _hits(model: nn.Module, batch: Any) -> Tensor:
+    return model(batch[0]).argmax(-1) == batch[1]
+
+
+class _quiet:  # noqa: N801  a context manager reads as a verb
+    """The warning that a start was clipped helps once, not forty times."""
+
+    def __enter__(self) -> None:
+        self._logger = logging.getLogger("expunge")
+        self._level = self._logger.level
+        self._logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.setLevel(self._level)

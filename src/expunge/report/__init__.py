@@ -1,0 +1,6 @@
+"""Certificate and curves as one self-contained page, without torch."""
+
+from expunge.report.curves import Comparison, Lane
+from expunge.report.page import render
+
+__all__ = ["Comparison", "Lane", "render"]

@@ -1,0 +1,153 @@
+"""Whole jobs that write a folder: one task, or the demo. A folder appears when it is complete, or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from expunge._files import write_new
+from expunge.accounting import Budget, Mechanism, Relation, Retrain
+from expunge.certificate import Certificate, issue, verify
+from expunge.compare import accuracy, compare
+from expunge.data import as_examples, commit, new_commitment_key
+from expunge.demo import RECIPE, digits, mechanisms
+from expunge.errors import OutputError, TaskError
+from expunge.methods.weights import save_weights
+from expunge.pipeline import Unlearned, recover, retrain, unlearn
+from expunge.recovery import Recipe
+from expunge.report import render
+from expunge.report.curves import Comparison
+from expunge.report.page import control, table
+from expunge.task import Task, load_task
+
+__all__ = ["run_demo", "run_task"]
+
+
+def run_task(
+    where: str,
+    out: Path,
+    mechanism: Mechanism,
+    budget: Budget,
+    *,
+    relation: Relation,
+    epochs: float,
+    recipe: Recipe,
+    rescale: bool,
+    resume: bool,
+) -> dict[str, Any]:
+    """Take one task through to a verified certificate; returns a summary.
+
+    Work is done in `<out>.partial`, readable by its owner alone, which becomes `out` at the end. After an interruption
+    it stays, and the same call with `resume` goes on from it.
+
+    Raises:
+        OutputError: `out` exists, or `<out>.partial` does and `resume` is not set.
+    """
+    work = _begin(out, resume=resume)
+    task = load_task(where)
+    done = _certified(task, mechanism, epochs=epochs, recipe=recipe, state=work / "unlearn.state")
+    if isinstance(mechanism, Retrain):
+        released = done.model
+    else:
+        released = recover(done.model, task.retain, loss=task.loss, epochs=epochs, recipe=recipe, rescale=rescale)
+    key = new_commitment_key(work / "commitment.key")
+    forget = as_examples(task.forget)
+    commitments = {} if forget is None else {"forget": commit(forget.ids, key=key)}
+    save_weights(done.model, work / "certified.safetensors")
+    certificate = _write(work, done, released, budget, relation, commitments)
+    _finish(work, out)
+    measured = {
+        name: {part: accuracy(model, getattr(task, part), task.accuracy) for part in ("held_out", "forget")}
+        for name, model in {"original": task.model, "released": released}.items()
+    }
+    claim = certificate.claim
+    return {
+        "folder": str(out),
+        "epsilon": claim.epsilon,
+        "delta": claim.delta,
+        "mu": claim.mu,
+        "relation": str(claim.relation),
+        "start_clipped": done.start_clipped,
+        "accuracy": measured,
+    }
+
+
+def run_demo(
+    out: Path, budget: Budget, *, seeds: int, epochs: int
+) -> tuple[Comparison, list[dict[str, Any]], dict[str, Any]]:
+    """Every method on scikit-learn's digits, several seeds each; certificates of the first seed, weights, report."""
+    work = _begin(out, resume=False)
+    chosen = mechanisms(budget)
+    comparison = compare(
+        digits, chosen, delta=budget.delta, epsilon=budget.epsilon, seeds=seeds, epochs=epochs, recipe=RECIPE,
+        rescale=True, title=f"Forgetting a tenth of digits at ({budget.epsilon:g}, {budget.delta:g})",
+    )  # fmt: skip
+    task = digits(0)
+    pages: dict[str, Certificate] = {}
+    for name, mechanism in cast("dict[str, Mechanism]", {**chosen, "retrain": Retrain()}).items():
+        folder = work / name
+        folder.mkdir()
+        done = _certified(task, mechanism, epochs=epochs, recipe=RECIPE, state=None)
+        released = done.model if name == "retrain" else recover(
+            done.model, task.retain, loss=task.loss, epochs=epochs, recipe=RECIPE, rescale=True
+        )  # fmt: skip
+        pages[name] = _write(folder, done, released, budget, Relation.RETRAINED, {}, comparison)
+    write_new(work / "comparison.json", (json.dumps(comparison.to_dict(), indent=1) + "\n").encode())
+    write_new(work / "report.html", render(pages["gradient_clipping"], comparison).encode())
+    _finish(work, out)
+    return comparison, table(comparison), control(comparison)
+
+
+def _certified(task: Task, mechanism: Mechanism, *, epochs: float, recipe: Recipe, state: Path | None) -> Unlearned:
+    if not isinstance(mechanism, Retrain):
+        return unlearn(
+            task.model, task.retain, mechanism, loss=task.loss, batch_size=recipe.batch_size, public=task.public,
+            buffers=cast("Any", task.buffers), center=task.center, state=state,
+        )  # fmt: skip
+    if task.make_model is None:
+        raise TaskError("retraining needs task.make_model, a function that builds a fresh model")
+    return retrain(task.make_model, task.retain, loss=task.loss, epochs=epochs, recipe=recipe, state=state)
+
+
+def _write(
+    folder: Path,
+    done: Unlearned,
+    released: Any,
+    budget: Budget,
+    relation: Relation,
+    commitments: Mapping[str, str],
+    comparison: Comparison | None = None,
+) -> Certificate:
+    """Weights, certificate and page; the certificate is verified against the file that was written."""
+    weights = folder / "model.safetensors"
+    save_weights(released, weights)
+    certificate = issue(done.record, released=weights, asked=budget, relation=relation, commitments=commitments)
+    verify(certificate, weights=weights)
+    certificate.save(folder / "certificate.json")
+    write_new(folder / "report.html", render(certificate, comparison).encode())
+    return certificate
+
+
+def _begin(out: Path, *, resume: bool) -> Path:
+    work = out.with_name(out.name + ".partial")
+    if out.exists():
+        raise OutputError(f"{out} exists already and is not overwritten; choose another folder or remove it")
+    if work.exists() and not resume:
+        raise OutputError(f"{work} is left from an interrupted run: go on with --resume, or remove it")
+    try:
+        work.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make {work}: {error.strerror}") from error
+    for leftover in work.iterdir():
+        if leftover.suffix != ".state":
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return work
+
+
+def _finish(work: Path, out: Path) -> None:
+    try:
+        os.replace(work, out)
+    except OSError as error:
+        raise OutputError(f"cannot rename {work} to {out}: {error.strerror}") from error

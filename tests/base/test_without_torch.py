@@ -1,0 +1,49 @@
+"""Run by `make test` in an environment that has the base install and no torch."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import expunge as ex
+from expunge.report import render
+
+CERTIFICATES = sorted((Path(__file__).parent.parent / "certificates" / "v1").glob("*.json"))
+
+
+def test_torch_is_not_here():
+    assert importlib.util.find_spec("torch") is None
+
+
+@pytest.mark.parametrize("path", CERTIFICATES, ids=lambda p: p.stem)
+def test_old_certificates_verify_for_ever(path: Path):
+    ex.verify(path)
+
+
+@pytest.mark.parametrize("path", CERTIFICATES, ids=lambda p: p.stem)
+def test_a_page_is_made_of_a_certificate(path: Path):
+    page = render(ex.Certificate.load(path))
+    assert "What is proven" in page
+    assert "<script" not in page
+
+
+def test_a_name_that_needs_torch_says_how_to_get_it():
+    with pytest.raises(ex.errors.MissingExtra, match=r"pip install 'expunge\[torch\]'"):
+        _ = ex.unlearn
+
+
+@pytest.mark.parametrize("arguments", [["calibrate"], ["verify", str(CERTIFICATES[0])]], ids=["calibrate", "verify"])
+def test_commands_that_need_no_torch_run(arguments: list[str]):
+    done = subprocess.run([sys.executable, "-m", "expunge.cli", *arguments, "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("{")
+
+
+def test_a_command_that_needs_torch_is_refused_with_the_remedy(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "expunge.cli", "demo", "--out", str(tmp_path / "x")], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "expunge[" in done.stderr

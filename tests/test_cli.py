@@ -1,0 +1,95 @@
+"""The command line as a newcomer meets it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TASK = '''
+import torch
+import expunge as ex
+from expunge.demo import digits
+
+def task():
+    return digits(0)
+
+def wrong():
+    return 3
+'''
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "expunge.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "mine.py").write_text(TASK)
+    done = run("unlearn", "mine:task", "--out", "out", "--steps", "20", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["epsilon"] <= 1
+    return folder
+
+
+def test_unlearn_writes_a_folder_that_verifies(folder: Path):
+    names = {path.name for path in (folder / "out").iterdir()}
+    assert names == {
+        "certificate.json", "certified.safetensors", "commitment.key", "model.safetensors", "report.html",
+    }  # fmt: skip
+    done = run("verify", "out/certificate.json", "--weights", "out/model.safetensors", cwd=folder)
+    assert done.returncode == 0
+    assert "verified (claim and weights)" in done.stdout
+    assert (folder / "out" / "commitment.key").stat().st_mode & 0o077 == 0
+
+
+def test_the_certificate_holds_no_id_count_or_seed(folder: Path):
+    content = json.loads((folder / "out" / "certificate.json").read_text())
+    assert content["commitments"]["forget"].startswith("hmac-sha256:")
+    assert "seed" not in json.dumps(content["run"])
+    assert "144" not in json.dumps(content["commitments"]).split("hmac")[0]
+
+
+def test_other_weights_are_refused(folder: Path):
+    done = run("verify", "out/certificate.json", "--weights", "out/certified.safetensors", cwd=folder)
+    assert done.returncode == 1
+    assert "not the released weights" in done.stderr
+
+
+def test_an_existing_folder_is_refused_and_left_alone(folder: Path):
+    before = (folder / "out" / "certificate.json").read_bytes()
+    done = run("unlearn", "mine:task", "--out", "out", cwd=folder)
+    assert done.returncode == 1
+    assert "exists already" in done.stderr
+    assert (folder / "out" / "certificate.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [("mine:wrong", "must return an expunge.Task"), ("mine:none", "no function"), ("nowhere:task", "no module named")],
+)
+def test_a_bad_task_is_refused_with_the_reason_and_nothing_is_written(folder: Path, task: str, reason: str):
+    done = run("unlearn", task, "--out", "bad", cwd=folder)
+    assert done.returncode == 1
+    assert reason in " ".join(done.stderr.split())
+    assert not (folder / "bad").exists()
+    assert not (folder / "bad.partial").exists()
+
+
+def test_a_negative_field_is_a_usage_error(folder: Path):
+    done = run("calibrate", "--init-clip", "-1", cwd=folder)
+    assert done.returncode == 2
+    assert "init_clip" in done.stderr
+
+
+def test_the_demo_makes_one_table_and_a_report(tmp_path: Path):
+    done = run("demo", "--out", "demo", "--seeds", "2", "--epochs", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Null-start control" in done.stdout
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert "<svg" in page
+    assert "http://www.w3.org" in page  # the SVG namespace is the only address
+    assert "src=" not in page

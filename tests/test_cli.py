@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-TASK = '''
+TASK = """
 import torch
 import expunge as ex
 from expunge.demo import digits
@@ -17,7 +17,7 @@ def task():
 
 def wrong():
     return 3
-'''
+"""
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

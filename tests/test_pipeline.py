@@ -98,9 +98,7 @@ def test_without_copy_the_model_itself_is_unlearned(retain: ex.Examples) -> None
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("mechanism", [MECHANISM, MODEL_CLIPPING, OUTPUT], ids=lambda m: m.name)
-def test_the_same_seed_gives_the_same_weights(
-    retain: ex.Examples, dtype: torch.dtype, mechanism: ex.Mechanism
-) -> None:
+def test_the_same_seed_gives_the_same_weights(retain: ex.Examples, dtype: torch.dtype, mechanism: ex.Mechanism) -> None:
     """Two runs of one seed agree bit for bit, another seed does not."""
     model = make().to(dtype)
     first, second, other = (unlearn(model, retain, mechanism=mechanism, generator=coins(s)) for s in (7, 7, 8))
@@ -133,9 +131,7 @@ def verb_recover(recipe: ex.Recipe, maker: Callable[[], nn.Module] = build) -> V
 
 
 def verb_retrain(recipe: ex.Recipe) -> Verb:
-    return lambda retain, **o: (
-        ex.retrain(build, retain, epochs=2, recipe=recipe, **{"generator": coins(), **o}).model
-    )
+    return lambda retain, **o: ex.retrain(build, retain, epochs=2, recipe=recipe, **{"generator": coins(), **o}).model
 
 
 VERBS = {
@@ -191,9 +187,7 @@ def test_a_truncated_state_is_refused(
     assert path.exists()
 
 
-def test_an_altered_state_is_refused(
-    retain: ex.Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_altered_state_is_refused(retain: ex.Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One flipped bit is a StateError."""
     path = interrupted_state(retain, tmp_path / "run.state", monkeypatch)
     content = bytearray(path.read_bytes())
@@ -270,7 +264,7 @@ def test_a_loss_that_is_not_finite_ends_every_verb(retain: ex.Examples, value: f
 
 
 @pytest.mark.parametrize(
-    "bad", [lambda m, b: m(b[0]), lambda m, b: float(loss(m, b)), lambda m, b: None], ids=["vector", "float", "None"]
+    "bad", [lambda m, b: m(b[0]), lambda m, b: loss(m, b).item(), lambda m, b: None], ids=["vector", "float", "None"]
 )
 def test_a_loss_that_is_not_a_scalar_tensor_is_refused(retain: ex.Examples, bad: Any) -> None:
     """Anything but one number in a tensor is a TypeError."""
@@ -299,7 +293,7 @@ def test_retrain_refuses_a_finished_model(retain: ex.Examples) -> None:
 
 
 def test_batch_norm_is_refused_unless_reset_and_then_certified(retain: ex.Examples, tmp_path: Path) -> None:
-    """With buffers='reset' the statistics are those of the final weights on retained data, and the certificate holds."""
+    """With buffers='reset' the statistics are those of the final weights on retained data; the certificate holds."""
     model = make(build_with_batch_norm)
     model.train()
     model(retain.tensors[0] * 100)
@@ -357,9 +351,7 @@ def test_the_certificate_of_a_recovered_model_verifies(
     """Unlearn, recover, issue: the certificate holds for the module, for its file, and for no other weights."""
     unlearned = unlearn(make(), retain, mechanism=mechanism)
     before = copy.deepcopy(unlearned.model)
-    recovered = ex.recover(
-        unlearned.model, retain, loss=loss, epochs=2, recipe=SGD, rescale=True, generator=coins()
-    )
+    recovered = ex.recover(unlearned.model, retain, loss=loss, epochs=2, recipe=SGD, rescale=True, generator=coins())
     assert same(unlearned.model, before)
     certificate = ex.issue(unlearned.record, released=recovered, recovery="2 epochs of SGD")
     released, certified, path = (tmp_path / n for n in ("released.safetensors", "certified.safetensors", "c.json"))

@@ -62,7 +62,8 @@ def compare(
     Args:
         make_task: from a seed to a task (split, initialisation and training of its own), with `make_model`.
         mechanisms: by name; "gradient_clipping" must be among them, the null start goes through it.
-        delta, epsilon: the budget that the mechanisms were calibrated to.
+        delta: of the budget that the mechanisms were calibrated to.
+        epsilon: of that budget.
         seeds: how many.
         epochs: of recovery.
         recipe: of recovery and retraining alike.

@@ -10,7 +10,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -319,7 +319,7 @@ def _drive(
 
 
 @contextlib.contextmanager
-def _fresh_coins(generator: torch.Generator, device: torch.device) -> Iterator[int]:
+def _fresh_coins(generator: torch.Generator, device: torch.device) -> Generator[int]:
     """Fork torch's global generators and seed them from `generator`; yields a seed for the batch order."""
     cuda = [device] if device.type == "cuda" else []
     seeds = torch.randint(2**62, (2,), generator=generator, device=generator.device).tolist()
@@ -340,7 +340,7 @@ def _restore_coins(state: dict[str, Tensor], device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+def _mode(model: nn.Module, *, training: bool) -> Generator[None]:
     """Set train or eval mode, and restore each module's own afterwards."""
     before = [(module, module.training) for module in model.modules()]
     model.train(training)

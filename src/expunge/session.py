@@ -1,9 +1,9 @@
 """Whole jobs that write a folder: one task, or the demo. A folder appears when it is complete, or not at all."""
 
+import contextlib
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,24 +40,22 @@ def run_task(
     """Take one task through to a verified certificate; returns a summary.
 
     Work is done in `<out>.partial`, readable by its owner alone, which becomes `out` at the end. After an interruption
-    it stays, and the same call with `resume` goes on from it.
+    its state file stays, and the same call with `resume` goes on from it.
 
     Raises:
         OutputError: `out` exists, or `<out>.partial` does and `resume` is not set.
     """
-    work = _begin(out, resume=resume)
-    task = load_task(where)
-    done = _certified(task, mechanism, epochs=epochs, recipe=recipe, state=work / "unlearn.state")
-    if isinstance(mechanism, Retrain):
+    with _folder(out, resume=resume) as work:
+        task = load_task(where)
+        done = _certified(task, mechanism, epochs=epochs, recipe=recipe, state=work / "run.state")
         released = done.model
-    else:
-        released = recover(done.model, task.retain, loss=task.loss, epochs=epochs, recipe=recipe, rescale=rescale)
-    key = new_commitment_key(work / "commitment.key")
-    forget = as_examples(task.forget)
-    commitments = {} if forget is None else {"forget": commit(forget.ids, key=key)}
-    save_weights(done.model, work / "certified.safetensors")
-    certificate = _write(work, done, released, budget, relation, commitments)
-    _finish(work, out)
+        if not isinstance(mechanism, Retrain):
+            released = recover(done.model, task.retain, loss=task.loss, epochs=epochs, recipe=recipe, rescale=rescale)
+        key = new_commitment_key(work / "commitment.key")
+        forget = as_examples(task.forget)
+        commitments = {} if forget is None else {"forget": commit(forget.ids, key=key)}
+        save_weights(done.model, work / "certified.safetensors")
+        certificate = _write(work, done, released, budget, relation, commitments)
     measured = {
         name: {part: accuracy(model, getattr(task, part), task.accuracy) for part in ("held_out", "forget")}
         for name, model in {"original": task.model, "released": released}.items()
@@ -78,25 +76,24 @@ def run_demo(
     out: Path, budget: Budget, *, seeds: int, epochs: int
 ) -> tuple[Comparison, list[dict[str, Any]], dict[str, Any]]:
     """Every method on scikit-learn's digits, several seeds each; certificates of the first seed, weights, report."""
-    work = _begin(out, resume=False)
-    chosen = mechanisms(budget)
-    comparison = compare(
-        digits, chosen, delta=budget.delta, epsilon=budget.epsilon, seeds=seeds, epochs=epochs, recipe=RECIPE,
-        rescale=True, title=f"Forgetting a tenth of digits at ({budget.epsilon:g}, {budget.delta:g})",
-    )  # fmt: skip
-    task = digits(0)
-    pages: dict[str, Certificate] = {}
-    for name, mechanism in cast("dict[str, Mechanism]", {**chosen, "retrain": Retrain()}).items():
-        folder = work / name
-        folder.mkdir()
-        done = _certified(task, mechanism, epochs=epochs, recipe=RECIPE, state=None)
-        released = done.model if name == "retrain" else recover(
-            done.model, task.retain, loss=task.loss, epochs=epochs, recipe=RECIPE, rescale=True
+    with _folder(out, resume=False) as work:
+        chosen = mechanisms(budget)
+        comparison = compare(
+            digits, chosen, delta=budget.delta, epsilon=budget.epsilon, seeds=seeds, epochs=epochs, recipe=RECIPE,
+            rescale=True, title=f"Forgetting a tenth of digits at ({budget.epsilon:g}, {budget.delta:g})",
         )  # fmt: skip
-        pages[name] = _write(folder, done, released, budget, Relation.RETRAINED, {}, comparison)
-    write_new(work / "comparison.json", (json.dumps(comparison.to_dict(), indent=1) + "\n").encode())
-    write_new(work / "report.html", render(pages["gradient_clipping"], comparison).encode())
-    _finish(work, out)
+        task = digits(0)
+        pages: dict[str, Certificate] = {}
+        for name, mechanism in cast("dict[str, Mechanism]", {**chosen, "retrain": Retrain()}).items():
+            folder = work / name
+            folder.mkdir()
+            done = _certified(task, mechanism, epochs=epochs, recipe=RECIPE, state=None)
+            released = done.model if name == "retrain" else recover(
+                done.model, task.retain, loss=task.loss, epochs=epochs, recipe=RECIPE, rescale=True
+            )  # fmt: skip
+            pages[name] = _write(folder, done, released, budget, Relation.RETRAINED, {}, comparison)
+        write_new(work / "comparison.json", (json.dumps(comparison.to_dict(), indent=1) + "\n").encode())
+        write_new(work / "report.html", render(pages["gradient_clipping"], comparison).encode())
     return comparison, table(comparison), control(comparison)
 
 
@@ -130,7 +127,9 @@ def _write(
     return certificate
 
 
-def _begin(out: Path, *, resume: bool) -> Path:
+@contextlib.contextmanager
+def _folder(out: Path, *, resume: bool) -> Generator[Path]:
+    """A private folder to work in, which becomes `out` at the end; after a failure only a state file is left of it."""
     work = out.with_name(out.name + ".partial")
     if out.exists():
         raise OutputError(f"{out} exists already and is not overwritten; choose another folder or remove it")
@@ -140,14 +139,22 @@ def _begin(out: Path, *, resume: bool) -> Path:
         work.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make {work}: {error.strerror}") from error
-    for leftover in work.iterdir():
-        if leftover.suffix != ".state":
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    return work
-
-
-def _finish(work: Path, out: Path) -> None:
     try:
-        os.replace(work, out)
+        yield work
+    except BaseException:
+        _leave_state_only(work)
+        raise
+    try:
+        work.replace(out)
     except OSError as error:
         raise OutputError(f"cannot rename {work} to {out}: {error.strerror}") from error
+
+
+def _leave_state_only(work: Path) -> None:
+    for leftover in work.iterdir():
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        elif leftover.suffix != ".state":
+            leftover.unlink()
+    if not any(work.iterdir()):
+        work.rmdir()

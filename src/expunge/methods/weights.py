@@ -105,7 +105,7 @@ class FlatWeights:
 
     @property
     def center_digest(self) -> str:
-        """ "zero", or the digest of the covered part of the public checkpoint."""
+        """The digest of the covered part of the public checkpoint, or `zero`."""
         if self._center is None:
             return "zero"
         return digest_safetensors(safetensors.torch.save({"center": self._center.cpu()}))

@@ -8,7 +8,7 @@ __all__ = [
     "CENTER_PUBLIC",
     "CONFIGURATION_PUBLIC",
     "COVERED",
-    "NOISE_SECRET",
+    "NOISE_FRESH",
     "ONE_RELEASE",
     "REAL_ARITHMETIC",
     "RETAIN_ONLY",
@@ -23,7 +23,7 @@ CENTER_PUBLIC = (
     "The centre of the ball (zero, or the public checkpoint named here) does not depend on the forgotten data."
 )
 COVERED = "Everything in the released weights that was learned from the data was covered by the clip and the noise."
-NOISE_SECRET = (
+NOISE_FRESH = (
     "The noise was drawn independently at every step from a generator whose seed stays secret, as were the weights "
     "before and between the steps."
 )

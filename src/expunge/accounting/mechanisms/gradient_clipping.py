@@ -41,7 +41,7 @@ class GradientClipping:
         assume.CONFIGURATION_PUBLIC,
         assume.CENTER_PUBLIC,
         assume.COVERED,
-        assume.NOISE_SECRET,
+        assume.NOISE_FRESH,
         assume.REAL_ARITHMETIC,
         assume.ONE_RELEASE,
     )

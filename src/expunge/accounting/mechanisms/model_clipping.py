@@ -42,7 +42,7 @@ class ModelClipping:
         assume.CONFIGURATION_PUBLIC,
         assume.CENTER_PUBLIC,
         assume.COVERED,
-        assume.NOISE_SECRET,
+        assume.NOISE_FRESH,
         assume.REAL_ARITHMETIC,
         assume.ONE_RELEASE,
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
 
+from expunge import _validate
 from expunge.accounting.guarantee import Kind, Relation
 from expunge.accounting.mechanisms import assumptions as assume
 
@@ -60,6 +61,7 @@ class Retrain:
 
     def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
         """-inf: nothing leaks at any ε ≥ 0."""
+        _validate.non_negative(epsilon=epsilon)
         Relation(relation)
         return -inf
 

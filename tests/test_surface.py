@@ -1,0 +1,92 @@
+"""What `import expunge` offers, and what it does not load."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import expunge
+
+
+def run_python(code, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+WITHOUT_TORCH = """
+    import sys
+    sys.modules["torch"] = None
+    import expunge
+"""
+
+
+def test_calibrate_works_without_torch():
+    code = """
+    budget = expunge.Budget(epsilon=1.0, delta=1e-5)
+    mechanism = expunge.calibrate(lambda s: expunge.OutputPerturbation(init_clip=0.1, noise_std=s), budget)
+    print(round(mechanism.noise_std, 6))
+    """
+    assert run_python(WITHOUT_TORCH + code) == "0.746126"
+
+
+def test_a_certificate_verifies_without_torch(tmp_path):
+    code = """
+    import numpy
+    from safetensors.numpy import save_file
+    from expunge.record import NoiseRecord
+    folder = sys.argv[1]
+    save_file({"w": numpy.arange(3.0)}, f"{folder}/w.safetensors")
+    save_file({"w": numpy.arange(3.0) + 1}, f"{folder}/other.safetensors")
+    record = expunge.RunRecord(
+        mechanism=expunge.OutputPerturbation(init_clip=1.0, noise_std=2.0),
+        steps_done=0,
+        noise=NoiseRecord(count=1, std=2.0, dimension=3, self_test="passed", generator="secret"),
+        layers=(("w", 3),), weights_dtype="float64", center="zero", buffers="none", public=(),
+        certified="sha256:" + "0" * 64,
+    )
+    expunge.issue(record, released=f"{folder}/w.safetensors").save(f"{folder}/certificate.json")
+    expunge.verify(expunge.Certificate.load(f"{folder}/certificate.json"), weights=f"{folder}/w.safetensors")
+    try:
+        expunge.verify(f"{folder}/certificate.json", weights=f"{folder}/other.safetensors")
+    except expunge.errors.WeightsMismatch:
+        print("verified")
+    """
+    assert run_python(WITHOUT_TORCH + code, tmp_path) == "verified"
+
+
+def test_a_name_that_needs_torch_says_how_to_install_it():
+    code = """
+    try:
+        expunge.unlearn
+    except expunge.errors.MissingExtra as error:
+        print(error)
+    """
+    assert run_python(WITHOUT_TORCH + code) == "expunge.unlearn needs torch: pip install 'expunge[torch]'"
+
+
+@pytest.mark.parametrize("module", ["torch", "scipy.stats", "scipy.optimize", "matplotlib"])
+def test_import_expunge_does_not_load_heavy_modules(module):
+    assert run_python("import sys, expunge; print(sys.argv[1] in sys.modules)", module) == "False"
+
+
+@pytest.mark.parametrize("name", expunge.__all__)
+def test_every_public_name_resolves(name):
+    pytest.importorskip("torch")
+    assert getattr(expunge, name) is not None
+
+
+def test_public_names_are_sorted_unique_and_listed():
+    assert sorted(set(expunge.__all__)) == sorted(expunge.__all__) == dir(expunge)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'forget_everything'"):
+        _ = expunge.forget_everything

@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -73,7 +74,7 @@ class Certificate:
         """Read a certificate from its JSON text; raises `MalformedCertificate`."""
         try:
             content: object = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise MalformedCertificate(f"not a whole JSON document (truncated?): {error}") from error
         if not isinstance(content, dict):
             raise MalformedCertificate(f"a certificate is a JSON object, not {type(content).__name__}")
@@ -131,6 +132,8 @@ def issue(
     relation = Relation(relation)
     delta = asked.delta if asked is not None else delta
     claim = guarantee(record.mechanism, delta=delta, relation=relation)
+    if not (isfinite(claim.epsilon) and isfinite(claim.mu)):
+        raise RunError(f"the run proves nothing: epsilon={claim.epsilon}, mu={claim.mu} at delta={delta:g}")
     if asked is not None and claim.epsilon > asked.epsilon:
         raise RunError(
             f"the run proves epsilon={claim.epsilon:.9g} at delta={delta:g}, not the {asked.epsilon:g} asked"
@@ -184,6 +187,21 @@ def verify(
     _verify_run(certificate)
     _verify_claims(certificate)
     _verify_weights(content, weights, certified_weights)
+    _verify_words(content)
+
+
+def _verify_words(content: Mapping[str, Any]) -> None:
+    """The fields that carry no number: commitments, recovery, date."""
+    commitments, unchanged = content["commitments"], content["weights"]["certified"] == content["weights"]["released"]
+    if not isinstance(commitments, dict) or not all(
+        isinstance(c, str) and c.startswith("hmac-sha256:") for c in cast("dict[str, Any]", commitments).values()
+    ):
+        raise MalformedCertificate("commitments must hold keyed commitments 'hmac-sha256:...' only")
+    for name in ("recovery", "issued"):
+        if not isinstance(content[name], str):
+            raise MalformedCertificate(f"{name} must be a text, not {content[name]!r}")
+    if (content["recovery"] == NO_RECOVERY) != unchanged:
+        raise ClaimRefused("recovery contradicts the digests: it says 'none' exactly where both weights are the same")
 
 
 def _verify_run(certificate: Certificate) -> None:
@@ -204,8 +222,8 @@ def _verify_claims(certificate: Certificate) -> None:
         raise ClaimRefused("claim and also_proven state the same relation")
     if content["does_not_prove"] != list(DOES_NOT_PROVE):
         raise ClaimRefused("does_not_prove was changed: a certificate must state its limits as issued")
-    if not isinstance(content["profile"], list):
-        raise MalformedCertificate("profile must be a list")
+    if not isinstance(content["profile"], list) or len(cast("list[Any]", content["profile"])) != len(_PROFILE_AT):
+        raise MalformedCertificate(f"profile must be a list of {len(_PROFILE_AT)} points")
     for point in cast("list[Any]", content["profile"]):
         check_keys("profile", point, {"epsilon", "delta"})
         epsilon, delta = (_number(f"profile.{key}", point[key]) for key in ("epsilon", "delta"))

@@ -100,6 +100,8 @@ class RunRecord:
         for name, kind in {"count": int, "dimension": int, "self_test": str, "generator": str}.items():
             _check_type(f"run.noise.{name}", noise[name], kind)
         _check_type("run.noise.std", noise["std"], (int, float))
+        for name in [*plain["public"], *plain["environment"].values()]:
+            _check_type("run.public and run.environment", name, str)
         layers: list[tuple[str, int]] = []
         for entry in plain["layers"]:
             _check_type("run.layers", entry, list)
@@ -157,7 +159,7 @@ def mechanism_from_dict(plain: Mapping[str, Any]) -> Mechanism:
     _check_type("mechanism", plain, dict)
     values = dict(plain)
     name = values.pop("name", None)
-    if name not in MECHANISMS:
+    if not isinstance(name, str) or name not in MECHANISMS:
         raise MalformedCertificate(f"unknown mechanism {name!r}; known: {', '.join(MECHANISMS)}")
     mechanism = MECHANISMS[name]
     check_keys(f"mechanism '{name}'", values, {f.name for f in fields(cast("Any", mechanism))})

@@ -259,3 +259,15 @@ def test_saved_weights_have_the_digest_of_the_model_and_are_never_overwritten(tm
     assert save_weights(model, path) == weights_digest(model) == weights_digest(path)
     with pytest.raises(OutputError):
         save_weights(model, path)
+
+
+@pytest.mark.parametrize("held", [[torch.zeros(2)], {"a": torch.zeros(2)}, [nn.Linear(2, 2)], ([torch.zeros(1)],)])
+def test_tensors_and_modules_hidden_in_containers_are_refused(held: object):
+    model = net()
+    model.held = held
+    with pytest.raises(ModelRefused, match="no state dict shows"):
+        FlatWeights(model)
+
+
+def test_a_recurrent_network_whose_list_of_weights_is_torchs_own_is_accepted():
+    assert FlatWeights(nn.LSTM(3, 4)).theta.numel() == sum(p.numel() for p in nn.LSTM(3, 4).parameters())

@@ -22,14 +22,17 @@ __all__ = ["log_delta_after"]
 
 # Below this every budget is met; stopping early only leaves the bound larger.
 _LOW_ENOUGH = -1e5
+# No more steps than these are counted, so that a hostile certificate cannot keep its reader busy; again only larger.
+_MOST_STEPS = 10_000
 
 
 def log_delta_after(steps: int, *, epsilon: float, shift: float) -> float:
     """An upper bound on log δ(ε) after `steps` steps whose noise sees starts at most `shift` standard deviations apart."""
     log_expm1 = epsilon + log1mexp(epsilon) if epsilon > 0 else -inf
     log_theta = 0.0
-    for _ in range(steps):
+    for _ in range(min(steps, _MOST_STEPS)):
+        before = log_theta
         log_theta += log_delta_upper(float(np.logaddexp(0.0, log_expm1 - log_theta)), shift)
-        if log_theta < _LOW_ENOUGH:
+        if log_theta < _LOW_ENOUGH or log_theta == before:
             break
     return log_theta

@@ -53,8 +53,13 @@ def log_delta_upper(epsilon: float, mu: float) -> float:
     u carries an absolute error of at most 2^-52 (v + |u|), and |d log δ / du| ≤ max(u, 0) + 1; the remaining factors
     are accurate to a few units of 1e-14.
     """
+    mu = max(mu, 1e-290)  # a larger μ has a larger profile; an underflown one must not divide
     u, v = epsilon / mu - mu / 2, epsilon / mu + mu / 2
-    return min(log_delta(epsilon, mu) + 8 * _EPS * v * (max(u, 0.0) + 1) + 2e-13, 0.0) if v < 1e150 else -1e290
+    if u > 1e150:
+        return -1e290
+    if v >= 1e150:
+        return 0.0  # μ itself is that large: nothing is hidden
+    return min(log_delta(epsilon, mu) + 8 * _EPS * v * (max(u, 0.0) + 1) + 2e-13, 0.0)
 
 
 def epsilon(mu: float, delta: float) -> float:

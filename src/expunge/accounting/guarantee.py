@@ -140,7 +140,7 @@ def guarantee(mechanism: Mechanism, *, delta: float, relation: Relation = Relati
     return Guarantee(
         epsilon=0.0 if exact else _epsilon(mechanism, delta, relation),
         delta=0.0 if exact else delta,
-        mu=mechanism.mu(relation) * (1 + ROUNDING),
+        mu=0.0 if exact else max(mechanism.mu(relation) * (1 + ROUNDING), 1e-290),
         kind=mechanism.kind,
         relation=relation,
         theorem=mechanism.theorem,

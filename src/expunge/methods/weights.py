@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -216,11 +216,20 @@ def _refuse_hidden_state(model: nn.Module, public: tuple[str, ...], *, reset_buf
             )
     for prefix, module in model.named_modules():
         for key, value in vars(module).items():
-            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            if not key.startswith("_") and _hides_tensors(value):
                 raise ModelRefused(
-                    f"'{prefix}.{key}' is a plain tensor attribute, which no state dict shows: register it as a parameter, "
+                    f"'{prefix}.{key}' holds a tensor or module that no state dict shows: register it as a parameter, "
                     "or as a buffer declared in public=[...] if it does not depend on the forgotten data"
                 )
+
+
+def _hides_tensors(value: object) -> bool:
+    """Whether an attribute is, or holds in a list, tuple or dict, tensors or modules that torch does not register."""
+    if isinstance(value, dict):
+        return any(_hides_tensors(item) for item in cast("dict[Any, object]", value).values())
+    if isinstance(value, (list, tuple)):
+        return any(_hides_tensors(item) for item in cast("list[object]", value))
+    return isinstance(value, (Tensor, nn.Module)) and not isinstance(value, nn.Parameter)
 
 
 def _covered(model: nn.Module, public: tuple[str, ...]) -> list[tuple[str, nn.Parameter]]:

@@ -20,7 +20,7 @@ from expunge.errors import ExpungeError, OutputError
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(help="Certified machine unlearning.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(help="Certified machine unlearning.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 _out = Console()
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -42,6 +42,11 @@ def main() -> None:
         app()
     except ExpungeError as error:
         Console(stderr=True).print(f"refused: {error}", style="red", markup=False, highlight=False)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        Console(stderr=True).print("refused: this command needs torch: pip install 'expunge[torch]'", markup=False)
         sys.exit(1)
     except (ValueError, TypeError) as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)

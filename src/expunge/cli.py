@@ -20,7 +20,9 @@ from expunge.errors import ExpungeError, OutputError
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(help="Certified machine unlearning.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Certified machine unlearning.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 _out = Console()
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]

@@ -6,7 +6,7 @@ INPUTS := pyproject.toml constraints.txt src/expunge/_version.py
 .PHONY: demo test test-long lint clean
 
 demo: .venv/installed  ## install, then the main job on real data
-	$(BIN)/expunge demo --out $$(mktemp -u -d demo.XXXXXX)
+	$(BIN)/expunge demo --out demo-$$(date +%Y%m%d-%H%M%S)
 
 test: .venv/installed .venv-base/installed lint  ## all that CI runs
 	$(BASE)/pytest -q -p no:cacheprovider tests/base

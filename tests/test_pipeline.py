@@ -383,3 +383,50 @@ def test_recovery_reports_every_epoch_in_evaluation_mode(retain: ex.Examples) ->
         on_epoch=lambda epoch, model: seen.append((epoch, model.training)),
     )  # fmt: skip
     assert seen == [(1, False), (2, False), (3, False)]
+
+
+class Counting(nn.Module):
+    """A layer that remembers what passed through it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+        self.register_buffer("seen", torch.zeros(64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += x.sum(0)
+        return self.layer(x)
+
+
+THREE_STEPS = ex.GradientClipping(
+    init_clip=0.5, grad_clip=1.0, learning_rate=0.01, weight_decay=20.0, steps=3, noise_std=0.3
+)
+
+
+def some_loss(model, batch):
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def some_data():
+    coins = torch.Generator().manual_seed(0)
+    return torch.rand(40, 64, generator=coins), torch.randint(10, (40,), generator=coins)
+
+
+def test_a_buffer_declared_public_that_training_changes_is_refused():
+    with pytest.raises(ex.errors.RunError, match="carries data"):
+        ex.unlearn(Counting(), some_data(), THREE_STEPS, loss=some_loss, batch_size=8, public=["seen"])
+
+
+def test_batch_norm_statistics_declared_public_are_left_as_they_are():
+    model = nn.Sequential(nn.Linear(64, 10), nn.BatchNorm1d(10))
+    model[1].running_mean.fill_(3.0)
+    done = ex.unlearn(model, some_data(), THREE_STEPS, loss=some_loss, batch_size=8, public=["1.running_*", "1.num*"])
+    assert torch.equal(done.model[1].running_mean, torch.full((10,), 3.0))
+    assert done.record.buffers == "public"
+
+
+def test_a_start_outside_the_ball_is_clipped_and_says_so(caplog: pytest.LogCaptureFixture):
+    done = ex.unlearn(nn.Linear(64, 10), some_data(), THREE_STEPS, loss=some_loss, batch_size=8)
+    assert done.start_clipped
+    assert "clipped to init_clip=0.5" in caplog.text
+    assert "clipped" not in str(done.record.to_dict())

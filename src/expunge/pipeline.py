@@ -108,6 +108,9 @@ def unlearn(
     coins = secret_generator(weights.device) if generator is None else generator
     noise = Noise(mechanism.noise_std, coins, origin=origin)
     with _fresh_coins(coins, weights.device) as seed, _mode(work, training=True):
+        declared = {name: b.clone() for name, b in work.named_buffers() if name in weights.public}
+        for norm in batch_norms(work):
+            norm.train(mode=bool(norms))  # statistics declared public stay as they are
         file = _state_file(
             state, "unlearn", work, retain, {"mechanism": mechanism_to_dict(mechanism), "batch": batch_size}
         )
@@ -128,6 +131,7 @@ def unlearn(
         done = begun + _drive(steps, mechanism.gradient_steps - begun, f"unlearn: {mechanism.name}", file, snapshot)
         if not bool(torch.isfinite(weights.theta).all()):
             raise RunError("the unlearned weights hold NaN or infinity")
+        _refuse_changed(work, declared)
         weights.release()
         if norms:
             _estimate_statistics(work, Batches(retain, batch_size=batch_size, seed=seed), loss)
@@ -349,6 +353,15 @@ def _mode(model: nn.Module, *, training: bool) -> Generator[None]:
     finally:
         for module, mode in before:
             module.training = mode
+
+
+def _refuse_changed(model: nn.Module, declared: dict[str, Tensor]) -> None:
+    """A buffer that the steps update would release the weights between the steps."""
+    for name, buffer in model.named_buffers():
+        if name in declared and not torch.equal(buffer, declared[name]):
+            raise RunError(
+                f"buffer '{name}' was declared public, but the model changes it in training: it carries data"
+            )
 
 
 def _estimate_statistics(model: nn.Module, batches: Batches, loss: Loss) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -146,8 +146,9 @@ def _lane(
         )
         return points, round((epochs + extra) * per_epoch)
     mechanism = mechanisms["gradient_clipping" if name == "null_start" else name]
-    start = null_start(task.model) if name == "null_start" else task.model
-    done = unlearn(start, retain, mechanism, loss=task.loss, generator=coins(1), public=task.public, copy=True)
+    model: dict[str, Any] = {"public": task.public, "buffers": cast("Any", task.buffers), "center": task.center}
+    start = null_start(task.model, **model) if name == "null_start" else task.model
+    done = unlearn(start, retain, mechanism, loss=task.loss, generator=coins(1), **model)
     measure(0, done.model)
     recover(
         done.model,

@@ -146,3 +146,18 @@ def test_a_secret_generator_leaves_the_global_one_alone() -> None:
     before = torch.get_rng_state()
     secret_generator()
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_torch_keeps_32_bits_of_a_cpu_seed_which_is_why_the_secret_generator_does_not_use_one():
+    first, second = (torch.Generator().manual_seed(seed) for seed in (5, 5 + 2**32))
+    assert torch.equal(torch.randn(16, generator=first), torch.randn(16, generator=second))
+
+
+def test_the_tail_that_a_float32_box_muller_lacks_weighs_more_than_delta_over_ten_million_weights():
+    """24-bit uniforms end at sqrt(2 ln 2^24) = 5.77; a shift of mu spread over d weights moves d phi(5.77) mu/sqrt(d)."""
+    end, mu, d = (2 * 24 * 0.6931471805599453) ** 0.5, 0.268051, 10_000_000
+    density = 2.718281828459045 ** (-end * end / 2) / (2 * 3.141592653589793) ** 0.5
+    assert d**0.5 * mu * density > 1e-5
+    end = (2 * 53 * 0.6931471805599453) ** 0.5
+    density = 2.718281828459045 ** (-end * end / 2) / (2 * 3.141592653589793) ** 0.5
+    assert d**0.5 * mu * density < 1e-12  # the float64 draw's missing tail

@@ -18,10 +18,12 @@ from expunge.accounting import (
     OutputPerturbation,
     Relation,
     Retrain,
+    ScheduledGradientClipping,
     calibrate,
     delta_at,
     fewest_steps,
     guarantee,
+    interval,
 )
 from expunge.certificate import Certificate, issue, verify
 from expunge.record import RunRecord
@@ -47,6 +49,7 @@ __all__ = [
     "Relation",
     "Retrain",
     "RunRecord",
+    "ScheduledGradientClipping",
     "Task",
     "Unlearned",
     "__version__",
@@ -56,6 +59,7 @@ __all__ = [
     "errors",
     "fewest_steps",
     "guarantee",
+    "interval",
     "issue",
     "new_commitment_key",
     "null_start",

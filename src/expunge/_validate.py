@@ -3,7 +3,13 @@
 import math
 from numbers import Integral, Real
 
-__all__ = ["at_most_one", "non_negative", "open_unit_interval", "positive", "whole"]
+import numpy as np
+from numpy.typing import NDArray
+
+# The least float above 0: the least value of a schedule that must be positive.
+LEAST = math.ulp(0.0)
+
+__all__ = ["LEAST", "at_most_one", "non_negative", "open_unit_interval", "positive", "schedules", "whole"]
 
 
 def _finite(name: str, value: object, must: str) -> float:
@@ -50,3 +56,35 @@ def at_most_one(**products: float) -> None:
     for name, value in products.items():
         if value > 1:
             raise ValueError(f"{name} must be at most 1 (the step would overshoot the centre), not {value!r}")
+
+
+def schedules(**fields: tuple[object, float, float | None]) -> dict[str, NDArray[np.float64]]:
+    """The schedules as arrays of shape (T,), T ≥ 1, all of one length.
+
+    Args:
+        fields: name=(values, least, most); most=None allows infinity.
+
+    Raises:
+        TypeError: not a sequence of numbers.
+        ValueError: empty, of unequal lengths, NaN, or out of range; the message names schedule, step and value.
+    """
+    arrays: dict[str, NDArray[np.float64]] = {}
+    for name, (values, least, most) in fields.items():
+        raw = np.asarray(values)
+        if raw.dtype.kind not in "iuf":
+            raise TypeError(f"{name} must be a sequence of numbers, one a step, not {values!r}")
+        if raw.ndim != 1 or raw.size == 0:
+            raise ValueError(f"{name} must hold one number for each step, at least one, not shape {raw.shape}")
+        array = raw.astype(np.float64)
+        top = math.inf if most is None else most
+        inside = (array >= least) & (array <= top) & (np.isfinite(array) | (most is None))
+        wrong = np.flatnonzero(~inside)
+        if wrong.size:
+            floor = "above 0" if 0 < least < 1e-300 else f"at least {least:g}"
+            ceiling = "" if most is None else " and finite" if most == math.inf else f" and at most {most:g}"
+            raise ValueError(f"{name}[{wrong[0]}] must be {floor}{ceiling}, not {array[wrong[0]]}")
+        arrays[name] = array
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"schedules must have the same length, one number a step, not {lengths}")
+    return arrays

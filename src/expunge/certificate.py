@@ -301,7 +301,7 @@ def _sentence(mechanism: Mechanism, proven: Guarantee) -> str:
     else:
         close = f"is (epsilon={proven.epsilon:.6g}, delta={proven.delta:.6g})-indistinguishable, in both directions, from that"
     return (
-        "Under the assumptions, for every training set and every forget set the law of the certified weights, and of "
+        f"Under the assumptions, for every training set and {mechanism.covers} the law of the certified weights, and of "
         f"anything computed from them without the forgotten data, {close} of {mechanism.certifier(proven.relation)}."
     )
 

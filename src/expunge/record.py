@@ -27,7 +27,7 @@ class NoiseRecord:
 
     Args:
         count: independent vectors drawn and added.
-        std: σ of each, per coordinate.
+        std: σ of each, per coordinate; a tuple, one for each draw, where they differ.
         dimension: coordinates of each.
         self_test: "passed" where scale, independence and repetition were checked on what reached the weights,
             "none" where no noise was drawn.
@@ -35,7 +35,7 @@ class NoiseRecord:
     """
 
     count: int
-    std: float
+    std: float | tuple[float, ...]
     dimension: int
     self_test: str
     generator: str
@@ -99,7 +99,7 @@ class RunRecord:
         noise = plain["noise"]
         for name, kind in {"count": int, "dimension": int, "self_test": str, "generator": str}.items():
             _check_type(f"run.noise.{name}", noise[name], kind)
-        _check_type("run.noise.std", noise["std"], (int, float))
+        _check_type("run.noise.std", noise["std"], (int, float, list))
         for name in [*plain["public"], *plain["environment"].values()]:
             _check_type("run.public and run.environment", name, str)
         layers: list[tuple[str, int]] = []
@@ -112,7 +112,7 @@ class RunRecord:
             layers.append((entry[0], entry[1]))
         values: dict[str, Any] = dict(plain) | {
             "mechanism": mechanism_from_dict(plain["mechanism"]),
-            "noise": NoiseRecord(**noise),
+            "noise": NoiseRecord(**noise | {"std": _frozen(noise["std"])}),
             "layers": tuple(layers),
             "public": tuple(plain["public"]),
         }
@@ -141,6 +141,11 @@ class RunRecord:
         found = [text for fault, text in faults if fault]
         if found:
             raise RunError(f"the run does not match its mechanism '{mechanism.name}': it " + "; it ".join(found))
+
+
+def _frozen(value: Any) -> Any:
+    """A list as a tuple, so that schedules from JSON equal those of a mechanism."""
+    return tuple(cast("list[Any]", value)) if isinstance(value, list) else value
 
 
 def mechanism_to_dict(mechanism: Mechanism) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """What is proven: floats in, upper bounds out. No torch, no files, no randomness."""
 
 from expunge.accounting.calibrate import calibrate, fewest_steps, meets
-from expunge.accounting.guarantee import Budget, Guarantee, Kind, Mechanism, Relation, delta_at, guarantee
+from expunge.accounting.guarantee import Budget, Guarantee, Kind, Mechanism, Relation, delta_at, guarantee, interval
 from expunge.accounting.mechanisms import (
     MECHANISMS,
     GradientClipping,
     ModelClipping,
     OutputPerturbation,
     Retrain,
+    ScheduledGradientClipping,
 )
 
 __all__ = [
@@ -21,9 +22,11 @@ __all__ = [
     "OutputPerturbation",
     "Relation",
     "Retrain",
+    "ScheduledGradientClipping",
     "calibrate",
     "delta_at",
     "fewest_steps",
     "guarantee",
+    "interval",
     "meets",
 ]

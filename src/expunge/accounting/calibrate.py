@@ -5,7 +5,7 @@ from math import inf, log
 from typing import TypeVar
 
 from expunge import _validate
-from expunge.accounting.guarantee import Budget, Mechanism, Relation, guarantee
+from expunge.accounting.guarantee import ROUNDING, Budget, Mechanism, Relation, guarantee
 from expunge.accounting.search import smallest, smallest_whole
 from expunge.errors import BudgetUnreachable
 
@@ -38,7 +38,9 @@ def calibrate(family: Callable[[float], M], budget: Budget, *, relation: Relatio
     """
     relation = Relation(relation)
     target = log(budget.delta)
-    value = smallest(lambda x: family(x).log_delta(budget.epsilon, relation) <= target, tolerance=1e-12)
+    # Aimed a little below the budget: the published epsilon is rounded up.
+    aim = budget.epsilon / (1 + 2 * ROUNDING)
+    value = smallest(lambda x: family(x).log_delta(aim, relation) - target, tolerance=1e-12)
     nudge = 1e-12
     while value < inf and not meets(family(value), budget, relation):
         value, nudge = value * (1 + nudge), nudge * 2

@@ -21,11 +21,13 @@ from scipy.special import erfcx, log_ndtr, ndtr, roots_legendre
 from expunge import _validate
 from expunge.accounting.search import smallest
 
-__all__ = ["epsilon", "log1mexp", "log_delta", "log_delta_upper", "mu", "total_variation"]
+__all__ = ["epsilon", "log1mexp", "log_delta", "log_delta_lower", "log_delta_upper", "mu", "total_variation"]
 
 _EPS = 2.0**-52
 _LOG_SQRT_2PI = 0.5 * log(2 * pi)
-_NODES, _WEIGHTS = (np.asarray(part, dtype=float) for part in roots_legendre(12))
+_SQRT_HALF_PI, _SQRT_HALF = sqrt(pi / 2), sqrt(0.5)
+_LEGENDRE = [np.asarray(part, dtype=float) for part in roots_legendre(12)]
+_NODES, _WEIGHTS = (1 + _LEGENDRE[0]) / 2, _LEGENDRE[1] / 2  # on [0, 1]
 # (-1)^k (2k+1)!!, highest power first: N(x) ~ x^-2 Σ_k (-1)^k (2k+1)!! x^-2k. At x = 12 the last of 20 terms is 1e-18.
 _SERIES = np.cumprod(np.concatenate([[1.0], -np.arange(3.0, 41.0, 2.0)]))[::-1]
 _SERIES_FROM = 12.0
@@ -59,7 +61,19 @@ def log_delta_upper(epsilon: float, mu: float) -> float:
         return -1e290
     if v >= 1e150:
         return 0.0  # μ itself is that large: nothing is hidden
-    return min(log_delta(epsilon, mu) + 8 * _EPS * v * (max(u, 0.0) + 1) + 2e-13, 0.0)
+    return min(log_delta(epsilon, mu) + _rounding(u, v), 0.0)
+
+
+def log_delta_lower(epsilon: float, mu: float) -> float:
+    """A lower bound on log δ(ε) that covers the rounding of `log_delta`; -inf where floats end."""
+    if not mu >= 1e-290:
+        return -inf
+    u, v = epsilon / mu - mu / 2, epsilon / mu + mu / 2
+    return -inf if v >= 1e150 else log_delta(epsilon, mu) - _rounding(u, v)
+
+
+def _rounding(u: float, v: float) -> float:
+    return 8 * _EPS * v * (max(u, 0.0) + 1) + 2e-13
 
 
 def epsilon(mu: float, delta: float) -> float:
@@ -69,7 +83,7 @@ def epsilon(mu: float, delta: float) -> float:
     target = log(delta)
     if log_delta_upper(0.0, mu) <= target:
         return 0.0
-    return smallest(lambda eps: log_delta_upper(eps, mu) <= target)
+    return smallest(lambda eps: log_delta_upper(eps, mu) - target)
 
 
 def mu(epsilon: float, delta: float) -> float:
@@ -77,7 +91,7 @@ def mu(epsilon: float, delta: float) -> float:
     _validate.non_negative(epsilon=epsilon)
     _validate.open_unit_interval(delta=delta)
     target = log(delta)
-    inverse = smallest(lambda x: log_delta_upper(epsilon, 1 / x) <= target)
+    inverse = smallest(lambda x: log_delta_upper(epsilon, 1 / x) - target)
     return 0.0 if inverse == inf else (1 / inverse) * (1 - _EPS)
 
 
@@ -87,22 +101,17 @@ def total_variation(mu: float) -> float:
 
 
 def _mills(x: float) -> float:
-    return sqrt(pi / 2) * float(erfcx(x / sqrt(2)))
+    return _SQRT_HALF_PI * float(erfcx(x * _SQRT_HALF))
 
 
 def _mills_drop(u: float, width: float) -> float:
     """M(u) - M(u + width) without cancellation."""
-    total = 0.0
-    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
-        total += weight * _mills_slope(u + width * (1 + node) / 2)
-    return width * total / 2
-
-
-def _mills_slope(x: float) -> float:
-    """N(x) = 1 - x M(x) = -M'(x)."""
-    if x < _SERIES_FROM:
-        return 1 - x * _mills(x)
-    return float(np.polyval(_SERIES, x**-2)) / (x * x)
+    x = u + width * _NODES
+    slope = 1 - x * (_SQRT_HALF_PI * erfcx(x * _SQRT_HALF))  # N(x) = 1 - x M(x) = -M'(x)
+    if x[-1] >= _SERIES_FROM:
+        far = np.maximum(x, _SERIES_FROM)
+        slope = np.where(x < _SERIES_FROM, slope, np.polyval(_SERIES, far**-2.0) / (far * far))
+    return width * float(_WEIGHTS @ slope)
 
 
 def log1mexp(x: float) -> float:

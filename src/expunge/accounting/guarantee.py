@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 from expunge import _validate
 from expunge.accounting.search import smallest
 
-__all__ = ["ROUNDING", "Budget", "Guarantee", "Kind", "Mechanism", "Relation", "delta_at", "guarantee"]
+__all__ = ["ROUNDING", "Budget", "Guarantee", "Kind", "Mechanism", "Relation", "delta_at", "guarantee", "interval"]
 
 # Every published ε and μ is rounded up by this fraction, far more than floating point can lose between machines.
 ROUNDING = 1e-10
@@ -75,12 +75,13 @@ class Mechanism(Protocol):
 
     Formal guarantee: if a run does what the fields say, under the stated assumptions, then for every training set and
     every forget set the law of its output and the law of the certifier's output are (ε, δ)-close in both directions
-    for every ε ≥ 0 and δ = exp(log_delta(ε, relation)).
+    for every ε ≥ 0 and δ = exp(log_delta(ε, relation)). `covers` names the forget sets where they are not all.
     """
 
     name: ClassVar[str]
     kind: ClassVar[Kind]
     theorem: ClassVar[str]
+    covers: ClassVar[str]
     assumptions: ClassVar[tuple[str, ...]]
 
     @property
@@ -94,8 +95,8 @@ class Mechanism(Protocol):
         ...
 
     @property
-    def noise_std(self) -> float:
-        """Standard deviation, per coordinate, of each noise vector; 0 where none is drawn."""
+    def noise_std(self) -> float | tuple[float, ...]:
+        """Standard deviation, per coordinate, of each noise vector; 0 where none is drawn, a tuple where they differ."""
         ...
 
     @property
@@ -119,6 +120,10 @@ class Mechanism(Protocol):
 
     def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
         """An upper bound on log δ(ε), never an estimate; -inf where nothing leaks."""
+        ...
+
+    def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
+        """A lower bound on the log δ(ε) of the worst case: what some adversary attains; -inf where none is known."""
         ...
 
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
@@ -148,11 +153,41 @@ def guarantee(mechanism: Mechanism, *, delta: float, relation: Relation = Relati
     )
 
 
+def interval(
+    mechanism: Mechanism, *, delta: float, relation: Relation = Relation.RETRAINED, tolerance: float = 1e-7
+) -> tuple[float, float]:
+    """[proved lower, proved upper] for the ε of a mechanism at δ: what some adversary attains, and the guarantee.
+
+    Between the two lies the true ε. The lower end is 0 where no adversary is known to exceed δ.
+
+    Args:
+        mechanism: a finished one.
+        delta: δ, strictly between 0 and 1.
+        relation: the reading of both ends.
+        tolerance: relative, of the search for the lower end; it always errs downwards.
+
+    >>> from expunge.accounting.mechanisms import OutputPerturbation
+    >>> low, high = interval(OutputPerturbation(init_clip=1.0, noise_std=2.0), delta=1e-5)
+    >>> f"{low:.6f} {high:.6f}"
+    '4.377178 4.377178'
+    """
+    upper = guarantee(mechanism, delta=delta, relation=relation).epsilon
+    relation, target = Relation(relation), log(delta)
+    if mechanism.kind is Kind.EXACT or mechanism.log_delta_lower(0.0, relation) < target:
+        return 0.0, upper
+    # The first ε that is not attained, then down to one that is.
+    lower = smallest(lambda e: mechanism.log_delta_lower(e, relation) - target, start=upper or 1.0, tolerance=tolerance)
+    step = tolerance
+    while lower > 0 and not mechanism.log_delta_lower(lower, relation) >= target:
+        lower, step = max(lower * (1 - step), 0.0), 2 * step
+    return min(lower, upper), upper
+
+
 def _epsilon(mechanism: Mechanism, delta: float, relation: Relation) -> float:
     target = log(delta)
     if mechanism.log_delta(0.0, relation) <= target:
         return 0.0
-    least = smallest(lambda epsilon: mechanism.log_delta(epsilon, relation) <= target)
+    least = smallest(lambda epsilon: mechanism.log_delta(epsilon, relation) - target)
     return inf if least == inf else least * (1 + ROUNDING)
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator
 from types import MappingProxyType
 
-from expunge.accounting import GradientClipping, Mechanism, ModelClipping, OutputPerturbation
+from expunge.accounting import GradientClipping, Mechanism, ModelClipping, OutputPerturbation, ScheduledGradientClipping
 from expunge.methods.gradient_clipping import gradient_clipping
 from expunge.methods.model_clipping import model_clipping
 from expunge.methods.noise import Noise, secret_generator
 from expunge.methods.output_perturbation import output_perturbation
+from expunge.methods.scheduled_gradient_clipping import scheduled_gradient_clipping
 from expunge.methods.weights import FlatWeights, clip_
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "gradient_clipping",
     "model_clipping",
     "output_perturbation",
+    "scheduled_gradient_clipping",
     "secret_generator",
 ]
 
@@ -25,6 +27,7 @@ __all__ = [
 EXECUTORS: MappingProxyType[type[Mechanism], Callable[..., Iterator[int]]] = MappingProxyType(
     {
         GradientClipping: gradient_clipping,
+        ScheduledGradientClipping: scheduled_gradient_clipping,
         ModelClipping: model_clipping,
         OutputPerturbation: output_perturbation,
     }

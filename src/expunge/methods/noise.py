@@ -4,7 +4,8 @@ import hashlib
 import os
 import secrets
 import struct
-from math import sqrt
+from collections.abc import Sequence
+from math import inf, sqrt
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ class Noise:
     weights.
 
     Args:
-        std: σ, per coordinate.
+        std: σ, per coordinate; a sequence gives each draw its own.
         generator: on the device of the weights; its seed must stay secret.
         origin: "secret" or "given", for the record.
 
@@ -39,8 +40,12 @@ class Noise:
     independent N(0, σ² I), up to the rounding of the sum.
     """
 
-    def __init__(self, std: float, generator: torch.Generator, *, origin: str = "given") -> None:
-        _validate.positive(noise_std=std)
+    def __init__(self, std: float | Sequence[float], generator: torch.Generator, *, origin: str = "given") -> None:
+        if isinstance(std, Sequence):
+            _validate.schedules(noise_std=(std, _validate.LEAST, inf))
+            std = tuple(std)
+        else:
+            _validate.positive(noise_std=std)
         self.std = std
         self.generator = generator
         self.origin = origin
@@ -57,6 +62,7 @@ class Noise:
         Raises:
             RunError: the noise repeats, or what reached the weights is not of scale σ.
         """
+        std = self._next_std()
         if theta.dtype not in (torch.float32, torch.float64):
             raise RunError(f"noise is added in float32 or float64, not {theta.dtype}: it would be lost to rounding")
         flat = theta.view(-1)
@@ -66,8 +72,8 @@ class Noise:
             part = flat[start : start + _CHUNK]
             draw = self._draw(part.numel(), part.device)
             self._catch_repetition(draw)
-            part.add_(draw, alpha=self.std)
-        self._check((flat[watched].double() - before) / self.std)
+            part.add_(draw, alpha=std)
+        self._check((flat[watched].double() - before) / std, std)
         self.count += 1
         self.dimension = theta.shape[-1]
         return theta
@@ -81,14 +87,21 @@ class Noise:
             raise RunError("noise self-test: a noise vector was used twice")
         self._digests.add(digest)
 
-    def _check(self, received: Tensor) -> None:
+    def _next_std(self) -> float:
+        if not isinstance(self.std, tuple):
+            return self.std
+        if self.count >= len(self.std):
+            raise RunError(f"the noise schedule has {len(self.std)} draws, and all were used")
+        return self.std[self.count]
+
+    def _check(self, received: Tensor, std: float) -> None:
         size = received.numel()
         self._squares += float(received.square().sum())
         self._watched += size
         if not abs(self._squares - self._watched) <= _ALARM * sqrt(2 * self._watched) + _ALARM**2:
             raise RunError(
                 f"noise self-test: what reached the weights has {self._squares / self._watched:.3g} times the variance of "
-                f"noise_std={self.std:g}; the weights are too large for this noise, or something scaled it"
+                f"noise_std={std:g}; the weights are too large for this noise, or something scaled it"
             )
         if self._previous is not None and abs(float(received @ self._previous)) > _ALARM * sqrt(size) + _ALARM**2:
             raise RunError("noise self-test: this step's noise is correlated with the step before")

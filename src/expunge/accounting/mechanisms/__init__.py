@@ -7,9 +7,20 @@ from expunge.accounting.mechanisms.gradient_clipping import GradientClipping
 from expunge.accounting.mechanisms.model_clipping import ModelClipping
 from expunge.accounting.mechanisms.output_perturbation import OutputPerturbation
 from expunge.accounting.mechanisms.retrain import Retrain
+from expunge.accounting.mechanisms.scheduled_gradient_clipping import ScheduledGradientClipping
 
-__all__ = ["MECHANISMS", "GradientClipping", "ModelClipping", "OutputPerturbation", "Retrain"]
+__all__ = [
+    "MECHANISMS",
+    "GradientClipping",
+    "ModelClipping",
+    "OutputPerturbation",
+    "Retrain",
+    "ScheduledGradientClipping",
+]
 
 MECHANISMS: MappingProxyType[str, type[Mechanism]] = MappingProxyType(
-    {mechanism.name: mechanism for mechanism in (GradientClipping, ModelClipping, OutputPerturbation, Retrain)}
+    {
+        mechanism.name: mechanism
+        for mechanism in (GradientClipping, ScheduledGradientClipping, ModelClipping, OutputPerturbation, Retrain)
+    }
 )

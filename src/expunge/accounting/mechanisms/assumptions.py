@@ -5,6 +5,7 @@ and the old one stays for the certificates that carry it.
 """
 
 __all__ = [
+    "ANY_FORGET_SET",
     "CENTER_PUBLIC",
     "CONFIGURATION_PUBLIC",
     "COVERED",
@@ -13,6 +14,8 @@ __all__ = [
     "REAL_ARITHMETIC",
     "RETAIN_ONLY",
 ]
+
+ANY_FORGET_SET = "every forget set"
 
 RETAIN_ONLY = "The steps and everything after them used the retained data, public data and fresh coins only."
 CONFIGURATION_PUBLIC = (

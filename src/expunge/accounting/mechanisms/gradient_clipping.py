@@ -4,12 +4,27 @@ from dataclasses import dataclass
 from math import exp, expm1, log1p, sqrt
 from typing import ClassVar
 
+import numpy as np
+
 from expunge import _validate
-from expunge.accounting import gaussian, iteration
+from expunge.accounting import adversary, gaussian, iteration
 from expunge.accounting.guarantee import Kind, Relation
 from expunge.accounting.mechanisms import assumptions as assume
 
-__all__ = ["GradientClipping"]
+__all__ = ["GradientClipping", "certifier"]
+
+
+def certifier(relation: Relation) -> str:
+    """The other chain of the theorem, for constant and varying schedules alike."""
+    if Relation(relation) is Relation.RETRAINED:
+        return (
+            "the same noisy steps on the retained data, started from any other model, "
+            "for example one trained without the forgotten data"
+        )
+    return (
+        "noise of the same scale added and decayed from the centre of the ball, no data, up to the step at which the "
+        "bound is least; from there the same steps on the retained data"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +51,7 @@ class GradientClipping:
         "Shifted interpolation (Bok, Su & Altschuler 2024, arXiv 2403.00278) of noisy fine-tuning with clipped gradients "
         "(Koloskova et al. 2025, arXiv 2506.06985), minimum over prefixes, exact Gaussian profile."
     )
+    covers: ClassVar[str] = assume.ANY_FORGET_SET
     assumptions: ClassVar[tuple[str, ...]] = (
         assume.RETAIN_ONLY,
         assume.CONFIGURATION_PUBLIC,
@@ -114,14 +130,19 @@ class GradientClipping:
         """The Gaussian profile of `mu`, rounded up."""
         return gaussian.log_delta_upper(epsilon, self.mu(relation))
 
+    def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
+        """What the adversary of `adversary` attains on a line; against the centre that follows the same certifier."""
+        attained = (
+            adversary.log_delta_retrained if Relation(relation) is Relation.RETRAINED else adversary.log_delta_center
+        )
+        return attained(
+            epsilon=epsilon,
+            radius=self.init_clip,
+            push=np.full(self.steps, self.learning_rate * self.grad_clip),
+            decay=np.full(self.steps, self.decay),
+            noise_std=np.full(self.steps, self.noise_std),
+        )
+
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
         """The other chain of the theorem."""
-        if Relation(relation) is Relation.RETRAINED:
-            return (
-                "the same noisy steps on the retained data, started from any other model, "
-                "for example one trained without the forgotten data"
-            )
-        return (
-            "noise of the same scale added and decayed from the centre of the ball, no data, up to the step at which the "
-            "bound is least; from there the same steps on the retained data"
-        )
+        return certifier(relation)

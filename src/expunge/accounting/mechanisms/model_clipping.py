@@ -11,7 +11,7 @@ from expunge.accounting.mechanisms import assumptions as assume
 
 __all__ = ["ModelClipping"]
 
-_MU_ROUNDING = 1 + 2.0**-50
+_MU_ROUNDING = 2.0**-50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class ModelClipping:
         "Contraction of hockey-stick divergence (Balle et al. 2019, arXiv 1905.12264; Asoodeh et al. 2020) along noisy "
         "fine-tuning with clipped weights (Koloskova et al. 2025, arXiv 2506.06985)."
     )
+    covers: ClassVar[str] = assume.ANY_FORGET_SET
     assumptions: ClassVar[tuple[str, ...]] = (
         assume.RETAIN_ONLY,
         assume.CONFIGURATION_PUBLIC,
@@ -92,7 +93,7 @@ class ModelClipping:
     def mu(self, relation: Relation = Relation.RETRAINED) -> float:
         """The last step alone: 2 C2/σ, or C2/σ against the centre; rounded up. Its profile lies above `log_delta`."""
         reach = 2.0 if Relation(relation) is Relation.RETRAINED else 1.0
-        return reach * self.model_clip / self.noise_std * _MU_ROUNDING
+        return reach * self.model_clip / self.noise_std * (1 + _MU_ROUNDING)
 
     def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
         """The contraction recursion; against the centre the last step alone where that is smaller."""
@@ -100,6 +101,14 @@ class ModelClipping:
         if Relation(relation) is Relation.RETRAINED:
             return recursion
         return min(recursion, gaussian.log_delta_upper(epsilon, self.mu(Relation.CENTER)))
+
+    def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
+        """What the adversary of `contraction` attains: the recursion rounded down; the centre likewise."""
+        shift, from_center = (self.mu(r) * (1 - 2 * _MU_ROUNDING) for r in Relation)
+        recursion = contraction.log_delta_attained(self.steps, epsilon=epsilon, shift=shift)
+        if Relation(relation) is Relation.RETRAINED:
+            return recursion
+        return min(recursion, gaussian.log_delta_lower(epsilon, from_center))
 
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
         """The other chain of the recursion, or noise around the centre."""

@@ -10,7 +10,7 @@ from expunge.accounting.mechanisms import assumptions as assume
 
 __all__ = ["OutputPerturbation"]
 
-_MU_ROUNDING = 1 + 2.0**-50
+_MU_ROUNDING = 2.0**-50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,7 @@ class OutputPerturbation:
     theorem: ClassVar[str] = (
         "Exact profile of the Gaussian mechanism (Balle & Wang 2018, arXiv 1805.06530, Theorem 8) at the diameter of the ball."
     )
+    covers: ClassVar[str] = assume.ANY_FORGET_SET
     assumptions: ClassVar[tuple[str, ...]] = (
         assume.RETAIN_ONLY,
         assume.CONFIGURATION_PUBLIC,
@@ -73,11 +74,15 @@ class OutputPerturbation:
     def mu(self, relation: Relation = Relation.RETRAINED) -> float:
         """2 C0/σ, or C0/σ against the centre; rounded up."""
         reach = 2.0 if Relation(relation) is Relation.RETRAINED else 1.0
-        return reach * self.init_clip / self.noise_std * _MU_ROUNDING
+        return reach * self.init_clip / self.noise_std * (1 + _MU_ROUNDING)
 
     def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
         """The Gaussian profile of `mu`, rounded up."""
         return gaussian.log_delta_upper(epsilon, self.mu(relation))
+
+    def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
+        """The same profile rounded down: two models at the ends of a diameter (a radius) attain it."""
+        return gaussian.log_delta_lower(epsilon, self.mu(relation) * (1 - 2 * _MU_ROUNDING))
 
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
         """The other end of the shift."""

@@ -18,6 +18,7 @@ class Retrain:
     name: ClassVar[str] = "retrain"
     kind: ClassVar[Kind] = Kind.EXACT
     theorem: ClassVar[str] = "The output is a function of the retained data and fresh coins alone."
+    covers: ClassVar[str] = assume.ANY_FORGET_SET
     assumptions: ClassVar[tuple[str, ...]] = (
         assume.RETAIN_ONLY,
         assume.CONFIGURATION_PUBLIC,
@@ -64,6 +65,10 @@ class Retrain:
         _validate.non_negative(epsilon=epsilon)
         Relation(relation)
         return -inf
+
+    def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
+        """-inf: there is nothing to attain."""
+        return self.log_delta(epsilon, relation)
 
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
         """The procedure itself."""

@@ -10,6 +10,7 @@ from expunge.accounting.mechanisms import (
     Retrain,
     ScheduledGradientClipping,
 )
+from expunge.accounting.spending import best_schedule, best_steps, frontier
 
 __all__ = [
     "MECHANISMS",
@@ -23,9 +24,12 @@ __all__ = [
     "Relation",
     "Retrain",
     "ScheduledGradientClipping",
+    "best_schedule",
+    "best_steps",
     "calibrate",
     "delta_at",
     "fewest_steps",
+    "frontier",
     "guarantee",
     "interval",
     "meets",

@@ -97,8 +97,12 @@ class ScheduledGradientClipping:
 
     def mu(self, relation: Relation = Relation.RETRAINED) -> float:
         """Shifted interpolation, the minimum over prefixes, rounded up."""
+        return float(self.prefix_mu(relation).min())
+
+    def prefix_mu(self, relation: Relation = Relation.RETRAINED) -> NDArray[np.float64]:
+        """The bound for stopping after 1 ... T steps, shape (T,), rounded up."""
         reach = 2.0 if Relation(relation) is Relation.RETRAINED else 1.0
-        return reach * float(self._path.mu.min())
+        return reach * self._path.mu
 
     def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
         """The Gaussian profile of `mu`, rounded up."""

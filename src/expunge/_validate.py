@@ -75,14 +75,13 @@ def schedules(**fields: tuple[object, float, float | None]) -> dict[str, NDArray
             raise TypeError(f"{name} must be a sequence of numbers, one a step, not {values!r}")
         if raw.ndim != 1 or raw.size == 0:
             raise ValueError(f"{name} must hold one number for each step, at least one, not shape {raw.shape}")
-        array = raw.astype(np.float64)
-        top = math.inf if most is None else most
-        inside = (array >= least) & (array <= top) & (np.isfinite(array) | (most is None))
-        wrong = np.flatnonzero(~inside)
-        if wrong.size:
+        array = np.asarray(raw, dtype=np.float64)
+        top = math.inf if most is None else min(most, float(np.finfo(float).max))
+        if not (array.min() >= least and array.max() <= top):  # NaN fails both
+            wrong = int(np.flatnonzero(~((array >= least) & (array <= top)))[0])
             floor = "above 0" if 0 < least < 1e-300 else f"at least {least:g}"
             ceiling = "" if most is None else " and finite" if most == math.inf else f" and at most {most:g}"
-            raise ValueError(f"{name}[{wrong[0]}] must be {floor}{ceiling}, not {array[wrong[0]]}")
+            raise ValueError(f"{name}[{wrong}] must be {floor}{ceiling}, not {array[wrong]}")
         arrays[name] = array
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:

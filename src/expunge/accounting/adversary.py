@@ -1,11 +1,11 @@
-"""The worst one-dimensional adversary of noisy gradient steps: lower bounds that no analysis can beat.
+"""The greedy one-dimensional adversary of noisy gradient steps: lower bounds that no analysis can beat.
 
 Two chains on a line start at p > q and share the steps x ← ρ x ± s/2 + N(0, σ²): the clipped gradient is pushed up
 where x > τ_t and down elsewhere, a loss that exists. For an event {x > a} the δ at ε is at least P(x > a) - e^ε Q(x > a).
 
 Which τ_t? For any increasing future the best step pushes up exactly where the density ratio of the chains exceeds e^ε:
-so this choice, step by step, is the best one-dimensional adversary. Any other choice is still an adversary, so that
-the τ_t may be picked numerically and nothing rests on them.
+so this choice, step by step, is the best one-dimensional adversary with increasing futures (proof: docs/accounting.md).
+Any other choice is still an adversary, so that the τ_t may be picked numerically and nothing rests on them.
 
 Rigour. In the coordinate x/ρ^t decay vanishes and drift and noise grow as ρ^-t. The step map is increasing, so rounding
 the P chain down and the Q chain up to a grid after every step keeps them on their sides (monotone coupling): P(x > a)
@@ -13,7 +13,7 @@ is bounded below and Q(x > a) above. What the FFT and the kernel lose is summed 
 """
 
 from dataclasses import dataclass
-from math import exp, fsum, inf, isfinite, log, log2, sqrt
+from math import ceil, exp, fsum, inf, isfinite, log, log2, sqrt
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ def log_delta_retrained(
         cells: of the grid; the bound rises with them, its cost too.
 
     Returns:
-        -inf where nothing above 0 is attained.
+        -inf where nothing above 0 is attained, or where a step after the first has ρ = 0.
     """
     # The first step meets two points: both sides are known, and the chains are Gaussian after it.
     after = (1 - decay[0]) * radius + push[0]
@@ -119,8 +119,10 @@ class _Grid:
 
     def step(self, masses: _Vector, above: int, push: float, noise: float, *, up: bool) -> tuple[_Vector, float]:
         """The law after one step, rounded to the grid, and what was lost on the way in L1."""
-        edges = self.width / noise * np.arange(-self.cells, self.cells + 1)
-        size = _fft.next_fast_len(3 * self.cells, real=True)
+        # Longer moves than this are given away too, and moves off the grid.
+        far = min(ceil((push + _REACH * noise) / self.width), self.cells)
+        edges = self.width / noise * np.arange(-far, far + 1)
+        size = _fft.next_fast_len(self.cells + 2 * far, real=True)
         total, lost = np.zeros(size // 2 + 1, dtype=complex), 0.0
         for part, shift in ((slice(above, None), push), (slice(0, above), -push)):
             moved = np.zeros(self.cells)
@@ -130,7 +132,7 @@ class _Grid:
             # The FFT errs by a small multiple of 2^-52 log n in L2, here taken as 16; √cells makes it L1.
             norms = float(np.linalg.norm(moved) * np.linalg.norm(kernel))
             lost += error * float(moved.sum()) + 16 * _EPS * log2(size) * sqrt(self.cells) * norms
-        spread = _fft.irfft(total, size)[self.cells : 2 * self.cells]
+        spread = _fft.irfft(total, size)[far : far + self.cells]
         return _round(spread, up=up), lost
 
 

@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from expunge import _validate
 
-__all__ = ["Path", "best_prefix", "path", "scheduled", "shifted_interpolation"]
+__all__ = ["Path", "best_prefix", "mu_after", "path", "scheduled", "shifted_interpolation"]
 
 _EPS = 2.0**-52
 _MOST_WORK = 2 * 10**8  # steps times starts that `scheduled` follows; starts beyond are skipped, which is only larger
@@ -49,7 +49,23 @@ def shifted_interpolation(*, distance: float, drift: float, decay: float, noise_
         steps: T ≥ 1.
     """
     k = best_prefix(distance=distance, drift=drift, decay=decay, steps=steps)
-    return _mu_after(k, distance=distance, drift=drift, decay=decay) / noise_std * (1 + 2 * _EPS)
+    return mu_after(k, distance=distance, drift=drift, decay=decay, noise_std=noise_std)
+
+
+def mu_after(steps: int, *, distance: float, drift: float, decay: float, noise_std: float) -> float:
+    """The bound counted at the last step, with no minimum over prefixes, rounded up.
+
+    This is what holds where the two chains do not share their kernels, so that a step may part them again at a point
+    where they met: |ψ(x) - ψ'(y)| ≤ ρ |x - y| + s. For equal steps the shifts of the proof are feasible at every k.
+
+    Args:
+        steps: k ≥ 1.
+        distance: D, between the two starts.
+        drift: s, the most a step may add to the distance before the noise.
+        decay: 1 - ρ, in [0, 1].
+        noise_std: σ of each step, per coordinate.
+    """
+    return _mu_after(steps, distance=distance, drift=drift, decay=decay) / noise_std * (1 + 2 * _EPS)
 
 
 def best_prefix(*, distance: float, drift: float, decay: float, steps: int) -> int:
@@ -157,15 +173,16 @@ def _accumulate(
     blocks = -(-steps // length)
 
     def lay(values: NDArray[np.float64], fill: float) -> NDArray[np.float64]:
-        padded = np.full(blocks * length, fill)
-        padded[:steps] = values
-        return np.ascontiguousarray(padded.reshape(blocks, length).T)
+        if steps < blocks * length:
+            values = np.concatenate([values, np.full(blocks * length - steps, fill)])
+        return values.reshape(blocks, length).T.copy()
 
-    rho, rho2 = lay(rho, 1.0), lay(rho * rho, 1.0)
-    c, u, p = lay(drift, 0.0), lay(noise_std * noise_std, 0.0), rho.copy()
+    rho, c, u = lay(rho, 1.0), lay(drift, 0.0), lay(noise_std, 0.0)
+    u *= u
+    p = rho.copy()
     for t in range(1, length):
         c[t] += rho[t] * c[t - 1]
-        u[t] += rho2[t] * u[t - 1]
+        u[t] += rho[t] * rho[t] * u[t - 1]
         p[t] *= p[t - 1]
     ends = np.empty((2, blocks))
     before_c, before_u = distance, 0.0
@@ -173,7 +190,8 @@ def _accumulate(
         ends[:, b] = before_c, before_u
         before_c, before_u = cb + pb * before_c, ub + pb * pb * before_u
     c += p * ends[0]
-    u += p * p * ends[1]
+    p *= p
+    u += p * ends[1]
     return c.T.reshape(-1)[:steps], u.T.reshape(-1)[:steps]
 
 

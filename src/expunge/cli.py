@@ -29,7 +29,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Epsilon = Annotated[float, typer.Option(help="Budget: epsilon.")]
 Delta = Annotated[float, typer.Option(help="Budget: delta.")]
 InRelation = Annotated[ex.Relation, typer.Option(help="The reading to certify.")]
-Kind = Annotated[str, typer.Option("--mechanism", help=f"One of: {', '.join(MECHANISMS)}.")]
+# The mechanisms whose settings fit on a command line; the others are for the library.
+_FAMILIES = {m.name: m for m in (ex.GradientClipping, ex.ModelClipping, ex.OutputPerturbation)}
+Kind = Annotated[str, typer.Option("--mechanism", help=f"One of: {', '.join([*_FAMILIES, ex.Retrain.name])}.")]
 InitClip = Annotated[float, typer.Option(help="Radius of the start (fixed without looking at the model).")]
 GradClip = Annotated[float, typer.Option(help="Radius of each minibatch gradient.")]
 ModelClip = Annotated[float, typer.Option(help="Radius of the weights after each step.")]
@@ -67,6 +69,9 @@ def calibrate(
     learning_rate: LearningRate = 0.01,
     weight_decay: WeightDecay = 20.0,
     steps: Steps = 50,
+    interval: Annotated[
+        bool, typer.Option(help="Also what an adversary attains: [proved lower, proved upper]. Seconds for many steps.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """The least noise that meets a budget. Needs no torch."""
@@ -76,14 +81,18 @@ def calibrate(
     }  # fmt: skip
     found = _calibrated(mechanism, settings, ex.Budget(epsilon=epsilon, delta=delta), relation)
     proven = [ex.guarantee(found, delta=delta, relation=r) for r in ex.Relation]
+    lower = {r: ex.interval(found, delta=delta, relation=r, tolerance=1e-4)[0] for r in ex.Relation if interval}
     if as_json:
-        _print_json({"mechanism": {"name": found.name} | _fields(found), "guarantees": [asdict(p) for p in proven]})
+        guarantees = [asdict(p) | ({"epsilon_lower": lower[p.relation]} if interval else {}) for p in proven]
+        _print_json({"mechanism": {"name": found.name} | _fields(found), "guarantees": guarantees})
         return
     table = Table("field", "value", title=found.name)
     for name, value in _fields(found).items():
         table.add_row(name, f"{value:.9g}")
     for p in proven:
         table.add_row(f"epsilon ({p.relation})", f"{p.epsilon:.6f} at delta={p.delta:g} (mu={p.mu:.6f})")
+        if interval:
+            table.add_row("  proved lower", f"{lower[p.relation]:.6f}")
     _out.print(table)
 
 
@@ -198,11 +207,12 @@ def demo(
 
 
 def _calibrated(name: str, settings: dict[str, Any], budget: ex.Budget, relation: ex.Relation) -> Mechanism:
-    if name not in MECHANISMS:
-        raise ValueError(f"mechanism must be one of {', '.join(MECHANISMS)}, not {name!r}")
-    family = MECHANISMS[name]
-    if family is ex.Retrain:
+    if name == ex.Retrain.name:
         raise ValueError("retrain meets every budget and has nothing to calibrate")
+    if name not in _FAMILIES:
+        library = " (from Python: expunge.calibrate)" if name in MECHANISMS else ""
+        raise ValueError(f"mechanism must be one of {', '.join(_FAMILIES)}, not {name!r}{library}")
+    family = _FAMILIES[name]
     used = {key: value for key, value in settings.items() if key in _field_names(family)}
     return ex.calibrate(lambda s: cast("Any", family)(**used, noise_std=s), budget, relation=relation)
 

@@ -4,13 +4,11 @@ None of them takes the forgotten data. Each uses one generator for all its coins
 global generators of torch are forked, and left as they were.
 """
 
-import contextlib
 import copy as copying
 import logging
 import os
-import platform
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -18,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from expunge import _validate
-from expunge._version import __version__
-from expunge.accounting import Mechanism, Retrain
+from expunge.accounting import DPTraining, Mechanism, Retrain
+from expunge.coins import build, coins_state, environment, fresh_coins, mode, restore_coins
 from expunge.data import Batches
 from expunge.errors import RunError
 from expunge.loss import Loss, scalar_loss
@@ -91,7 +89,8 @@ def unlearn(
     """
     executor = EXECUTORS.get(type(mechanism))
     if executor is None:
-        remedy = "use retrain()" if isinstance(mechanism, Retrain) else f"known: {[m.name for m in EXECUTORS]}"
+        instead: dict[type[Mechanism], str] = {Retrain: "use retrain()", DPTraining: "use train_private()"}
+        remedy = instead.get(type(mechanism), f"known: {[m.name for m in EXECUTORS]}")
         raise TypeError(f"unlearn cannot run {mechanism!r}; {remedy}")
     if buffers not in ("refuse", "reset"):
         raise ValueError(f"buffers must be 'refuse' or 'reset', not {buffers!r}")
@@ -107,7 +106,7 @@ def unlearn(
     origin = "secret" if generator is None else "given"
     coins = secret_generator(weights.device) if generator is None else generator
     noise = Noise(mechanism.noise_std, coins, origin=origin)
-    with _fresh_coins(coins, weights.device) as seed, _mode(work, training=True):
+    with fresh_coins(coins, weights.device) as seed, mode(work, training=True):
         declared = {name: b.clone() for name, b in work.named_buffers() if name in weights.public}
         for norm in batch_norms(work):
             norm.train(mode=bool(norms))  # statistics declared public stay as they are
@@ -119,12 +118,12 @@ def unlearn(
             seed = saved["seed"]
             weights.theta.copy_(saved["theta"])
             noise.restore(saved["noise"])
-            _restore_coins(saved["coins"], weights.device)
+            restore_coins(saved["coins"], weights.device)
         batches = Batches(retain, batch_size=batch_size, seed=seed, skip=noise.count)
         steps = executor(mechanism, weights.theta, weights.gradient(loss), iter(batches), noise)
 
         def snapshot() -> dict[str, Any]:
-            coins_now = _coins_state(weights.device)
+            coins_now = coins_state(weights.device)
             return {"seed": seed, "theta": weights.theta, "noise": noise.state(), "coins": coins_now}
 
         begun = noise.count
@@ -147,7 +146,7 @@ def unlearn(
         buffers="reset" if norms else "public" if any(True for _ in work.buffers()) else "none",
         public=weights.public,
         certified=weights_digest(work),
-        environment=_environment(weights.device),
+        environment=environment(weights.device),
     )
     return Unlearned(work, record, start_clipped)
 
@@ -209,15 +208,8 @@ def retrain(
         state: as in `unlearn`.
         on_epoch: as in `recover`.
     """
-    if isinstance(make_model, nn.Module) or not callable(make_model):
-        raise TypeError(
-            "make_model must be a function that builds a fresh model: a finished one may carry the forgotten data"
-        )
     coins = generator if generator is not None else secret_generator()
-    with _fresh_coins(coins, torch.device("cpu")):
-        model = make_model()
-    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"make_model() must return a torch.nn.Module, not {type(model).__name__}")
+    model = build(make_model, coins)
     _train(model, retain, loss, epochs, recipe or Recipe(), coins, state, on_epoch, label="retrain")
     first = next(model.parameters())
     record = RunRecord(
@@ -230,7 +222,7 @@ def retrain(
         buffers="none",
         public=(),
         certified=weights_digest(model),
-        environment=_environment(first.device),
+        environment=environment(first.device),
     )
     return Unlearned(model, record)
 
@@ -270,7 +262,7 @@ def _train(
     _check_loss(loss)
     device = next(model.parameters()).device
     coins = generator if generator is not None else secret_generator()
-    with _fresh_coins(coins, device) as seed, _mode(model, training=True):
+    with fresh_coins(coins, device) as seed, mode(model, training=True):
         per_epoch = Batches(retain, batch_size=recipe.batch_size, seed=seed).per_epoch
         total = max(1, round(epochs * per_epoch))
         training = Training(model, recipe, steps=total)
@@ -279,15 +271,15 @@ def _train(
         if saved is not None:
             seed = saved["seed"]
             training.restore(saved["training"])
-            _restore_coins(saved["coins"], device)
+            restore_coins(saved["coins"], device)
 
         def snapshot() -> dict[str, Any]:
-            return {"seed": seed, "training": training.state(), "coins": _coins_state(device)}
+            return {"seed": seed, "training": training.state(), "coins": coins_state(device)}
 
         def with_epochs(steps: Iterator[int]) -> Iterator[int]:
             for done in steps:
                 if on_epoch is not None and (done % per_epoch == 0 or done == total):
-                    with _mode(model, training=False), torch.no_grad():
+                    with mode(model, training=False), torch.no_grad():
                         on_epoch(-(-done // per_epoch), model)
                 yield done
 
@@ -322,39 +314,6 @@ def _drive(
     return done
 
 
-@contextlib.contextmanager
-def _fresh_coins(generator: torch.Generator, device: torch.device) -> Generator[int]:
-    """Fork torch's global generators and seed them from `generator`; yields a seed for the batch order."""
-    cuda = [device] if device.type == "cuda" else []
-    seeds = torch.randint(2**62, (2,), generator=generator, device=generator.device).tolist()
-    with torch.random.fork_rng(cuda):
-        torch.manual_seed(seeds[0])  # pyright: ignore[reportUnknownMemberType]
-        yield int(seeds[1])
-
-
-def _coins_state(device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
-
-
-def _restore_coins(state: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-
-
-@contextlib.contextmanager
-def _mode(model: nn.Module, *, training: bool) -> Generator[None]:
-    """Set train or eval mode, and restore each module's own afterwards."""
-    before = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode
-
-
 def _refuse_changed(model: nn.Module, declared: dict[str, Tensor]) -> None:
     """A buffer that the steps update would release the weights between the steps."""
     for name, buffer in model.named_buffers():
@@ -371,7 +330,7 @@ def _estimate_statistics(model: nn.Module, batches: Batches, loss: Loss) -> None
     """
     norms = list(batch_norms(model))
     momenta = [norm.momentum for norm in norms]
-    with _mode(model, training=False), torch.no_grad():
+    with mode(model, training=False), torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None
@@ -403,12 +362,3 @@ def _outside(theta: Tensor, radius: float) -> bool:
 def _check_loss(loss: object) -> None:
     if not callable(loss):
         raise TypeError(f"loss must be a function loss(model, batch) -> scalar tensor, not {loss!r}")
-
-
-def _environment(device: torch.device) -> dict[str, str]:
-    return {
-        "expunge": __version__,
-        "torch": torch.__version__.partition("+")[0],
-        "python": platform.python_version(),
-        "device": device.type,
-    }

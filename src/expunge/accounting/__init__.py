@@ -1,9 +1,19 @@
 """What is proven: floats in, upper bounds out. No torch, no files, no randomness."""
 
 from expunge.accounting.calibrate import calibrate, fewest_steps, meets
+from expunge.accounting.composition import (
+    Remaining,
+    compose,
+    group_epsilon_delta,
+    group_mu,
+    remaining,
+    requests_left,
+)
 from expunge.accounting.guarantee import Budget, Guarantee, Kind, Mechanism, Relation, delta_at, guarantee, interval
 from expunge.accounting.mechanisms import (
     MECHANISMS,
+    BlockwiseGradientClipping,
+    DPTraining,
     GradientClipping,
     ModelClipping,
     OutputPerturbation,
@@ -14,7 +24,9 @@ from expunge.accounting.spending import best_schedule, best_steps, frontier
 
 __all__ = [
     "MECHANISMS",
+    "BlockwiseGradientClipping",
     "Budget",
+    "DPTraining",
     "GradientClipping",
     "Guarantee",
     "Kind",
@@ -22,15 +34,21 @@ __all__ = [
     "ModelClipping",
     "OutputPerturbation",
     "Relation",
+    "Remaining",
     "Retrain",
     "ScheduledGradientClipping",
     "best_schedule",
     "best_steps",
     "calibrate",
+    "compose",
     "delta_at",
     "fewest_steps",
     "frontier",
+    "group_epsilon_delta",
+    "group_mu",
     "guarantee",
     "interval",
     "meets",
+    "remaining",
+    "requests_left",
 ]

@@ -3,7 +3,15 @@
 from collections.abc import Callable, Iterator
 from types import MappingProxyType
 
-from expunge.accounting import GradientClipping, Mechanism, ModelClipping, OutputPerturbation, ScheduledGradientClipping
+from expunge.accounting import (
+    BlockwiseGradientClipping,
+    GradientClipping,
+    Mechanism,
+    ModelClipping,
+    OutputPerturbation,
+    ScheduledGradientClipping,
+)
+from expunge.methods.blockwise_gradient_clipping import blockwise_gradient_clipping, layer_sizes
 from expunge.methods.gradient_clipping import gradient_clipping
 from expunge.methods.model_clipping import model_clipping
 from expunge.methods.noise import Noise, secret_generator
@@ -15,8 +23,10 @@ __all__ = [
     "EXECUTORS",
     "FlatWeights",
     "Noise",
+    "blockwise_gradient_clipping",
     "clip_",
     "gradient_clipping",
+    "layer_sizes",
     "model_clipping",
     "output_perturbation",
     "scheduled_gradient_clipping",
@@ -28,6 +38,7 @@ EXECUTORS: MappingProxyType[type[Mechanism], Callable[..., Iterator[int]]] = Map
     {
         GradientClipping: gradient_clipping,
         ScheduledGradientClipping: scheduled_gradient_clipping,
+        BlockwiseGradientClipping: blockwise_gradient_clipping,
         ModelClipping: model_clipping,
         OutputPerturbation: output_perturbation,
     }

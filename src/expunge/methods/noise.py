@@ -52,12 +52,17 @@ class Noise:
         self.count = 0
         self.dimension = 0
         self._digests: set[str] = set()
+        self._blocks: set[tuple[int, int]] = set()
         self._previous: Tensor | None = None
         self._squares = 0.0
         self._watched = 0
 
-    def add_(self, theta: Tensor) -> Tensor:
+    def add_(self, theta: Tensor, block: slice | None = None) -> Tensor:
         """Add fresh noise in place; `theta` is float32 or float64, contiguous, of shape (d,) or (runs, d).
+
+        Args:
+            theta: the weights.
+            block: the coordinates that receive the noise; by default all.
 
         Raises:
             RunError: the noise repeats, or what reached the weights is not of scale σ.
@@ -65,7 +70,8 @@ class Noise:
         std = self._next_std()
         if theta.dtype not in (torch.float32, torch.float64):
             raise RunError(f"noise is added in float32 or float64, not {theta.dtype}: it would be lost to rounding")
-        flat = theta.view(-1)
+        target = theta if block is None else theta[..., block]
+        flat = target.contiguous().view(-1)  # a copy where a block of several runs is not contiguous
         watched = _spread(flat.numel()).to(flat.device)
         before = flat[watched].double()
         for start in range(0, flat.numel(), _CHUNK):
@@ -74,8 +80,11 @@ class Noise:
             self._catch_repetition(draw)
             part.add_(draw, alpha=std)
         self._check((flat[watched].double() - before) / std, std)
+        if not target.is_contiguous():
+            target.copy_(flat.view(target.shape))
         self.count += 1
-        self.dimension = theta.shape[-1]
+        self._blocks.add((0, theta.shape[-1]) if block is None else block.indices(theta.shape[-1])[:2])
+        self.dimension = sum(stop - start for start, stop in self._blocks)
         return theta
 
     def _draw(self, size: int, device: torch.device) -> Tensor:
@@ -103,7 +112,12 @@ class Noise:
                 f"noise self-test: what reached the weights has {self._squares / self._watched:.3g} times the variance of "
                 f"noise_std={std:g}; the weights are too large for this noise, or something scaled it"
             )
-        if self._previous is not None and abs(float(received @ self._previous)) > _ALARM * sqrt(size) + _ALARM**2:
+        alike = self._previous is not None and self._previous.numel() == size
+        if (
+            self._previous is not None
+            and alike
+            and abs(float(received @ self._previous)) > _ALARM * sqrt(size) + _ALARM**2
+        ):
             raise RunError("noise self-test: this step's noise is correlated with the step before")
         self._previous = received
 
@@ -121,6 +135,7 @@ class Noise:
             "generator": self.generator.get_state(),
             "count": self.count,
             "dimension": self.dimension,
+            "blocks": sorted(self._blocks),
             "digests": sorted(self._digests),
             "previous": self._previous,
             "squares": self._squares,
@@ -131,6 +146,7 @@ class Noise:
         """Go on from `state`."""
         self.generator.set_state(state["generator"])
         self.count, self.dimension = state["count"], state["dimension"]
+        self._blocks = {(start, stop) for start, stop in state["blocks"]}
         self._digests, self._previous = set(state["digests"]), state["previous"]
         self._squares, self._watched = state["squares"], state["watched"]
 

@@ -3,6 +3,8 @@
 from types import MappingProxyType
 
 from expunge.accounting.guarantee import Mechanism
+from expunge.accounting.mechanisms.blockwise_gradient_clipping import BlockwiseGradientClipping
+from expunge.accounting.mechanisms.dp_training import DPTraining
 from expunge.accounting.mechanisms.gradient_clipping import GradientClipping
 from expunge.accounting.mechanisms.model_clipping import ModelClipping
 from expunge.accounting.mechanisms.output_perturbation import OutputPerturbation
@@ -11,6 +13,8 @@ from expunge.accounting.mechanisms.scheduled_gradient_clipping import ScheduledG
 
 __all__ = [
     "MECHANISMS",
+    "BlockwiseGradientClipping",
+    "DPTraining",
     "GradientClipping",
     "ModelClipping",
     "OutputPerturbation",
@@ -21,6 +25,14 @@ __all__ = [
 MECHANISMS: MappingProxyType[str, type[Mechanism]] = MappingProxyType(
     {
         mechanism.name: mechanism
-        for mechanism in (GradientClipping, ScheduledGradientClipping, ModelClipping, OutputPerturbation, Retrain)
+        for mechanism in (
+            GradientClipping,
+            ScheduledGradientClipping,
+            BlockwiseGradientClipping,
+            ModelClipping,
+            OutputPerturbation,
+            Retrain,
+            DPTraining,
+        )
     }
 )

@@ -1,0 +1,192 @@
+"""Differentially private training: the executor of `accounting.mechanisms.dp_training`, and what it is fed with."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+from expunge import _validate
+from expunge.accounting import DPTraining
+from expunge.data import Examples
+from expunge.errors import MissingExtra, ModelRefused, RunError
+from expunge.loss import Loss, scalar_loss
+from expunge.methods.noise import Noise
+from expunge.methods.weights import FlatWeights, clip_
+
+__all__ = ["ExampleGradients", "dp_training", "poisson_batches"]
+
+_PROBED = 3  # examples on which batched gradients are held against single ones, before the first step
+
+
+def dp_training(
+    mechanism: DPTraining,
+    theta: Tensor,
+    gradients: Callable[[Tensor, Any], Iterator[Tensor]],
+    batches: Iterator[Any],
+    noise: Noise,
+    descend: Callable[[Tensor, Tensor], object],
+) -> Iterator[int]:
+    """DP-SGD (Abadi et al. 2016, arXiv 1607.00133) on `theta`, in place; yields the steps done so far.
+
+    Args:
+        mechanism: its public configuration.
+        theta: the weights, shape (d,), float32 or float64.
+        gradients: (theta, batch) -> the gradients of the batch's examples, a row each, in parts of shape (b, d); no part
+            where the batch is empty. May be overwritten.
+        batches: Poisson samples of the data, at least as many as steps are left.
+        noise: of scale `mechanism.noise_std`; its count says how many steps are done.
+        descend: (theta, noisy sum of clipped gradients) changes theta, and looks at no data: post-processing.
+    """
+    for step in range(noise.count, mechanism.steps):
+        total = torch.zeros_like(theta)
+        for rows in gradients(theta, next(batches)):
+            total.add_(clip_(rows, mechanism.sample_clip).sum(dim=0))
+        descend(theta, noise.add_(total))
+        yield step + 1
+
+
+def poisson_batches(
+    examples: Examples, *, sampling_rate: float, generator: torch.Generator
+) -> Iterator[tuple[Tensor, ...]]:
+    """Endless batches; every example is in each one with probability `sampling_rate`, independently; some are empty.
+
+    Shuffled epochs are no substitute: there an example's absence from one batch tells of the others, and the accounting
+    of Poisson samples does not bound what they leak (Chua et al. 2024, arXiv 2403.17673).
+
+    Args:
+        examples: the data.
+        sampling_rate: q in (0, 1].
+        generator: of the coins, drawn as doubles (53 bits); its seed must stay secret.
+    """
+    _validate.positive(sampling_rate=sampling_rate)
+    while True:
+        coins = torch.rand(len(examples), dtype=torch.float64, generator=generator, device=generator.device)
+        drawn = (coins < sampling_rate).nonzero().flatten()
+        yield tuple(t[drawn.to(t.device)] for t in examples.tensors)
+
+
+class ExampleGradients:
+    """(theta, batch) -> the gradient of every example alone, by Opacus; batches are taken apart to bound the memory.
+
+    The loss stays `loss(model, batch)`, the mean over the batch: Opacus multiplies the gradient that reaches each example
+    by the batch's size. This is right for a mean of terms that each see one example; `probe` refuses what is not.
+
+    Args:
+        weights: of the model, which is wrapped until `close`.
+        loss: the mean over the batch of a term for each example.
+        at_once: examples in one backward pass; their gradients take `at_once` times the memory of the weights.
+
+    Raises:
+        MissingExtra: Opacus is not installed.
+        ModelRefused: a layer mixes examples, or Opacus has no gradients by example for it.
+    """
+
+    def __init__(self, weights: FlatWeights, loss: Loss, *, at_once: int) -> None:
+        _validate.whole(at_once=at_once)
+        self._weights, self._loss, self._at_once = weights, loss, at_once
+        named = dict(weights.model.named_parameters())
+        self._parameters = [named[name] for name in weights.names]
+        self._wrapped = _wrap(weights.model)
+
+    def __call__(self, theta: Tensor, batch: tuple[Tensor, ...]) -> Iterator[Tensor]:
+        """Parts of shape (b, d), b ≤ at_once, in theta's dtype."""
+        if len(batch[0]) == 0:
+            return
+        self._weights.write()
+        for part in zip(*(t.split(self._at_once) for t in batch), strict=True):
+            yield self._rows(part).to(theta.dtype)
+
+    def probe(self, examples: Examples) -> None:
+        """Hold the gradients of a few examples in one batch against those of each one alone, dropout switched off.
+
+        Raises:
+            ModelRefused: they differ: loss or model mixes examples, the loss is a sum or has a term of the weights alone,
+                or a parameter is used outside the layer that owns it.
+        """
+        batch = tuple(t[:_PROBED] for t in examples.tensors)
+        modes = [(module, module.training) for module in self._wrapped.modules()]
+        for module, _ in modes:  # Opacus listens to layers in training mode, dropout acts in it
+            module.training = any(True for _ in module.parameters(recurse=False))
+        self._weights.write()
+        together = self._rows(batch).double()
+        alone = torch.stack([self._single(tuple(t[k : k + 1] for t in batch)) for k in range(len(batch[0]))]).double()
+        for module, training in modes:
+            module.training = training
+        # Against rounding: gradients of bfloat16 models agree to two digits, mistakes differ by far more.
+        tolerance = 0.1 if self._weights.dtype == torch.bfloat16 else 1e-3
+        gap = torch.linalg.vector_norm(together - alone, dim=1)
+        if bool((gap > tolerance * torch.linalg.vector_norm(alone, dim=1) + 1e-7).any()):
+            raise ModelRefused(
+                "the gradients of examples in one batch are not those of each example alone. The loss must be the mean "
+                "over the batch of a term for each example (no sum, no weighted mean, no penalty on the weights), no "
+                "layer may mix examples, and every parameter must be used by its own layer"
+            )
+
+    def close(self) -> None:
+        """Give the model back as it was."""
+        self._clear()
+        self._wrapped.to_standard_module()
+
+    def _rows(self, batch: tuple[Tensor, ...]) -> Tensor:
+        self._backward(batch)
+        size = len(batch[0])
+        rows = [self._of_examples(p, size).reshape(size, -1) for p in self._parameters]
+        self._clear()
+        return torch.cat(rows, dim=1)
+
+    def _single(self, example: tuple[Tensor, ...]) -> Tensor:
+        """The plain gradient of a batch of one."""
+        self._wrapped.disable_hooks()
+        try:
+            self._backward(example)
+        finally:
+            self._wrapped.enable_hooks()
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
+        flat = torch.cat([part.reshape(-1) for part in parts])
+        self._clear()
+        return flat
+
+    def _backward(self, batch: tuple[Tensor, ...]) -> None:
+        self._clear()
+        with warnings.catch_warnings(), torch.enable_grad():
+            # Opacus hooks every layer; at the first one torch remarks that the inputs need no gradient, which is so.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
+            scalar_loss(self._loss, self._wrapped, batch).backward()  # pyright: ignore[reportUnknownMemberType]
+
+    def _of_examples(self, parameter: nn.Parameter, size: int) -> Tensor:
+        found: object = getattr(parameter, "grad_sample", None)
+        if found is None:  # not reached by this loss
+            return parameter.detach().new_zeros(size, parameter.numel())
+        if not isinstance(found, Tensor) or len(found) != size:
+            raise RunError(f"the loss must use the model once for a batch of {size} examples, example by example")
+        return found
+
+    def _clear(self) -> None:
+        for parameter in self._weights.model.parameters():
+            parameter.grad = None
+            if hasattr(parameter, "grad_sample"):  # an attribute of Opacus
+                cast("Any", parameter).grad_sample = None
+
+
+def _wrap(model: nn.Module) -> Any:
+    """The model with Opacus' hooks, in training mode."""
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm):  # Opacus lets one without parameters pass
+            raise ModelRefused(
+                f"'{name}' is a {type(module).__name__}, which mixes the examples of a batch: use GroupNorm or LayerNorm"
+            )
+    try:
+        from opacus.grad_sample import GradSampleModule
+        from opacus.validators import ModuleValidator
+    except ModuleNotFoundError as error:
+        raise MissingExtra("private training needs Opacus: pip install 'expunge[dp]'") from error
+    faults: list[Any] = ModuleValidator.validate(model, strict=False)
+    if faults:
+        raise ModelRefused(f"no gradients by example for this model: {'; '.join(map(str, faults))}")
+    try:
+        return GradSampleModule(model, batch_first=True, loss_reduction="mean", strict=True)
+    except NotImplementedError as error:
+        raise ModelRefused(f"no gradients by example for this model: {error}") from error

@@ -3,7 +3,7 @@ BIN := .venv/bin
 BASE := .venv-base/bin
 INPUTS := pyproject.toml constraints.txt src/expunge/_version.py
 
-.PHONY: demo test test-long lint clean
+.PHONY: demo test test-long figures lint clean
 
 demo: .venv/installed  ## install, then the main job on real data
 	$(BIN)/expunge demo --out demo-$$(date +%Y%m%d-%H%M%S)
@@ -14,6 +14,9 @@ test: .venv/installed .venv-base/installed lint  ## all that CI runs
 
 test-long: .venv/installed  ## minutes rather than seconds, MNIST among them
 	$(BIN)/pytest -q tests -m long
+
+figures: .venv/installed  ## the plots of docs/accounting.md, from the code that certificates rest on
+	$(BIN)/python benchmarks/figures.py
 
 lint: .venv/installed
 	$(BIN)/ruff check src tests benchmarks examples

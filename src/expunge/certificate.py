@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
@@ -301,9 +301,14 @@ def _sentence(mechanism: Mechanism, proven: Guarantee) -> str:
     else:
         close = f"is (epsilon={proven.epsilon:.6g}, delta={proven.delta:.6g})-indistinguishable, in both directions, from that"
     return (
-        f"Under the assumptions, for every training set and {mechanism.covers} the law of the certified weights, and of "
+        f"Under the assumptions, for every training set and {_covers(mechanism)} the law of the certified weights, and of "
         f"anything computed from them without the forgotten data, {close} of {mechanism.certifier(proven.relation)}."
     )
+
+
+def _covers(mechanism: Mechanism) -> str:
+    """The mechanism's words with its numbers in place of the fields they name."""
+    return mechanism.covers.format(**asdict(cast("Any", mechanism)))
 
 
 def _guarantee_from_dict(where: str, plain: object) -> Guarantee:

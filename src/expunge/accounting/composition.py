@@ -16,8 +16,8 @@ arXiv 2106.08567, Theorem 10). As a guarantee holds in both directions the pair 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from math import exp, hypot, inf, isfinite, log, sqrt
+from functools import lru_cache
+from math import ceil, exp, hypot, inf, isfinite, log, log2, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,17 +197,16 @@ class _Joint:
         parts = tuple(Counter(others).items())
         if not parts:
             return cls(mu, (), None)
-        profiles: list[tuple[Profile, int]] = [(partial(_profile, m, relation), times) for m, times in parts]
+        profiles: list[tuple[Profile, int]] = [(_Of(m, relation), times) for m, times in parts]
         if mu > 0:
-            profiles.append((partial(_gaussian_profile, mu), 1))
+            profiles.append((_Gaussian(mu), 1))
         if len(profiles) == 1 and profiles[0][1] == 1:
             return cls(mu, parts, None)  # one release: its own profile, no grid
-        ends = [_end(profile) for profile, _ in profiles]
-        step = max(ends) / _GRID
+        # A grid of few different steps, so that what was computed for one question serves the next.
+        step = 2 ** (ceil(4 * log2(max(_end(profile) for profile, _ in profiles) / _GRID)) / 4)
         loss = None
-        for (profile, times), end in zip(profiles, ends, strict=True):
-            one = _Loss.dominating(profile, step, max(2, round(end / step)))
-            power = one.power(times)
+        for profile, times in profiles:
+            power = _dominating(profile, step).power(times)
             loss = power if loss is None else loss.plus(power)
         return cls(mu, parts, loss)
 
@@ -297,17 +296,36 @@ def _chords(alpha: NDArray[np.float64], delta: NDArray[np.float64]) -> tuple[NDA
     return np.repeat(np.maximum(slopes, 0.0), np.diff(kept)), float(delta[-1])
 
 
-def _profile(mechanism: Mechanism, relation: Relation, epsilon: float) -> float:
-    return mechanism.log_delta(epsilon, relation)
+@dataclass(frozen=True)
+class _Of:
+    """The profile of a mechanism."""
+
+    mechanism: Mechanism
+    relation: Relation
+
+    def __call__(self, epsilon: float) -> float:
+        return self.mechanism.log_delta(epsilon, self.relation)
 
 
-def _gaussian_profile(mu: float, epsilon: float) -> float:
-    return gaussian.log_delta_upper(epsilon, mu)
+@dataclass(frozen=True)
+class _Gaussian:
+    """The profile of a Gaussian shift."""
+
+    mu: float
+
+    def __call__(self, epsilon: float) -> float:
+        return gaussian.log_delta_upper(epsilon, self.mu)
 
 
+@lru_cache(maxsize=256)
 def _end(profile: Profile) -> float:
     """The ε at which a profile has fallen to `_LOW`, at most 600."""
     return min(smallest(lambda e: profile(e) - _LOW, tolerance=1e-2), 600.0)
+
+
+@lru_cache(maxsize=64)
+def _dominating(profile: Profile, step: float) -> _Loss:
+    return _Loss.dominating(profile, step, max(2, ceil(_end(profile) / step)))
 
 
 def _is_gaussian(mechanism: Mechanism, relation: Relation) -> bool:

@@ -75,7 +75,8 @@ class Mechanism(Protocol):
 
     Formal guarantee: if a run does what the fields say, under the stated assumptions, then for every training set and
     every forget set the law of its output and the law of the certifier's output are (ε, δ)-close in both directions
-    for every ε ≥ 0 and δ = exp(log_delta(ε, relation)). `covers` names the forget sets where they are not all.
+    for every ε ≥ 0 and δ = exp(log_delta(ε, relation)). `covers` names the forget sets, a field in braces
+    for its value ("at most {group_size} examples").
     """
 
     name: ClassVar[str]

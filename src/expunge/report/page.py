@@ -1,7 +1,7 @@
 """One HTML page: what was asked, what is proven, what it cost, what it does not mean."""
 
 from dataclasses import asdict
-from math import sqrt
+from math import isfinite, sqrt
 from typing import Any, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -87,9 +87,11 @@ def control(comparison: Comparison) -> dict[str, Any]:
 
 
 def _layers(certificate: Certificate) -> list[dict[str, Any]]:
-    """Noise against what can survive of the trained weights, from public numbers alone."""
+    """Noise against what can survive of the trained weights, from public numbers alone; none where nothing bounds it."""
     record = certificate.record
     noise_std, survives = record.mechanism.output_noise_std, record.mechanism.surviving_norm
+    if not isfinite(survives):
+        return []
     return [
         {
             "name": name,

@@ -38,12 +38,9 @@ def calibrate(family: Callable[[float], M], budget: Budget, *, relation: Relatio
     """
     relation = Relation(relation)
     target = log(budget.delta)
-    # Aimed a little below the budget: the published epsilon is rounded up.
+    # Aimed below the budget by twice the rounding: what passes there is published, rounded up, within the budget.
     aim = budget.epsilon / (1 + 2 * ROUNDING)
     value = smallest(lambda x: family(x).log_delta(aim, relation) - target, tolerance=1e-12)
-    nudge = 1e-12
-    while value < inf and not meets(family(value), budget, relation):
-        value, nudge = value * (1 + nudge), nudge * 2
     if value == inf:
         raise BudgetUnreachable(_unreachable(budget, relation, f"{family(1.0)} with any parameter up to 1e300"))
     if value <= 1e-299:

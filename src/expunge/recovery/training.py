@@ -10,7 +10,7 @@ from torch import nn
 from expunge import _validate
 from expunge.loss import Loss, scalar_loss
 
-__all__ = ["Recipe", "Training", "training_steps"]
+__all__ = ["Recipe", "Training", "one_cycle", "training_steps"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Training:
         else:
             self.optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self.model, self.steps, self.done = model, steps, 0
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _one_cycle(steps))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, one_cycle(steps))
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on."""
@@ -87,7 +87,7 @@ def training_steps(training: Training, batches: Iterator[Any], *, loss: Loss) ->
         yield step + 1
 
 
-def _one_cycle(steps: int) -> Callable[[int], float]:
+def one_cycle(steps: int) -> Callable[[int], float]:
     """Up to the peak over the first 30 % of the steps, then down to zero, both linearly."""
     peak = max(1.0, 0.3 * steps)
 

@@ -79,6 +79,17 @@ def test_training_together_is_training_each_alone_with_torch_sgd(stack, momentum
         torch.testing.assert_close(stack.theta[run], alone, rtol=1e-3, atol=1e-5)
 
 
+def test_training_together_by_adamw_is_training_each_alone(stack):
+    models = [stack.model(k) for k in range(RUNS)]
+    recover_runs(stack, batches(20), loss=loss, steps=20, optimizer="adamw", learning_rate=0.03, weight_decay=0.1)
+    for run, model in enumerate(models):
+        recipe = Recipe(optimizer="adamw", learning_rate=0.03, weight_decay=0.1)
+        own = ((x[run], y[run]) for x, y in batches(20))
+        list(training_steps(Training(model, recipe, steps=20), own, loss=loss))
+        alone = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+        torch.testing.assert_close(stack.theta[run], alone, rtol=1e-3, atol=1e-4)
+
+
 def test_every_run_may_have_a_learning_rate_of_its_own(stack):
     together, single = stack.copy(), stack.copy()
     rates = torch.tensor([0.0, 0.1, 0.3])
@@ -129,6 +140,8 @@ def test_what_a_stack_cannot_hold_is_refused():
         unlearn_runs(Stack.fresh(mlp, [0]), [], Retrain(), loss=loss, generator=torch.Generator())
     with pytest.raises(ValueError, match="one number or one for each of 3 runs, not 2"):
         recover_runs(Stack.fresh(mlp, range(3)), [], loss=loss, steps=1, learning_rate=torch.ones(2))
+    with pytest.raises(ValueError, match="optimizer must be 'sgd' or 'adamw', not 'lion'"):
+        recover_runs(Stack.fresh(mlp, [0]), [], loss=loss, steps=1, optimizer="lion")
     with pytest.raises(ValueError, match="no data"):
         accuracy_runs(Stack.fresh(mlp, [0]), [])
 

@@ -1,7 +1,7 @@
 """`unlearn`, `recover` and accuracy for a whole stack: what the verbs of `pipeline` do, without record or certificate."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -46,45 +46,82 @@ def recover_runs(
     *,
     loss: Loss,
     steps: int,
+    optimizer: Literal["sgd", "adamw"] = "sgd",
     learning_rate: float | Tensor = 0.1,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     schedule: Callable[[int], float] | None = None,
     on_step: Callable[[int, Stack], None] | None = None,
 ) -> None:
-    """Train every model of a stack by SGD, in place: recovery after `unlearn_runs`, or training and retraining afresh.
+    """Train every model of a stack, in place: recovery after `unlearn_runs`, or training and retraining afresh.
 
-    The arithmetic is that of `torch.optim.SGD`, run by run.
+    The arithmetic is that of `torch.optim.SGD` or `torch.optim.AdamW`, run by run.
 
     Args:
         stack: the models.
         batches: e.g. `RunBatches`.
         loss: as in `Stack.gradient`.
         steps: how many.
+        optimizer: "sgd" or "adamw".
         learning_rate: the peak, one number or one for each run, shape (R,).
-        momentum: of SGD.
-        weight_decay: of SGD.
+        momentum: of SGD; AdamW uses its defaults.
+        weight_decay: of either.
         schedule: from a step 0, 1, ... to a factor of the learning rate; by default the linear one-cycle of `Recipe`.
         on_step: called with (steps done, stack) after every step.
     """
+    if optimizer not in ("sgd", "adamw"):
+        raise ValueError(f"optimizer must be 'sgd' or 'adamw', not {optimizer!r}")
     _validate.whole(steps=steps)
     _validate.non_negative(momentum=momentum, weight_decay=weight_decay)
     rate = torch.as_tensor(learning_rate, dtype=stack.theta.dtype, device=stack.theta.device).reshape(-1, 1)
     if len(rate) not in (1, stack.runs):
         raise ValueError(f"learning_rate must be one number or one for each of {stack.runs} runs, not {len(rate)}")
     factor = one_cycle(steps) if schedule is None else schedule
+    update = _sgd(momentum, weight_decay) if optimizer == "sgd" else _adamw(weight_decay)
 
     def updates() -> Iterator[int]:
-        gradient, velocity = stack.gradient(loss), None
+        gradient = stack.gradient(loss)
         for step, batch in zip(range(steps), batches, strict=False):
-            g = gradient(stack.theta, batch).add_(stack.theta, alpha=weight_decay)
-            velocity = g if velocity is None or momentum == 0 else velocity.mul_(momentum).add_(g)
-            stack.theta.sub_(rate * factor(step) * velocity)
+            update(stack.theta, gradient(stack.theta, batch), rate * factor(step))
             yield step + 1
 
     for done in track(updates(), total=steps, label=f"{stack.runs} runs: train"):
         if on_step is not None:
             on_step(done, stack)
+
+
+_Update = Callable[[Tensor, Tensor, Tensor], None]
+
+
+def _sgd(momentum: float, weight_decay: float) -> _Update:
+    velocity: Tensor | None = None
+
+    def update(theta: Tensor, g: Tensor, rate: Tensor) -> None:
+        nonlocal velocity
+        g.add_(theta, alpha=weight_decay)
+        velocity = g if velocity is None or momentum == 0 else velocity.mul_(momentum).add_(g)
+        theta.sub_(rate * velocity)
+
+    return update
+
+
+def _adamw(weight_decay: float, betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8) -> _Update:
+    first: Tensor | None = None
+    second: Tensor | None = None
+    done = 0
+
+    def update(theta: Tensor, g: Tensor, rate: Tensor) -> None:
+        nonlocal first, second, done
+        done += 1
+        first = torch.zeros_like(g) if first is None else first
+        second = torch.zeros_like(g) if second is None else second
+        first.lerp_(g, 1 - betas[0])
+        second.mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
+        theta.mul_(1 - rate * weight_decay)
+        scale = (second / (1 - betas[1] ** done)).sqrt_().add_(epsilon)
+        theta.sub_(rate / (1 - betas[0] ** done) * first / scale)
+
+    return update
 
 
 def accuracy_runs(stack: Stack, chunks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:

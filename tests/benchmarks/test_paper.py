@@ -2,6 +2,7 @@
 
 import gzip
 import importlib.util
+import json
 import sys
 from math import sqrt
 from pathlib import Path
@@ -101,3 +102,18 @@ def test_every_cell_as_proven_proves_one_and_output_perturbation_as_published_th
 
 def test_the_network_is_that_of_the_paper(recipes):
     assert sum(p.numel() for p in recipes.mlp().parameters()) == 3985
+
+
+@pytest.mark.long
+def test_a_cell_computed_again_lies_within_its_stored_interval(data, recipes, monkeypatch):
+    """Retraining for one epoch, all eight seeds, against the committed result."""
+    run = load("run", monkeypatch)
+    page = load("page", monkeypatch)
+    if not (data.folder() / "mnist").is_dir():
+        pytest.skip("no MNIST under EXPUNGE_DATA or ../shared/data")
+    stored = json.loads((PAPER / "results" / "mnist" / "retrain-exact-tuned-1.json").read_text())
+    cell = next(c for c in recipes.mnist_cells() if c.method == "retrain")
+    found = run.Experiment(data.mnist(), first_seed=0, device="cpu").run(cell, recipes.tuned_retraining(), 1)
+    for metric in ("validation", "test"):
+        mean, half = page.interval(stored["accuracy"]["fresh"][metric])
+        assert abs(page.interval(found["fresh"][metric])[0] - mean) <= half

@@ -94,6 +94,20 @@ def test_a_mixture_of_kinds_lies_between_its_parts_and_their_sum():
     assert joint.kind is Kind.EPSILON_DELTA
 
 
+def test_what_is_trimmed_is_given_to_the_other_side(monkeypatch):
+    """Upper tails become certain loss, lower ones move up: the profile only rises, and no mass is lost."""
+    monkeypatch.setattr(composition, "_LOW", -3.0)
+    mass = np.exp(-0.5 * np.abs(np.arange(-20, 21)))
+    loss = composition._Loss(0.1, -20, 0.99 * mass / mass.sum(), 0.01)
+    trimmed = loss._trimmed()
+    assert len(trimmed.mass) < len(loss.mass)
+    assert trimmed.first > loss.first
+    assert trimmed.certain > loss.certain
+    assert float(trimmed.mass.sum()) + trimmed.certain == pytest.approx(1, abs=1e-12)
+    for epsilon in (-1.95, -1.5, 0.0, 1.0, 1.9, 5.0):
+        assert trimmed.log_delta(epsilon) >= loss.log_delta(epsilon)
+
+
 def test_the_chord_of_a_profile_that_is_not_convex_is_its_convex_minorant():
     """A true profile is convex in e^ε; a bound that is not is still dominated after its dents are filled from below."""
 
@@ -139,9 +153,11 @@ def test_a_spent_budget_says_retrain():
 
 
 def test_requests_are_counted_until_the_budget_is_spent():
-    count = requests_left(BUDGET, ONCE, spent=[MODEL], limit=50)
-    assert compose([MODEL, *[ONCE] * count], delta=1e-5).epsilon <= 2.0 if count else True
-    assert compose([MODEL, *[ONCE] * (count + 1)], delta=1e-5).epsilon > 2.0
+    budget = Budget(epsilon=4.0, delta=1e-5)
+    count = requests_left(budget, ONCE, spent=[MODEL], limit=50)
+    assert 1 < count < 50
+    assert compose([MODEL, *[ONCE] * count], delta=1e-5).epsilon <= 4.0
+    assert compose([MODEL, *[ONCE] * (count + 1)], delta=1e-5).epsilon > 4.0
     assert requests_left(BUDGET, ONCE) == 4
     assert requests_left(BUDGET, ONCE, spent=[ONCE, ONCE]) == 2
     assert requests_left(BUDGET, Retrain(), limit=7) == 7

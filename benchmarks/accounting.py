@@ -15,16 +15,18 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
-from math import ceil, exp, log, sqrt
+from math import exp, log, sqrt
 from pathlib import Path
 from typing import Any
 
 import dp_accounting
 import numpy as np
 from dp_accounting import pld
+from paper.recipes import published_gradient_clipping
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from scipy import stats
 
 import expunge as ex
 from expunge.accounting import adversary, iteration
@@ -100,7 +102,7 @@ def timings(repetitions: int) -> list[dict[str, Any]]:
         return ex.guarantee(gc_dp, delta=1e-5).epsilon
 
     def peer_group(size: int) -> float:
-        binomial = np.array([_binomial(size, j, 0.01) for j in range(size + 1)])
+        binomial = stats.binom.pmf(np.arange(size + 1), size, 0.01)
         one = pld.privacy_loss_distribution.from_mixture_gaussian_mechanism(1.0, list(range(size + 1)), binomial)
         return float(one.self_compose(1000).get_epsilon_for_delta(1e-5))
 
@@ -165,19 +167,6 @@ def _uncached(work: Callable[[], float]) -> Callable[[], float]:
     return fresh
 
 
-def _binomial(n: int, k: int, p: float) -> float:
-    from math import comb
-
-    return comb(n, k) * p**k * (1 - p) ** (n - k)
-
-
-def paper_steps(c0: float, c1: float, eta: float, decay: float) -> int:
-    """The paper's rule for the number of noisy steps."""
-    by_decay = log(2 * decay * c0 / c1) / (eta * decay) if 2 * decay * c0 > c1 else 0.0
-    by_drift = ceil(c0 / (c1 * eta) - 1e-9)
-    return min(by_drift, ceil(by_decay)) if by_decay > 0 else by_drift
-
-
 def proved_lower_noise(m: ex.GradientClipping, cells: int) -> float:
     """The largest σ at which an adversary on a line still exceeds δ at ε: with less noise no proof can exist."""
 
@@ -204,24 +193,18 @@ def noise_table(cells: int) -> list[dict[str, Any]]:
     """σ needed at (1, 1e-5), and what the published noise gives."""
     rows: list[dict[str, Any]] = []
     for dataset, c0, c1, eta, decay in track(PAPER, description="noise needed", transient=True):
-        steps = paper_steps(c0, c1, eta, decay)
+        published = published_gradient_clipping(c0, c1, eta, decay)
 
-        def family(sigma: float, c: tuple[float, ...] = (c0, c1, eta, decay), t: int = steps) -> ex.GradientClipping:
-            return ex.GradientClipping(
-                init_clip=c[0], grad_clip=c[1], learning_rate=c[2], weight_decay=c[3], steps=t, noise_std=sigma
-            )
+        def family(sigma: float, m: ex.GradientClipping = published) -> ex.GradientClipping:
+            return replace(m, noise_std=sigma)
 
         ours, center = (ex.calibrate(family, BUDGET, relation=r) for r in ex.Relation)
-        path = iteration.path(
-            distance=2 * c0, drift=[2 * eta * c1] * steps, decay=[eta * decay] * steps, noise_std=[1.0] * steps
-        )
-        at_the_end = float(path.distance[-1] / path.noise_std[-1])  # the paper takes no minimum over prefixes
-        published = family(at_the_end / sqrt(2))
+        at_the_end = published.noise_std * sqrt(2)  # the paper takes no minimum over prefixes
         low, high = ex.interval(published, delta=BUDGET.delta, tolerance=1e-3)
         rows.append(
             {
                 "dataset": dataset, "init_clip": c0, "grad_clip": c1, "learning_rate": eta, "weight_decay": decay,
-                "steps": steps,
+                "steps": published.steps,
                 "paper_theorem": 1.5 * sqrt(log(1 / BUDGET.delta)) / BUDGET.epsilon * at_the_end,
                 "retrained": ours.noise_std, "center": center.noise_std,
                 "proved_lower": proved_lower_noise(ours, cells),

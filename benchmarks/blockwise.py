@@ -15,7 +15,6 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -27,6 +26,7 @@ import expunge as ex
 from expunge.accounting import gaussian
 from expunge.compare import accuracy
 from expunge.demo import RECIPE, digits, make_model
+from expunge.report.curves import interval
 
 EPOCHS = 5
 NOISY = {"grad_clip": 1.0, "learning_rate": 0.01, "weight_decay": 20.0}
@@ -98,10 +98,9 @@ def measure(epsilon: float, radius: float, steps: int, seeds: int) -> dict[str, 
     }
 
 
-def interval(values: list[float]) -> str:
-    """Mean and half the width of its 95 % interval (Student)."""
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / sqrt(len(values))
-    return f"{np.mean(values):.3f} ± {half:.3f}"
+def shown(values: list[float]) -> str:
+    """Mean and half the width of its 95 % interval."""
+    return "{:.3f} ± {:.3f}".format(*interval(values))
 
 
 def show(result: dict[str, Any]) -> None:
@@ -115,7 +114,7 @@ def show(result: dict[str, Any]) -> None:
         for name, starts in setting["held_out"].items():
             for start, runs in starts.items():
                 points = [[run[k] for run in runs] for k in (0, 1, EPOCHS)]
-                table.add_row(name, start, *map(interval, points))
+                table.add_row(name, start, *map(shown, points))
         Console().print(table)
 
 

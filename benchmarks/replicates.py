@@ -7,7 +7,6 @@ PyTorch loop (one model, `torch.optim.SGD`) on the same pictures, augmented by t
 """
 
 import argparse
-import gzip
 import json
 import os
 import platform
@@ -16,11 +15,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from paper.data import DataError, mnist
+from paper.recipes import mlp
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from expunge.replicates import Pictures, RunBatches, Stack, recover_runs, rotations
@@ -28,31 +28,21 @@ from expunge.replicates import Pictures, RunBatches, Stack, recover_runs, rotati
 BATCH, RETAINED = 128, 48_600
 
 
-def make_model() -> nn.Module:
-    """The paper's network: 3,985 weights."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 5), nn.ReLU(), nn.Linear(5, 10))
-
-
 def loss(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Cross-entropy of one run."""
     return F.cross_entropy(model(batch[0]), batch[1])
 
 
-def mnist(folder: Path) -> tuple[Tensor, Tensor]:
-    """The 60,000 training pictures and labels, or random ones of that shape where the files are absent."""
+def pictures_of(device: str) -> tuple[Pictures, str]:
+    """The 60,000 training pictures, or random ones of that shape where MNIST is absent, and which."""
     try:
-        with (
-            gzip.open(folder / "train-images-idx3-ubyte.gz") as images,
-            gzip.open(folder / "train-labels-idx1-ubyte.gz") as labels,
-        ):
-            pixels = np.frombuffer(images.read(), np.uint8, offset=16).reshape(-1, 28, 28).copy()
-            return torch.from_numpy(pixels), torch.from_numpy(np.frombuffer(labels.read(), np.uint8, offset=8).copy())
-    except FileNotFoundError:
+        data = mnist()
+        images, labels, name = data.train_x, data.train_y, "MNIST"
+    except DataError:
         coins = torch.Generator().manual_seed(0)
-        return (
-            torch.randint(256, (60_000, 28, 28), dtype=torch.uint8, generator=coins),
-            torch.randint(10, (60_000,), dtype=torch.uint8, generator=coins),
-        )
+        images = torch.randint(256, (60_000, 28, 28), dtype=torch.uint8, generator=coins)
+        labels, name = torch.randint(10, (60_000,), generator=coins), "random pictures"
+    return Pictures(images, labels, tables=rotations((28, 28)), mean=0.1307, std=0.3081).to(device), name
 
 
 def together(pictures: Pictures, runs: int, steps: int) -> float:
@@ -60,7 +50,7 @@ def together(pictures: Pictures, runs: int, steps: int) -> float:
     coins = torch.Generator().manual_seed(1)
     rows = torch.stack([torch.randperm(len(pictures), generator=coins)[:RETAINED] for _ in range(runs)])
     device = pictures.labels.device
-    stack = Stack.fresh(make_model, range(runs)).to(device)
+    stack = Stack.fresh(mlp, range(runs)).to(device)
     batches = iter(RunBatches(pictures, rows, batch_size=BATCH, seed=2))
     recover_runs(stack, batches, loss=loss, steps=3)
     begun = time.perf_counter()
@@ -75,7 +65,7 @@ def alone(pictures: Pictures, steps: int) -> float:
     device = pictures.labels.device
     rows = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(1))[None, :RETAINED]
     batches = iter(RunBatches(pictures, rows, batch_size=BATCH, seed=2))
-    model = make_model().to(device)
+    model = mlp().to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
 
     def step() -> None:
@@ -102,9 +92,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="where to write the result")
     arguments = parser.parse_args()
-    folder = Path(os.environ.get("EXPUNGE_DATA", Path(__file__).parents[2] / "shared" / "data")) / "mnist"
-    images, labels = mnist(folder)
-    pictures = Pictures(images, labels, tables=rotations((28, 28)), mean=0.1307, std=0.3081).to(arguments.device)
+    pictures, name = pictures_of(arguments.device)
     per_epoch = RETAINED // BATCH
     plain = alone(pictures, arguments.steps) * per_epoch
     rows = [
@@ -114,7 +102,7 @@ def main() -> None:
         "plain_loop_epoch": plain,
         "rows": rows,
         "steps": arguments.steps,
-        "data": "MNIST" if folder.is_dir() else "random pictures",
+        "data": name,
         "versions": {n: version(n).partition("+")[0] for n in ("expunge", "torch", "numpy")}
         | {"python": platform.python_version()},
         "hardware": {

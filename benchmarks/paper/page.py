@@ -6,16 +6,16 @@ Beside ours: the paper's own points, read off its figures (arXiv 2506.06985, fig
 """
 
 import json
-from math import sqrt
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import matplotlib as mpl
 
 mpl.use("svg")
 import matplotlib.pyplot as plt
-from scipy import stats
+
+from expunge.report.curves import interval
 
 HERE = Path(__file__).parent
 START, END = "<!-- tables: page.py -->", "<!-- end of tables -->"
@@ -42,11 +42,6 @@ def results() -> list[dict[str, Any]]:
     return [
         json.loads(path.read_text(encoding="utf-8")) for path in sorted((HERE / "results" / "mnist").glob("*.json"))
     ]
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval (Student)."""
-    return mean(values), float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / sqrt(len(values))
 
 
 def best(cells: list[dict[str, Any]], method: str, reading: str, training: str) -> dict[int, dict[str, Any]]:

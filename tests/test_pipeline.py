@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,20 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import expunge as ex
-from expunge.errors import ModelRefused, NonFinite, StateError, WeightsMismatch
+from expunge.errors import ModelRefused, NonFinite, RunError, StateError, WeightsMismatch
 
 MECHANISM = ex.GradientClipping(
     init_clip=1.0, grad_clip=1.0, learning_rate=0.1, weight_decay=0.5, steps=12, noise_std=0.2
 )
 MODEL_CLIPPING = ex.ModelClipping(model_clip=1.0, learning_rate=0.1, weight_decay=0.5, steps=12, noise_std=0.2)
 OUTPUT = ex.OutputPerturbation(init_clip=1.0, noise_std=0.2)
+SCHEDULED = ex.ScheduledGradientClipping(
+    init_clip=1.0,
+    grad_clip=1.0,
+    learning_rate=tuple(0.1 - 0.005 * t for t in range(12)),
+    weight_decay=0.5,
+    noise_std=tuple(0.2 + 0.01 * t for t in range(12)),
+)
 SGD = ex.Recipe(optimizer="sgd", learning_rate=0.05, batch_size=64)
 ADAMW = ex.Recipe(optimizer="adamw", learning_rate=0.01, batch_size=64)
 
@@ -117,6 +125,17 @@ def test_without_a_generator_every_run_differs(retain: ex.Examples) -> None:
     assert unlearn(make(), retain).record.noise.generator == "given"
 
 
+BLOCKWISE = ex.BlockwiseGradientClipping(
+    block_sizes=ex.layer_sizes(build()),
+    block_clips=(0.5,) * len(ex.layer_sizes(build())),
+    grad_clip=1.0,
+    learning_rate=0.1,
+    weight_decay=0.5,
+    steps=6,
+    noise_std=0.2,
+    blind=True,
+)
+
 Verb = Callable[..., nn.Module]
 
 
@@ -137,6 +156,8 @@ def verb_retrain(recipe: ex.Recipe) -> Verb:
 VERBS = {
     "unlearn, gradient clipping": verb_unlearn(torch.float32, MECHANISM),
     "unlearn, model clipping": verb_unlearn(torch.float32, MODEL_CLIPPING),
+    "unlearn, schedules": verb_unlearn(torch.float32, SCHEDULED),
+    "unlearn, block by block": verb_unlearn(torch.float32, BLOCKWISE),
     "unlearn, bfloat16": verb_unlearn(torch.bfloat16, MECHANISM),
     "unlearn, float64": verb_unlearn(torch.float64, MECHANISM),
     "recover, SGD": verb_recover(SGD),
@@ -430,3 +451,13 @@ def test_a_start_outside_the_ball_is_clipped_and_says_so(caplog: pytest.LogCaptu
     assert done.start_clipped
     assert "clipped to init_clip=0.5" in caplog.text
     assert "clipped" not in str(done.record.to_dict())
+
+
+def test_a_run_with_schedules_is_certified_and_its_record_holds_every_scale(retain: ex.Examples) -> None:
+    done = unlearn(make(), retain, mechanism=SCHEDULED)
+    assert done.record.noise.std == SCHEDULED.noise_std
+    certificate = ex.issue(done.record, released=done.model)
+    ex.verify(ex.Certificate.from_json(certificate.to_json()), weights=done.model)
+    other = replace(done.record.noise, std=(*SCHEDULED.noise_std[:-1], 0.1))
+    with pytest.raises(RunError, match="drew noise of scale"):
+        ex.issue(replace(done.record, noise=other), released=done.model)

@@ -46,7 +46,7 @@ def check_mechanism(
         epsilons: where the profile is looked at.
         more_steps_prove: "more" where every step hides more (noisy fine-tuning), "less" where it reveals more
             (training itself).
-        lower: compare with `log_delta_lower`; for chains of noisy steps this costs about 50 ms a step.
+        lower: compare with `log_delta_lower`; for chains of noisy steps this costs about 10 ms a step.
         tight: how far, relative in log δ, upper and lower bound may lie apart for a single step; None for an analysis
             that gives something away there.
         attained: ε -> a lower bound on log δ(ε) of the `retrained` relation from elsewhere, for example an exact

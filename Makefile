@@ -3,7 +3,7 @@ BIN := .venv/bin
 BASE := .venv-base/bin
 INPUTS := pyproject.toml constraints.txt src/expunge/_version.py
 
-.PHONY: demo test test-long figures lint clean
+.PHONY: demo test test-long figures paper paper-quick lint clean
 
 demo: .venv/installed  ## install, then the main job on real data
 	$(BIN)/expunge demo --out demo-$$(date +%Y%m%d-%H%M%S)
@@ -17,6 +17,16 @@ test-long: .venv/installed  ## minutes rather than seconds, MNIST among them
 
 figures: .venv/installed  ## the plots of docs/accounting.md, from the code that certificates rest on
 	$(BIN)/python benchmarks/figures.py
+
+paper: .venv/installed  ## the paper's figures, everything that is not there yet: a GPU, or days
+	for study in mnist features10 features100 cifar10; do $(BIN)/python benchmarks/paper/run.py $$study || exit 1; done
+	$(BIN)/python benchmarks/paper/claims.py
+	$(BIN)/python benchmarks/paper/page.py
+
+paper-quick: .venv/installed  ## the same in under 10 minutes on two cores: fewer runs, CIFAR-10 pictures shortened
+	for study in mnist features10 features100 cifar10; do $(BIN)/python benchmarks/paper/run.py $$study --quick || exit 1; done
+	$(BIN)/python benchmarks/paper/page.py --results benchmarks/paper/.cache/quick --out benchmarks/paper/.cache/quick
+	@echo look at benchmarks/paper/.cache/quick/README.md
 
 lint: .venv/installed
 	$(BIN)/ruff check src tests benchmarks examples

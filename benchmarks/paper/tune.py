@@ -1,6 +1,6 @@
 """Choose the recovery once, on seeds that no figure uses: the training with the best validation accuracy.
 
-    python benchmarks/paper/tune.py --json benchmarks/paper/results/tuning_mnist.json
+    python benchmarks/paper/tune.py mnist --json benchmarks/paper/results/tuning_mnist.json
 
 For gradient clipping at a true (1, 1e-5), and for retraining with the same effort, so that neither is favoured.
 """
@@ -13,52 +13,88 @@ from statistics import mean
 from typing import Any
 
 import torch
-from data import mnist
-from recipes import Training, mnist_cells
+from experiment import Experiment
+from recipes import Job, Training
 from rich.console import Console
 from rich.table import Table
-from run import Experiment, environment
+from run import environment
+from studies import STUDIES
 
-BUDGETS = (1, 6)
 FIRST_SEED = 100
 
 
 def candidates() -> list[Training]:
     """The grid."""
     sgd = [
-        Training(name=f"sgd {rate:g}, momentum 0.9", learning_rate=rate, momentum=0.9)
-        for rate in (0.02, 0.035, 0.05, 0.1)
+        Training(f"sgd {rate:g}, momentum 0.9", learning_rate=rate, momentum=0.9)
+        for rate in (0.02, 0.035, 0.05, 0.1, 0.2)
     ]
-    adamw = [Training(name=f"adamw {rate:g}", optimizer="adamw", learning_rate=rate) for rate in (0.003, 0.006, 0.012)]
-    paper = Training(name="the paper's: sgd 0.1", learning_rate=0.1)
-    rescaled = Training(name="sgd 0.05, momentum 0.9, rescaled", learning_rate=0.05, momentum=0.9, rescale=True)
-    return [*sgd, *adamw, paper, rescaled]
+    adamw = [Training(f"adamw {rate:g}", optimizer="adamw", learning_rate=rate) for rate in (0.003, 0.006, 0.012)]
+    rescaled = [
+        Training("sgd 0.05, momentum 0.9, rescaled", learning_rate=0.05, momentum=0.9, rescale=True),
+        Training("sgd 0.1, momentum 0.9, rescaled", learning_rate=0.1, momentum=0.9, rescale=True),
+        Training("sgd 0.2, momentum 0.9, rescaled", learning_rate=0.2, momentum=0.9, rescale=True),
+        *(
+            Training(f"adamw {rate:g}, rescaled", optimizer="adamw", learning_rate=rate, rescale=True)
+            for rate in (0.003, 0.006, 0.012)
+        ),
+    ]
+    return [*sgd, *adamw, Training("the paper's: sgd 0.1", learning_rate=0.1), *rescaled]
 
 
 def main() -> None:
-    """Run the grid, print it, and write JSON where asked."""
+    """Run what is missing of the grid, print it, and keep it as JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=list(STUDIES))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="compile the training step (needs a C++ compiler)")
+    parser.add_argument("--original-epochs", type=int, help="shorten the original training; the result says so")
+    parser.add_argument("--only", nargs="+", help="candidates of these names")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    experiment = Experiment(mnist(), first_seed=FIRST_SEED, device=arguments.device)
-    proven = [c for c in mnist_cells() if c.method == "gradient_clipping" and c.reading == "proven"]
-    retrain = next(c for c in mnist_cells() if c.method == "retrain")
-    rows: list[dict[str, Any]] = []
-    table = Table("training", "cell", *(f"{b} epochs" for b in BUDGETS), title="validation accuracy")
+    study = STUDIES[arguments.study]
+    size = study.block if arguments.device == "cpu" else 8
+    experiment = Experiment(
+        study, study.data(), range(FIRST_SEED, FIRST_SEED + size), device=arguments.device, compiled=arguments.compile,
+        original_epochs=arguments.original_epochs,
+    )  # fmt: skip
+    tuned = [job.cell for job in study.jobs() if job.training.name == "tuned"]
+    compared = [next(cell for cell in tuned if cell.method == method) for method in ("gradient_clipping", "retrain")]
+    rows = read(arguments.json)
     for training in candidates():
-        for cell in [*proven, retrain]:
-            found = [experiment.run(cell, training, b) for b in BUDGETS]
-            values = [next(iter(f.values()))["validation"] for f in found]
-            rows.append(
-                {"training": asdict(training), "method": cell.method, "setting": cell.setting, "validation": values}
-            )
-            table.add_row(training.name, f"{cell.method} {cell.setting}", *(f"{mean(v):.4f}" for v in values))
+        if arguments.only and training.name not in arguments.only:
+            continue
+        for cell in compared:
+            if any((r["training"]["name"], r["method"]) == (training.name, cell.method) for r in rows):
+                continue
+            found = {b: experiment.run(Job(cell, training, b, (b,))) for b in study.tuning}
+            accuracy = {str(b): next(iter(f.values()))["validation"][b] for b, f in found.items()}
+            row = {"training": asdict(training), "method": cell.method, "setting": cell.setting, "validation": accuracy}
+            rows.append(row)
+            Console(stderr=True).print(training.name, cell.method, {b: round(mean(a), 4) for b, a in accuracy.items()})
+            write(arguments.json, experiment, rows)
+    table = Table("training", "method", "setting", *(f"{b} epochs" for b in study.tuning), title="validation accuracy")
+    for row in rows:
+        means = (f"{mean(values):.4f}" for values in row["validation"].values())
+        table.add_row(row["training"]["name"], row["method"], row["setting"], *means)
     Console(width=160).print(table)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        result = {"budgets": BUDGETS, "seeds": experiment.seeds, "rows": rows, **environment(arguments.device)}
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def read(path: Path | None) -> list[dict[str, Any]]:
+    """What was compared before."""
+    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path and path.is_file() else []
+
+
+def write(path: Path | None, experiment: Experiment, rows: list[dict[str, Any]]) -> None:
+    """What is compared so far."""
+    if path is None:
+        return
+    result = {
+        "study": experiment.study.name, "seeds": experiment.seeds, "original_epochs": experiment.original_epochs,
+        "rows": rows, **environment(experiment.device),
+    }  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,68 +1,19 @@
-"""The paper's recipes: data files are checked, and the settings are those that the specification of the code gives."""
+"""The paper's experiments: settings are those that the specification of its code gives, and a run can be continued."""
 
-import gzip
-import importlib.util
 import json
-import sys
 from math import sqrt
-from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from expunge import GradientClipping, guarantee
-
-PAPER = Path(__file__).parents[2] / "benchmarks" / "paper"
-
-
-def load(name, monkeypatch):
-    spec = importlib.util.spec_from_file_location(name, PAPER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+from expunge import guarantee
+from expunge.replicates import rotations
 
 
 @pytest.fixture
-def data(monkeypatch):
-    return load("data", monkeypatch)
-
-
-@pytest.fixture
-def recipes(monkeypatch):
-    return load("recipes", monkeypatch)
-
-
-def write(path, shape, *, cut=0):
-    head = bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
-    body = bytes(k % 251 for k in range(torch.Size(shape).numel()))
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(gzip.compress((head + body)[: len(head + body) - cut], compresslevel=1))
-
-
-def test_a_missing_file_is_named_with_the_remedy(data, tmp_path):
-    with pytest.raises(data.DataError, match=r"train-images-idx3-ubyte\.gz is missing: set EXPUNGE_DATA"):
-        data.mnist(tmp_path)
-
-
-def test_a_truncated_gzip_file_is_named(data, tmp_path):
-    path = tmp_path / "part.gz"
-    write(path, (3, 2, 2))
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(data.DataError, match=r"part\.gz is not a whole gzip file"):
-        data._idx(path, (3, 2, 2))
-
-
-@pytest.mark.parametrize(("shape", "cut"), [((3, 2, 2), 1), ((3, 2, 3), 0), ((4, 2, 2), 0)])
-def test_bytes_of_another_shape_are_refused(data, tmp_path, shape, cut):
-    write(tmp_path / "part.gz", shape, cut=cut)
-    with pytest.raises(data.DataError, match=r"does not hold bytes of shape \(3, 2, 2\)"):
-        data._idx(tmp_path / "part.gz", (3, 2, 2))
-
-
-def test_an_idx_file_is_read_as_it_was_written(data, tmp_path):
-    write(tmp_path / "part.gz", (3, 2, 2))
-    assert data._idx(tmp_path / "part.gz", (3, 2, 2)).flatten().tolist() == list(range(12))
+def recipes(paper):
+    return paper("recipes")
 
 
 @pytest.mark.parametrize(
@@ -87,33 +38,129 @@ def test_the_published_noise_of_gradient_clipping_is_truly_6_57(recipes):
     assert guarantee(first, delta=1e-5).epsilon == pytest.approx(6.572970, abs=1e-6)
 
 
-def test_every_cell_as_proven_proves_one_and_output_perturbation_as_published_three_quarters(recipes):
-    cells = recipes.mnist_cells()
-    assert len({(c.method, c.reading, c.setting) for c in cells}) == len(cells)
-    for cell in cells:
+STUDIES = ["mnist", "cifar10", "features10", "features100"]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_cell_as_proven_proves_its_target_and_output_perturbation_as_published_three_quarters(studies, study):
+    cells = [job.cell for job in studies.STUDIES[study].jobs()] + studies.configurations().get(study, [])
+    assert {c.method for c in cells} >= {"retrain", "gradient_clipping", "model_clipping", "output_perturbation"}
+    for cell in {(c.method, c.reading, c.setting, c.target): c for c in cells}.values():
+        if cell.reading == "exact":
+            continue
+        found = guarantee(cell.mechanism, delta=1e-5).epsilon
         if cell.reading == "proven":
-            assert guarantee(cell.mechanism, delta=1e-5).epsilon == pytest.approx(1, abs=1e-9)
-            assert guarantee(cell.mechanism, delta=1e-5).epsilon <= 1
-        if cell.reading == "published" and cell.method == "output_perturbation":
-            assert guarantee(cell.mechanism, delta=1e-5).epsilon == pytest.approx(0.751, abs=1e-3)
-        if isinstance(cell.mechanism, GradientClipping) and cell.reading == "published":
-            assert cell.mechanism.mu() == pytest.approx(sqrt(2), rel=1e-9)
+            assert cell.target * (1 - 1e-6) <= found <= cell.target
+        elif cell.method == "output_perturbation":
+            assert found == pytest.approx(0.751, abs=1e-3)
+        elif cell.method == "gradient_clipping":
+            assert cell.mechanism.mu() == pytest.approx(sqrt(2 * cell.target), rel=1e-9)
+            assert found == pytest.approx({0.1: 1.760, 1.0: 6.573, 10.0: 28.373}[cell.target], abs=1e-3)
 
 
-def test_the_network_is_that_of_the_paper(recipes):
-    assert sum(p.numel() for p in recipes.mlp().parameters()) == 3985
+@pytest.mark.parametrize("study", STUDIES)
+def test_jobs_have_names_of_their_own_and_are_measured_at_their_end(studies, study):
+    for jobs in (studies.STUDIES[study].jobs(), studies.STUDIES[study].quick()):
+        assert len({job.name for job in jobs}) == len(jobs) > 1
+        assert all(max(job.measured) == job.epochs for job in jobs)
+
+
+@pytest.mark.parametrize(
+    ("study", "weights"), [("mnist", 3985), ("cifar10", 20042), ("features10", 17802), ("features100", 20772)]
+)
+def test_the_networks_are_those_of_the_paper(studies, study, weights):
+    assert sum(p.numel() for p in studies.STUDIES[study].make_model().parameters()) == weights
+
+
+@pytest.fixture
+def tiny(studies, data, paper, monkeypatch, tmp_path):
+    """A study of random pictures, small enough to run whole."""
+    coins = torch.Generator().manual_seed(0)
+    pictures = torch.randint(256, (1300, 4, 4), dtype=torch.uint8, generator=coins)
+    labels = (pictures[:, 0, 0] > 127).long()
+    held = data.DataSet(pictures[:1000], labels[:1000], pictures[1000:], labels[1000:], 0.5, 0.3)
+    cells = [studies.recipes.retraining(), *studies.recipes.gradient_clipping(0.01, 10.0, 1e-4, 750.0)]
+    how = studies.recipes.Training("paper", learning_rate=0.5)
+    jobs = [studies.recipes.Job(cell, how, 3, (1, 3)) for cell in cells]
+    experiment = paper("experiment")
+    monkeypatch.setattr(experiment, "CACHE", tmp_path / "cache")
+    study = studies.Study(
+        "tiny", lambda: held, lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), rotations,
+        original_epochs=2, epochs=3, jobs=lambda: jobs, quick=lambda: jobs, tuning=(1,),
+    )  # fmt: skip
+    run = paper("run")
+
+    def go(seeds, *, block=2, original_epochs=None):
+        blocks = [range(first, min(first + block, seeds)) for first in range(0, seeds, block)]
+        ran = []
+
+        def make(own):
+            made = experiment.Experiment(study, held, own, device="cpu", original_epochs=original_epochs)
+            whole = made.run
+            made.run = lambda job: ran.append((job.name, own)) or whole(job)
+            return made
+
+        run.run_study(jobs, make, blocks, tmp_path / "results")
+        return ran, {p.stem: json.loads(p.read_text()) for p in (tmp_path / "results").glob("*.json")}
+
+    return go
+
+
+def test_a_second_call_runs_nothing_and_more_seeds_run_only_the_new_ones(tiny):
+    ran, found = tiny(2)
+    assert len(ran) == len(found) == 3
+    assert tiny(2)[0] == []
+    ran, more = tiny(5)
+    assert [own for _, own in ran] == [(2, 3)] * 3 + [(4,)] * 3
+    for name, cell in more.items():
+        assert cell["seeds"] == [0, 1, 2, 3, 4]
+        for start, metrics in cell["accuracy"].items():
+            for metric, curve in metrics.items():
+                assert {epoch: len(values) for epoch, values in curve.items()} == {"1": 5, "3": 5}
+                assert curve["3"][:2] == found[name]["accuracy"][start][metric]["3"]
+
+
+def test_a_result_tells_how_it_came_about(tiny):
+    _, found = tiny(2)
+    for name, cell in found.items():
+        assert set(cell["accuracy"]) == ({"fresh"} if name.startswith("retrain") else {"trained", "null"})
+        (block,) = cell["blocks"]
+        assert block["seeds"] == [0, 1]
+        assert block["seconds"] > 0
+        assert block["versions"]["torch"] == torch.__version__.partition("+")[0]
+    proven = next(c for n, c in found.items() if "-proven-" in n)
+    assert proven["proven_epsilon"]["retrained"] == pytest.approx(1, abs=1e-6)
+
+
+def test_results_from_a_shortened_original_training_are_not_taken_for_whole_ones(tiny):
+    tiny(1, original_epochs=1)
+    ran, found = tiny(1)
+    assert {name.partition("-")[0] for name, _ in ran} == {"gradient_clipping"}  # retraining has no original
+    assert {c["original_epochs"] for n, c in found.items() if "clipping" in n} == {2}
+
+
+def test_an_interrupted_run_leaves_whole_seeds_only(tiny, paper, monkeypatch):
+    def interrupted(device):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(paper("run"), "environment", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tiny(2)
+    assert tiny(2)[1]["retrain-exact-paper-3"]["seeds"] == [0, 1]
 
 
 @pytest.mark.long
-def test_a_cell_computed_again_lies_within_its_stored_interval(data, recipes, monkeypatch):
-    """Retraining for one epoch, all eight seeds, against the committed result."""
-    run = load("run", monkeypatch)
-    page = load("page", monkeypatch)
+def test_a_job_computed_again_lies_within_its_stored_interval(studies, data, paper):
+    """Retraining for one epoch on MNIST, all eight seeds, against the committed result."""
+    run, page = paper("run"), paper("page")
     if not (data.folder() / "mnist").is_dir():
         pytest.skip("no MNIST under EXPUNGE_DATA or ../shared/data")
-    stored = json.loads((PAPER / "results" / "mnist" / "retrain-exact-tuned-1.json").read_text())
-    cell = next(c for c in recipes.mnist_cells() if c.method == "retrain")
-    found = run.Experiment(data.mnist(), first_seed=0, device="cpu").run(cell, recipes.tuned_retraining(), 1)
+    study = studies.STUDIES["mnist"]
+    job = next(job for job in study.jobs() if job.name == "retrain-exact-tuned-1")
+    stored = json.loads((run.RESULTS / "mnist" / f"{job.name}.json").read_text())
+    experiment = paper("experiment")
+    found = experiment.Experiment(study, data.mnist(), range(8), device="cpu").run(job)
     for metric in ("validation", "test"):
-        mean, half = page.interval(stored["accuracy"]["fresh"][metric])
-        assert abs(page.interval(found["fresh"][metric])[0] - mean) <= half
+        mean, half = page.interval(stored["accuracy"]["fresh"][metric]["1"])
+        assert abs(page.interval(found["fresh"][metric][1])[0] - mean) <= half

@@ -113,6 +113,20 @@ def test_the_same_seed_gives_the_same_batches():
     assert not torch.equal(first, other)
 
 
+def test_a_mean_and_deviation_for_each_channel_normalise_as_torchvision_does():
+    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.25, 0.2]).view(3, 1, 1)
+    index = torch.tensor([[3, 5], [0, 39]])
+    x, _ = Pictures(COLOUR, LABELS, mean=mean, std=std).batch(index)
+    torch.testing.assert_close(x, (COLOUR[index] / 255 - mean) / std, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_of_quantised_features_come_back_as_what_they_stand_for():
+    coins = torch.Generator().manual_seed(2)
+    quantised, scale = torch.randint(256, (40, 6), dtype=torch.uint8, generator=coins), torch.rand(6, generator=coins)
+    features = Pictures(quantised, LABELS, mean=128 / 255, std=1 / (255 * scale))
+    torch.testing.assert_close(features.batch(LABELS)[0], (quantised.float() - 128) * scale, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -120,6 +134,15 @@ def test_the_same_seed_gives_the_same_batches():
         (lambda: Pictures(GREY, LABELS[:3]), ValueError, "do not agree"),
         (lambda: Pictures(GREY, LABELS, tables=rotations((8, 8))), ValueError, r"tables must have shape \(ways, 72\)"),
         (lambda: Pictures(GREY, LABELS, std=0.0), ValueError, "std"),
+        (
+            lambda: Pictures(COLOUR, LABELS, std=torch.tensor([1.0, -1.0, 1.0]).view(3, 1, 1)),
+            ValueError,
+            "std must be pos",
+        ),
+        (lambda: Pictures(COLOUR, LABELS, mean=torch.zeros(3)), ValueError, r"mean must .* shape \(3, 8, 8\)"),
+        (lambda: Pictures(COLOUR, LABELS, mean=torch.zeros(40, 3, 8, 8)), ValueError, "mean must"),
+        (lambda: Pictures(GREY, LABELS, mean=float("nan")), ValueError, "mean must be finite"),
+        (lambda: Pictures(LABELS.byte(), LABELS), ValueError, "do not agree"),
         (lambda: RunBatches(Pictures(GREY, LABELS), LABELS, batch_size=4, seed=0), ValueError, "rows must have"),
         (lambda: RunBatches(Pictures(GREY, LABELS), LABELS[None], batch_size=41, seed=0), ValueError, "batch_size=41"),
         (lambda: rotations((8, 8), angles=0), ValueError, "angles"),

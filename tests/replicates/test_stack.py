@@ -1,5 +1,7 @@
 """A stack of models is its models: gradients, outputs and training row by row."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -58,6 +60,35 @@ def test_the_gradient_of_every_run_is_that_of_its_model_alone(stack):
         loss(model, (batch[0][run], batch[1][run])).backward()
         alone = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
         torch.testing.assert_close(found[run], alone, rtol=1e-4, atol=1e-6)
+
+
+def test_convolutions_one_run_after_another_and_all_together_give_the_same(stack):
+    """The first on a CPU, the second on an accelerator."""
+    (batch,) = batches(1)
+    found = {}
+    for one_by_one in (True, False):
+        stack._one_by_one = one_by_one
+        nested = {"pairs": [batch]}
+        gradient = stack.gradient(lambda model, nested: loss(model, nested["pairs"][0]))
+        found[one_by_one] = gradient(stack.theta, nested), stack.outputs(batch[0][0])
+    for alone, together in zip(*found.values(), strict=True):
+        torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-6)
+
+
+def test_only_convolutions_on_a_cpu_take_turns():
+    assert Stack.fresh(convolutional, [0])._one_by_one
+    assert not Stack.fresh(mlp, [0])._one_by_one
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")  # torch's own, on its first import
+def test_a_compiled_stack_has_the_same_gradients(stack):
+    (batch,) = batches(1)
+    compiled = Stack(stack.model(0), stack.theta, compiled=True).copy()
+    torch.testing.assert_close(
+        compiled.gradient(loss)(stack.theta, batch), stack.gradient(loss)(stack.theta, batch), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_outputs_are_those_of_the_models(stack):

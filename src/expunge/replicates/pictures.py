@@ -15,28 +15,33 @@ _AHEAD = 1 << 15  # pictures augmented at a time, over a few steps ahead
 
 
 class Pictures:
-    """Labelled pictures, uint8.
+    """Labelled rows of bytes: pictures, or any features quantised to uint8.
 
     Args:
-        images: shape (n, height, width) or (n, channels, height, width), uint8.
+        images: shape (n, height, width), (n, channels, height, width) or (n, features), uint8.
         labels: shape (n,).
         tables: ways to augment a picture, shape (ways, pixels), int32: entry p of a way is the pixel that goes to p, or
             `pixels` for black. None: no augmentation.
-        mean: subtracted after scaling to [0, 1].
-        std: divided by after that.
+        mean: subtracted after scaling to [0, 1]; a number, or a tensor that broadcasts to one picture.
+        std: divided by after that; a number or a tensor like `mean`.
 
     Raises:
-        TypeError, ValueError: images are not uint8, or shapes do not agree.
+        TypeError, ValueError: images are not uint8, shapes do not agree, or std is not positive.
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, *, tables: Tensor | None = None, mean: float = 0.0, std: float = 1.0
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        tables: Tensor | None = None,
+        mean: float | Tensor = 0.0,
+        std: float | Tensor = 1.0,
     ) -> None:
         if images.dtype != torch.uint8:
             raise TypeError(f"images must be uint8, not {images.dtype}")
-        if len(images) != len(labels) or len(images) == 0 or images.dim() not in (3, 4):
+        if len(images) != len(labels) or len(images) == 0 or images.dim() < 2:
             raise ValueError(f"images {tuple(images.shape)} and labels {tuple(labels.shape)} do not agree")
-        _validate.positive(std=std)
         self.shape = images.shape[1:]
         pixels = self.shape.numel()
         if tables is not None and (tables.dim() != 2 or tables.shape[1] != pixels):
@@ -45,7 +50,7 @@ class Pictures:
         self._rows = torch.cat([images.reshape(-1, pixels), images.new_zeros(len(images), 1)], dim=1)
         self.labels = labels.long()
         self._tables = None if tables is None else tables.to(images.device, torch.int32)
-        self._scale, self._shift = 1 / (255 * std), -mean / std
+        self._scale, self._shift = _affine(mean, std, self.shape, images.device)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,6 +61,7 @@ class Pictures:
         moved.__dict__ |= self.__dict__
         moved._rows, moved.labels = self._rows.to(device), self.labels.to(device)
         moved._tables = None if self._tables is None else self._tables.to(device)
+        moved._scale, moved._shift = self._scale.to(device), self._shift.to(device)
         return moved
 
     def batch(self, index: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -73,7 +79,25 @@ class Pictures:
 
     def scaled(self, pixels: Tensor) -> Tensor:
         """Bytes of shape (..., pixels) as normalised float32 pictures."""
-        return pixels.float().mul_(self._scale).add_(self._shift).view(*pixels.shape[:-1], *self.shape)
+        shaped = pixels.float().view(*pixels.shape[:-1], *self.shape)
+        return shaped.mul_(self._scale).add_(self._shift)
+
+
+def _affine(
+    mean: float | Tensor, std: float | Tensor, shape: torch.Size, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What a byte is multiplied by, and what is added then, each broadcasting to `shape`."""
+    m, s = (torch.as_tensor(value, dtype=torch.float64, device=device) for value in (mean, std))
+    for name, value in (("mean", m), ("std", s)):
+        try:
+            fits = torch.broadcast_shapes(value.shape, shape) == shape
+        except RuntimeError:
+            fits = False
+        if not fits or not bool(value.isfinite().all()):
+            raise ValueError(f"{name} must be finite and broadcast to a picture of shape {tuple(shape)}: {value!r}")
+    if not bool((s > 0).all()):
+        raise ValueError(f"std must be positive everywhere, not {std!r}")
+    return (1 / (255 * s)).float(), (-m / s).float()
 
 
 def _at_once(rows: Tensor, index: Tensor, tables: Tensor, ways: Tensor) -> Tensor:

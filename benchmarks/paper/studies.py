@@ -109,7 +109,7 @@ def cifar10_jobs() -> list[Job]:
     main = recipes.gradient_clipping(*CIFAR10_CLIPPING[0])
     cells = _three_methods(CIFAR10_CLIPPING, CIFAR10_MODEL_CLIPPING, OUTPUT_RADII)
     figure_2 = recipes.gradient_clipping(*FIGURE_2_CLIPPING)
-    tuned, tuned_retraining = _sgd(0.1, rescale=True), _sgd(0.1)
+    tuned = tuned_retraining = _sgd(0.2, rescale=True)
     every_third = range(1, 50, 3)
     jobs = [
         *_tuned(main, tuned, tuned_retraining, (13, 49)),

@@ -211,7 +211,7 @@ def _tuned(cells: Sequence[Cell], training: Training, retraining: Training, budg
 
 
 # After the noise, and for retraining.
-FEATURES10_TUNED = _adamw(0.003), _adamw(0.003)
+FEATURES10_TUNED = _sgd(0.2), _sgd(0.2)
 FEATURES100_TUNED = _adamw(0.003), _adamw(0.003)
 STUDIES = {
     study.name: study

@@ -9,6 +9,7 @@
     ├── TaskError                  a task function returned something else than a Task
     ├── OutputError                a file or folder cannot be written, or exists already
     ├── MissingExtra               an optional dependency is not installed
+    ├── MalformedAudit             an audit file is truncated, altered, or its bounds do not follow from its evidence
     └── CertificateError           a certificate is refused
         ├── MalformedCertificate   truncated, not JSON, a field missing, an unknown schema or mechanism
         ├── ClaimRefused           the fields do not prove what is claimed
@@ -23,6 +24,7 @@ __all__ = [
     "CertificateError",
     "ClaimRefused",
     "ExpungeError",
+    "MalformedAudit",
     "MalformedCertificate",
     "MissingExtra",
     "ModelRefused",
@@ -65,6 +67,10 @@ class TaskError(ExpungeError):
 
 class OutputError(ExpungeError):
     """A file or folder cannot be written, or exists already."""
+
+
+class MalformedAudit(ExpungeError):
+    """An audit file is truncated, altered, or its bounds do not follow from its evidence."""
 
 
 class MissingExtra(ExpungeError, ImportError):

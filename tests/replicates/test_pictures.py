@@ -127,10 +127,19 @@ def test_rows_of_quantised_features_come_back_as_what_they_stand_for():
     torch.testing.assert_close(features.batch(LABELS)[0], (quantised.float() - 128) * scale, rtol=1e-5, atol=1e-6)
 
 
+def test_rows_of_floats_are_taken_as_they_are_and_augmented_alike():
+    tables = crops((9, 8), padding=1)
+    as_bytes, as_floats = Pictures(GREY, LABELS, tables=tables), Pictures(GREY / 255, LABELS, tables=tables)
+    index = torch.arange(40)
+    assert torch.equal(as_floats.batch(index)[0], GREY / 255)
+    one, other = (p.batch(index, generator=torch.Generator().manual_seed(5))[0] for p in (as_bytes, as_floats))
+    torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Pictures(GREY.float(), LABELS), TypeError, "uint8"),
+        (lambda: Pictures(GREY.double(), LABELS), TypeError, "uint8 or float32"),
         (lambda: Pictures(GREY, LABELS[:3]), ValueError, "do not agree"),
         (lambda: Pictures(GREY, LABELS, tables=rotations((8, 8))), ValueError, r"tables must have shape \(ways, 72\)"),
         (lambda: Pictures(GREY, LABELS, std=0.0), ValueError, "std"),

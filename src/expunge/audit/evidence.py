@@ -14,7 +14,7 @@ from math import exp, inf, isfinite, log, sqrt
 from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
-from scipy.special import bdtrc, betaincinv, gammaln, nctdtr, ndtri, rel_entr, stdtr, xlogy
+from scipy.special import bdtrc, betaincinv, chdtri, gammaln, nctdtr, ndtri, rel_entr, stdtr, xlogy
 
 from expunge import _validate
 from expunge.accounting import gaussian
@@ -312,6 +312,9 @@ def _noncentrality_lower(t: float, degrees: int, alpha: float) -> float:
 
     if t <= 0 or float(cast("Any", stdtr)(degrees, t)) <= 1 - alpha:
         return 0.0
+
+    if t > 1e4:  # beyond what the library computes: T is nc √(ν/χ²) here, but for a normal part that 10 covers
+        return max(t * sqrt(float(cast("Any", chdtri)(degrees, 1 - alpha)) / degrees) - 10, 0.0)
 
     def missing(nc: float) -> float:
         return float(cast("Any", nctdtr)(degrees, nc, t)) - (1 - alpha)

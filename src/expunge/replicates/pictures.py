@@ -1,4 +1,4 @@
-"""Pictures held as bytes on the device, augmented a whole batch at a time by tables of indices."""
+"""Pictures held on the device, augmented a whole batch at a time by tables of indices."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,18 +15,19 @@ _AHEAD = 1 << 15  # pictures augmented at a time, over a few steps ahead
 
 
 class Pictures:
-    """Labelled rows of bytes: pictures, or any features quantised to uint8.
+    """Labelled rows: pictures, or any features, as bytes or as float32.
 
     Args:
-        images: shape (n, height, width), (n, channels, height, width) or (n, features), uint8.
+        images: shape (n, height, width), (n, channels, height, width) or (n, features); uint8, which stands for values in
+            [0, 1], or float32, taken as it is.
         labels: shape (n,).
         tables: ways to augment a picture, shape (ways, pixels), int32: entry p of a way is the pixel that goes to p, or
             `pixels` for black. None: no augmentation.
-        mean: subtracted after scaling to [0, 1]; a number, or a tensor that broadcasts to one picture.
+        mean: subtracted from the values; a number, or a tensor that broadcasts to one picture.
         std: divided by after that; a number or a tensor like `mean`.
 
     Raises:
-        TypeError, ValueError: images are not uint8, shapes do not agree, or std is not positive.
+        TypeError, ValueError: images are of another type, shapes do not agree, or std is not positive.
     """
 
     def __init__(
@@ -38,8 +39,8 @@ class Pictures:
         mean: float | Tensor = 0.0,
         std: float | Tensor = 1.0,
     ) -> None:
-        if images.dtype != torch.uint8:
-            raise TypeError(f"images must be uint8, not {images.dtype}")
+        if images.dtype not in (torch.uint8, torch.float32):
+            raise TypeError(f"images must be uint8 or float32, not {images.dtype}")
         if len(images) != len(labels) or len(images) == 0 or images.dim() < 2:
             raise ValueError(f"images {tuple(images.shape)} and labels {tuple(labels.shape)} do not agree")
         self.shape = images.shape[1:]
@@ -51,6 +52,8 @@ class Pictures:
         self.labels = labels.long()
         self._tables = None if tables is None else tables.to(images.device, torch.int32)
         self._scale, self._shift = _affine(mean, std, self.shape, images.device)
+        if images.dtype == torch.uint8:
+            self._scale = self._scale / 255
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,7 +72,7 @@ class Pictures:
         return self.scaled(self.pixels(index, generator=generator)), self.labels[index.reshape(-1)].view(index.shape)
 
     def pixels(self, index: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """The pictures at `index` as bytes, shape (*index.shape, pixels); augmented where a generator is given."""
+        """The pictures at `index` as they are held, shape (*index.shape, pixels); augmented where a generator is given."""
         flat = index.reshape(-1)
         if generator is None or self._tables is None:
             return self._rows[flat, :-1].view(*index.shape, -1)
@@ -78,15 +81,15 @@ class Pictures:
         return augmented(self._rows, flat, self._tables, ways).view(*index.shape, -1)
 
     def scaled(self, pixels: Tensor) -> Tensor:
-        """Bytes of shape (..., pixels) as normalised float32 pictures."""
+        """Held values of shape (..., pixels) as normalised float32 pictures."""
         shaped = pixels.float().view(*pixels.shape[:-1], *self.shape)
-        return shaped.mul_(self._scale).add_(self._shift)
+        return (shaped * self._scale).add_(self._shift)
 
 
 def _affine(
     mean: float | Tensor, std: float | Tensor, shape: torch.Size, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """What a byte is multiplied by, and what is added then, each broadcasting to `shape`."""
+    """What a value is multiplied by, and what is added then, each broadcasting to `shape`."""
     m, s = (torch.as_tensor(value, dtype=torch.float64, device=device) for value in (mean, std))
     for name, value in (("mean", m), ("std", s)):
         try:
@@ -97,7 +100,7 @@ def _affine(
             raise ValueError(f"{name} must be finite and broadcast to a picture of shape {tuple(shape)}: {value!r}")
     if not bool((s > 0).all()):
         raise ValueError(f"std must be positive everywhere, not {std!r}")
-    return (1 / (255 * s)).float(), (-m / s).float()
+    return (1 / s).float(), (-m / s).float()
 
 
 def _at_once(rows: Tensor, index: Tensor, tables: Tensor, ways: Tensor) -> Tensor:
@@ -112,7 +115,7 @@ def _way_by_way(rows: Tensor, index: Tensor, tables: Tensor, ways: Tensor) -> Te
     source, columns = rows.numpy(), tables.numpy()
     where, at = index[order].numpy(), order.numpy()
     ends = torch.bincount(ways, minlength=len(tables)).cumsum(0).tolist()
-    found = np.empty((len(at), columns.shape[1]), dtype=np.uint8)
+    found = np.empty((len(at), columns.shape[1]), dtype=source.dtype)
     start = 0
     for way, end in enumerate(ends):
         if end > start:

@@ -1,0 +1,256 @@
+"""The audit of a task: every attack that applies to it, in parts that an interruption does not lose."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expunge import _validate
+from expunge._files import write_over
+from expunge.accounting import Mechanism, Retrain
+from expunge.attacks.arena import Arena, mechanism, retraining
+from expunge.attacks.membership import membership
+from expunge.attacks.worlds import two_worlds
+from expunge.audit.finding import Finding
+from expunge.audit.null_start import null_start
+from expunge.audit.report import Audit
+from expunge.data import Examples, as_examples
+from expunge.errors import ExpungeError, MalformedAudit, ModelRefused, StateError
+from expunge.recovery import Recipe, rescale_
+from expunge.replicates import Pictures, RunBatches, Stack, accuracy_runs, recover_runs, unlearn_runs
+from expunge.task import Task
+
+__all__ = ["Effort", "audit_task"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much is spent.
+
+    Args:
+        replicates: runs of each world in the two-worlds attack.
+        seeds: runs from each start in the null-start audit, at least 8.
+        runs: models in the membership attacks, at least 8.
+    """
+
+    replicates: int = 100_000
+    seeds: int = 64
+    runs: int = 128
+
+    def __post_init__(self) -> None:
+        _validate.whole(100, replicates=self.replicates)
+        _validate.whole(8, seeds=self.seeds, runs=self.runs)
+
+    @classmethod
+    def quick(cls) -> "Effort":
+        """Under a minute for a small task."""
+        return cls(replicates=20_000, seeds=16, runs=32)
+
+
+def audit_task(
+    task: Task,
+    attacked: Mechanism,
+    *,
+    certificate: str | None = None,
+    delta: float = 1e-5,
+    confidence: float = 0.95,
+    recipe: Recipe,
+    recovery_epochs: int,
+    training_epochs: int,
+    rescale: bool = True,
+    effort: Effort | None = None,
+    seed: int = 0,
+    state: Path | None = None,
+) -> Audit:
+    """Attack a mechanism on a task: in two worlds, from the null start, and by membership.
+
+    A part that does not apply to the task is left out, and the audit says why.
+
+    Args:
+        task: trained model and data; `make_model` for the membership attacks.
+        attacked: the mechanism of the certificate.
+        certificate: its content digest.
+        delta: δ at which ε is bounded.
+        confidence: of each part.
+        recipe: of recovery; and of training, for the membership attacks.
+        recovery_epochs: after unlearning.
+        training_epochs: for the membership attacks.
+        rescale: whether recovery first rescales the layers.
+        effort: by default `Effort()`.
+        seed: of everything.
+        state: a file that keeps finished parts; a call with the same settings goes on from it. Deleted at the end.
+
+    Raises:
+        StateError: the state file is damaged or belongs to another audit.
+    """
+    _validate.whole(recovery_epochs=recovery_epochs, training_epochs=training_epochs)
+    spend = effort or Effort()
+    settings = [repr(attacked), certificate, delta, confidence, repr(recipe), recovery_epochs, training_epochs]
+    kept = _Kept(state, repr([*settings, rescale, spend, seed]))
+    how = _How(task, attacked, delta, confidence, recipe, recovery_epochs, training_epochs, rescale, spend, seed)
+    parts: dict[str, Callable[[_How], _Part]] = {
+        "two worlds": _worlds,
+        "null start": _null_start,
+        "membership": _membership,
+    }
+    findings: list[Finding] = []
+    details: dict[str, Any] = {"effort": asdict(spend), "seed": seed}
+    for name, run in parts.items():
+        found = kept.get(name)
+        if found is None:
+            found = run(how)
+            kept.put(name, found)
+        findings += found[0]
+        details[name] = found[1]
+    kept.remove()
+    return Audit(certificate=certificate, findings=tuple(findings), details=details)
+
+
+_Part = tuple[list[Finding], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _How:
+    task: Task
+    mechanism: Mechanism
+    delta: float
+    confidence: float
+    recipe: Recipe
+    recovery_epochs: int
+    training_epochs: int
+    rescale: bool
+    effort: Effort
+    seed: int
+
+
+def _left_out(reason: object) -> _Part:
+    return [], {"left_out": str(reason)}
+
+
+def _worlds(how: _How) -> _Part:
+    if isinstance(how.mechanism, Retrain):
+        return _left_out("retraining is exact: no output depends on the start")
+    coins = torch.Generator().manual_seed(how.seed)
+    try:
+        found = two_worlds(
+            how.mechanism, replicates=how.effort.replicates, delta=how.delta, confidence=how.confidence, generator=coins
+        )
+    except TypeError as error:
+        return _left_out(error)
+    return found, {}
+
+
+def _null_start(how: _How) -> _Part:
+    """Accuracy on held-out data after recovery, from the trained model and from zero, as one stack of runs."""
+    if isinstance(how.mechanism, Retrain):
+        return _left_out("retraining has no start")
+    try:
+        pictures, rows = _held(how.task)
+        one = Stack.of([how.task.model])
+    except (ExpungeError, ValueError, TypeError) as error:
+        return _left_out(error)
+    n = how.effort.seeds
+    stack = one.with_theta(torch.cat([one.theta.expand(n, -1), torch.zeros(n, one.theta.shape[1])]).contiguous())
+    retain = rows["retain"].expand(2 * n, -1)
+    batches = RunBatches(pictures, retain, batch_size=how.recipe.batch_size, seed=how.seed + 1)
+    coins = torch.Generator().manual_seed(how.seed + 2)
+    unlearn_runs(stack, batches, how.mechanism, loss=cast("Any", how.task.loss), generator=coins)
+    if how.rescale:
+        stack = Stack.of([rescale_(stack.model(run)) for run in range(stack.runs)])
+    recover_runs(
+        stack, batches, loss=cast("Any", how.task.loss), steps=how.recovery_epochs * batches.per_epoch,
+        optimizer=how.recipe.optimizer, learning_rate=how.recipe.learning_rate, momentum=how.recipe.momentum,
+        weight_decay=how.recipe.weight_decay,
+    )  # fmt: skip
+    accuracy = accuracy_runs(stack, [pictures.batch(rows["held_out"])]).tolist()
+    rng = np.random.default_rng(how.seed)
+    found = null_start(
+        accuracy[:n],
+        accuracy[n:],
+        delta=how.delta,
+        generator=rng,
+        confidence=how.confidence,
+        metric="held-out accuracy",
+    )
+    return found, {"trained": accuracy[:n], "null": accuracy[n:], "unit": "share of right answers"}
+
+
+def _membership(how: _How) -> _Part:
+    if how.task.make_model is None:
+        return _left_out("the task has no make_model: shadow models cannot be trained")
+    try:
+        pictures, rows = _held(how.task)
+        Stack.of([how.task.model])
+    except (ExpungeError, ValueError, TypeError) as error:
+        return _left_out(error)
+    arena = Arena(
+        pictures=pictures, retain=rows["retain"], candidates=rows["forget"], population=rows["held_out"],
+        runs=how.effort.runs, make_model=how.task.make_model, loss=cast("Any", how.task.loss), recipe=how.recipe,
+        epochs=how.training_epochs, recovery_epochs=how.recovery_epochs, seed=how.seed + 3,
+    )  # fmt: skip
+    unlearner = retraining() if isinstance(how.mechanism, Retrain) else mechanism(how.mechanism, rescale=how.rescale)
+    found = membership(arena, unlearner, delta=how.delta, confidence=how.confidence)
+    return list(found.findings), found.details
+
+
+def _held(task: Task) -> tuple[Pictures, dict[str, Tensor]]:
+    """The task's data in one set, and the rows of its parts.
+
+    Raises:
+        ValueError: it does not come as Examples(x, y) of floats and labels, or the task needs more than plain weights.
+        ModelRefused: parts of the model are public, or the ball has a centre: a stack starts from zero.
+    """
+    if task.public or task.center is not None:
+        raise ModelRefused(
+            "a stack of runs covers all weights and a ball around zero; this task has public parts or a centre"
+        )
+    parts = {name: as_examples(getattr(task, name)) for name in ("retain", "forget", "held_out")}
+    for name, examples in parts.items():
+        if examples is None or len(examples.tensors) != 2 or examples.tensors[0].dtype != torch.float32:
+            raise ValueError(f"task.{name} must be Examples(x, y), x float32, to be run many times at once")
+    held = cast("dict[str, Examples]", parts)
+    x, y = (torch.cat([e.tensors[k] for e in held.values()]) for k in (0, 1))
+    rows = dict(zip(held, torch.arange(len(y)).split([len(e) for e in held.values()]), strict=True))
+    return Pictures(x, y), rows
+
+
+class _Kept:
+    """Finished parts in a state file."""
+
+    def __init__(self, path: Path | None, settings: str) -> None:
+        self.path, self.key = path, hashlib.sha256(settings.encode()).hexdigest()
+        self.parts: dict[str, Any] = {}
+        if path is None or not path.exists():
+            return
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            key, self.parts = content["settings"], dict(content["parts"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StateError(f"{path} is not a whole audit state: {error}; remove it to start again") from error
+        if key != self.key:
+            raise StateError(f"{path} belongs to an audit with other settings; remove it, or repeat those settings")
+
+    def get(self, name: str) -> _Part | None:
+        held = self.parts.get(name)
+        if held is None:
+            return None
+        try:
+            return [Finding.from_dict(fields) for fields in held["findings"]], held["details"]
+        except (MalformedAudit, KeyError, TypeError) as error:
+            raise StateError(f"{self.path}: {name}: {error}; remove it to start again") from error
+
+    def put(self, name: str, part: _Part) -> None:
+        if self.path is None:
+            return
+        self.parts[name] = {"findings": [finding.to_dict() for finding in part[0]], "details": part[1]}
+        write_over(self.path, json.dumps({"settings": self.key, "parts": self.parts}).encode())
+
+    def remove(self) -> None:
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)

@@ -1,0 +1,178 @@
+"""Membership attacks on models that unlearned: can one tell what was forgotten from what was never seen?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from expunge import _validate
+from expunge.accounting import Relation
+from expunge.attacks.arena import Arena, Unlearner
+from expunge.audit import membership as scoring
+from expunge.audit.finding import Finding
+from expunge.audit.one_run import one_run
+from expunge.audit.scores import auc, roc, tpr_at_fpr
+
+__all__ = ["MEMBERSHIP_ATTACKS", "Attacked", "membership"]
+
+Array = NDArray[np.float64]
+MEMBERSHIP_ATTACKS = ("loss threshold", "LiRA", "U-LiRA", "RMIA")
+_FPRS = (0.001, 0.01, 0.1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacked:
+    """What membership attacks make of one unlearner.
+
+    Args:
+        findings: lower bounds on ε, one for each attack, with their null: retrained models.
+        details: by attack: AUC, TPR at low FPR, ROC curve, and the same of the null; "retained": loss-threshold AUC of
+            retained rows against rows never seen; accuracies. JSON-ready.
+    """
+
+    findings: tuple[Finding, ...]
+    details: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What models say of candidates and of the population: probabilities of the true label, logits of them, losses."""
+
+    confidence: Array
+    loss: Array
+    probability: Array
+    population: Array
+
+
+def membership(
+    arena: Arena, unlearner: Unlearner, *, delta: float = 1e-5, confidence: float = 0.95, trained: Any = None
+) -> Attacked:
+    """Attack the candidates of an arena after an unlearner.
+
+    The first half of the runs teaches (shadow models), a quarter chooses how many guesses to make, a quarter is
+    attacked. The bound on ε counts right guesses over all coins of the attacked runs: see `one_run`.
+
+    Args:
+        arena: data, coins and training.
+        unlearner: what is attacked.
+        delta: δ at which ε is bounded.
+        confidence: of all findings together.
+        trained: the trained models, where they are there already.
+    """
+    _validate.whole(8, runs=arena.runs)
+    before = arena.trained() if trained is None else trained
+    shadows = _seen(arena, before)
+    released = unlearner(arena, before.copy())
+    seen, null = _seen(arena, released), _seen(arena, arena.retrained())
+    coins = arena.coins.cpu().numpy()
+    each = 1 - (1 - confidence) / len(MEMBERSHIP_ATTACKS)
+    findings: list[Finding] = []
+    details: dict[str, Any] = {"retained": _retained(arena, released), "accuracy": _accuracy(arena, released)}
+    half = arena.runs // 2
+    for name in MEMBERSHIP_ATTACKS:
+        score = _ATTACKS[name]
+        own, other = (score(s, s if name == "U-LiRA" else shadows, coins, half) for s in (seen, null))
+        members, quarter = coins[half:], (arena.runs - half) // 2
+        evidence, nothing = (
+            one_run(
+                s[quarter:], members[quarter:], practice=(s[:quarter], members[:quarter]), delta=delta, confidence=each
+            )
+            for s in (own, other)
+        )
+        findings.append(
+            Finding(
+                attack=f"membership: {name}", relation=Relation.RETRAINED, delta=delta, confidence=each,
+                evidence=evidence, null=nothing,
+            )
+        )  # fmt: skip
+        details[name] = _curves(own, other, members)
+    return Attacked(findings=tuple(findings), details=details)
+
+
+def _seen(arena: Arena, stack: Any) -> _Seen:
+    logits = arena.outputs(stack).double()
+    labels = arena.pictures.labels[arena.candidates]
+    log_p = _log_probability(logits, labels)
+    population = _log_probability(
+        arena.outputs(stack, arena.population).double(), arena.pictures.labels[arena.population]
+    )
+    others = torch.log(-torch.expm1(log_p.clamp(max=-1e-12)))
+    return _Seen(
+        confidence=(log_p - others).cpu().numpy(),
+        loss=-log_p.cpu().numpy(),
+        probability=log_p.exp().cpu().numpy(),
+        population=population.exp().cpu().numpy(),
+    )
+
+
+def _log_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    index = labels.expand(logits.shape[0], -1)[..., None]
+    return logits.log_softmax(-1).gather(-1, index)[..., 0]
+
+
+def _by_loss(seen: _Seen, _shadows: _Seen, _coins: NDArray[np.bool_], half: int) -> Array:
+    losses = seen.loss[half:]
+    return scoring.loss_scores(losses.reshape(-1)).reshape(losses.shape)
+
+
+def _by_ratio(seen: _Seen, shadows: _Seen, coins: NDArray[np.bool_], half: int) -> Array:
+    taught, was_in = shadows.confidence[:half], coins[:half]
+    ins, outs = np.where(was_in, taught, np.nan), np.where(was_in, np.nan, taught)
+    shared = half < 64
+    return np.stack([
+        scoring.likelihood_ratio(row, ins, outs, shared_variance=shared) for row in seen.confidence[half:]
+    ])  # fmt: skip
+
+
+def _by_rmia(seen: _Seen, shadows: _Seen, _coins: NDArray[np.bool_], half: int) -> Array:
+    """Reference models: the trained ones of the teaching half, in and out alike on average (the coins are fair)."""
+    reference, population = shadows.probability[:half], shadows.population[:half]
+    pairs = zip(seen.probability[half:], seen.population[half:], strict=True)
+    return np.stack([scoring.rmia(row, reference, others, population) for row, others in pairs])
+
+
+_ATTACKS: dict[str, Callable[[_Seen, _Seen, NDArray[np.bool_], int], Array]] = {
+    "loss threshold": _by_loss,
+    "LiRA": _by_ratio,
+    "U-LiRA": _by_ratio,
+    "RMIA": _by_rmia,
+}
+
+
+def _curves(own: Array, null: Array, members: NDArray[np.bool_]) -> dict[str, Any]:
+    return {"attack": _curve(own, members), "null": _curve(null, members)}
+
+
+def _curve(scores: Array, members: NDArray[np.bool_]) -> dict[str, Any]:
+    p, q = scores[members], scores[~members]
+    fpr, tpr = roc(p, q)
+    keep = np.unique(np.searchsorted(fpr, np.geomspace(1 / len(q), 1, 60)).clip(max=len(fpr) - 1))
+    return {
+        "auc": auc(p, q),
+        "tpr_at_fpr": {f"{rate:g}": tpr_at_fpr(p, q, rate) for rate in _FPRS},
+        "roc": [fpr[keep].round(6).tolist(), tpr[keep].round(6).tolist()],
+        "unit": "rate",
+        "direction": "0.5 shows nothing; larger shows more",
+    }
+
+
+def _retained(arena: Arena, stack: Any) -> dict[str, Any]:
+    """Loss-threshold AUC of retained rows against the population: what learning, not forgetting, leaves."""
+    rows = arena.retain[: len(arena.population)]
+    log_p = [
+        _log_probability(arena.outputs(stack, r).double(), arena.pictures.labels[r]).cpu().numpy()
+        for r in (rows, arena.population)
+    ]
+    return {"auc": auc(log_p[0].reshape(-1), log_p[1].reshape(-1)), "direction": "0.5: not told apart"}
+
+
+def _accuracy(arena: Arena, stack: Any) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, rows in (("candidates", arena.candidates), ("retained", arena.retain), ("population", arena.population)):
+        right = arena.outputs(stack, rows).argmax(-1) == arena.pictures.labels[rows]
+        found[name] = float(right.double().mean())
+    return found

@@ -1,0 +1,147 @@
+"""A finding: an attack, what it saw, and what that refutes."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import inf, isclose, isfinite
+from typing import Any, cast
+
+from expunge import _validate
+from expunge.accounting import Guarantee, Relation
+from expunge.audit.evidence import EVIDENCE, Evidence
+from expunge.errors import MalformedAudit
+
+__all__ = ["Finding"]
+
+_KEYS = {"attack", "relation", "delta", "confidence", "evidence", "null", "bounds", "assumes", "unit", "direction"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What one attack shows. It refutes a guarantee, or it does not; it never proves one.
+
+    Args:
+        attack: what was done, in a few words.
+        relation: whom the attacked output was compared with.
+        delta: δ at which ε is bounded.
+        confidence: with which the bounds hold, each finding for itself.
+        evidence: what was seen.
+        null: what the same attack saw where nothing can leak, e.g. retrained against retrained; None if it was not run.
+    """
+
+    attack: str
+    relation: Relation
+    delta: float
+    confidence: float
+    evidence: Evidence
+    null: Evidence | None = None
+
+    def __post_init__(self) -> None:
+        _validate.open_unit_interval(delta=self.delta, confidence=self.confidence)
+        object.__setattr__(self, "relation", Relation(self.relation))
+
+    @property
+    def epsilon(self) -> float:
+        """A lower bound on ε at δ."""
+        return self.evidence.epsilon(delta=self.delta, confidence=self.confidence)
+
+    @property
+    def mu(self) -> float | None:
+        """A lower bound on μ; None where this evidence gives none."""
+        return self.evidence.mu(confidence=self.confidence)
+
+    @property
+    def ceiling(self) -> float:
+        """The largest ε that evidence of this size can show."""
+        return self.evidence.ceiling(delta=self.delta, confidence=self.confidence)
+
+    @property
+    def null_epsilon(self) -> float | None:
+        """The same bound where nothing can leak: 0, but for chance."""
+        return None if self.null is None else self.null.epsilon(delta=self.delta, confidence=self.confidence)
+
+    def refutes(self, guarantee: Guarantee) -> bool:
+        """Whether a bound exceeds what is claimed: ε at a δ no larger than this finding's, or μ.
+
+        Raises:
+            ValueError: the guarantee is about another relation, or about a larger δ than the finding.
+        """
+        if guarantee.relation is not self.relation:
+            raise ValueError(f"the finding is about {self.relation}, the guarantee about {guarantee.relation}")
+        if guarantee.delta > self.delta:
+            raise ValueError(
+                f"the finding bounds epsilon at delta={self.delta:g}, the guarantee speaks of delta={guarantee.delta:g}"
+            )
+        beyond_mu = self.mu is not None and self.mu > guarantee.mu
+        return self.epsilon > guarantee.epsilon or beyond_mu
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `bounds` is for readers, `from_dict` computes them again."""
+        return {
+            "attack": self.attack,
+            "relation": str(self.relation),
+            "delta": self.delta,
+            "confidence": self.confidence,
+            "evidence": _to_dict(self.evidence),
+            "null": None if self.null is None else _to_dict(self.null),
+            "bounds": self._bounds(),
+            "assumes": self.evidence.assumes,
+            "unit": "epsilon, natural logarithm of a ratio of probabilities",
+            "direction": "larger shows more; 0 shows nothing",
+        }
+
+    def _bounds(self) -> dict[str, float | str | None]:
+        bounds = {"epsilon": self.epsilon, "mu": self.mu, "ceiling": self.ceiling, "null_epsilon": self.null_epsilon}
+        return {name: "infinite" if value == inf else value for name, value in bounds.items()}
+
+    @classmethod
+    def from_dict(cls, fields: object) -> "Finding":
+        """Read a finding, and compute its bounds again.
+
+        Raises:
+            MalformedAudit: a field is missing, unknown or out of range, or the bounds do not follow from the evidence.
+        """
+        if not isinstance(fields, Mapping) or set(cast("Mapping[str, Any]", fields)) != _KEYS:
+            raise MalformedAudit(f"a finding has the fields {sorted(_KEYS)}, not {fields!r:.200}")
+        held = cast("Mapping[str, Any]", fields)
+        try:
+            found = cls(
+                attack=str(held["attack"]),
+                relation=Relation(held["relation"]),
+                delta=held["delta"],
+                confidence=held["confidence"],
+                evidence=_from_dict(held["evidence"]),
+                null=None if held["null"] is None else _from_dict(held["null"]),
+            )
+            again = json.loads(json.dumps(found.to_dict()))
+        except (TypeError, ValueError) as error:
+            raise MalformedAudit(f"finding {held['attack']!r:.80}: {error}") from error
+        for name, value in again["bounds"].items():
+            if not _same(value, held["bounds"].get(name) if isinstance(held["bounds"], Mapping) else None):
+                raise MalformedAudit(
+                    f"finding {found.attack!r}: {name} follows from the evidence as {value}, not {held['bounds']!r:.120}"
+                )
+        if any(again[name] != held[name] for name in ("assumes", "unit", "direction")):
+            raise MalformedAudit(f"finding {found.attack!r}: its fixed sentences were altered")
+        return found
+
+
+def _to_dict(evidence: Evidence) -> dict[str, Any]:
+    return {"kind": evidence.kind, **asdict(cast("Any", evidence))}
+
+
+def _from_dict(fields: object) -> Evidence:
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"evidence must be an object, not {fields!r:.80}")
+    held = dict(cast("Mapping[str, Any]", fields))
+    kind = EVIDENCE.get(held.pop("kind", None))
+    if kind is None:
+        raise ValueError(f"evidence must be of one of the kinds {sorted(EVIDENCE)}")
+    return kind(**held)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Numbers to rounding between machines; anything else exactly."""
+    if isinstance(one, float | int) and isinstance(other, float | int):
+        return isfinite(other) and isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
+    return one == other

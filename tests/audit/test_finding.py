@@ -1,0 +1,128 @@
+"""A finding carries evidence, not conclusions: bounds are computed again by whoever reads it."""
+
+import json
+from math import sqrt
+
+import pytest
+
+from expunge import OutputPerturbation, Relation, guarantee
+from expunge.audit.evidence import Counts, GaussianFit, Means, OneRun
+from expunge.audit.finding import Finding
+from expunge.audit.report import Audit
+from expunge.errors import MalformedAudit
+
+CLEAR = Counts(positives=1000, true_positives=900, negatives=1000, false_positives=10)
+KINDS = [
+    CLEAR,
+    Means(p_mean=0.9, p_runs=30, q_mean=0.2, q_runs=30),
+    GaussianFit(p_mean=2.0, p_samples=100, q_mean=0.0, q_samples=100, std=1.0),
+    OneRun(canaries=500, guesses=200, correct=190),
+]
+
+
+def finding(evidence=CLEAR, **fields):
+    held = {"attack": "a", "relation": "retrained", "delta": 1e-5, "confidence": 0.95, "evidence": evidence}
+    return Finding(**(held | fields))
+
+
+def claim(mu, *, delta=1e-5, relation=Relation.RETRAINED):
+    return guarantee(OutputPerturbation(init_clip=mu / 2, noise_std=1.0), delta=delta, relation=relation)
+
+
+def test_a_bound_above_the_claim_refutes_and_one_below_does_not():
+    assert finding().refutes(claim(0.3))
+    assert not finding().refutes(claim(6.0))
+    even = Counts(positives=1000, true_positives=500, negatives=1000, false_positives=500)
+    assert not finding(even).refutes(claim(1e-6))
+
+
+def test_mu_alone_refutes_where_epsilon_does_not_reach():
+    """Mean accuracies .95 against .6 over 100 runs: ε is out of reach, the μ of (1, 1e-5) is not."""
+    seen = finding(Means(p_mean=0.95, p_runs=100, q_mean=0.6, q_runs=100))
+    claimed = claim(0.268)
+    assert seen.epsilon < claimed.epsilon
+    assert seen.mu > claimed.mu
+    assert seen.refutes(claimed)
+
+
+def test_a_claim_of_another_relation_or_a_larger_delta_is_not_compared():
+    with pytest.raises(ValueError, match="about retrained, the guarantee about center"):
+        finding().refutes(claim(0.3, relation=Relation.CENTER))
+    with pytest.raises(ValueError, match=r"delta=1e-05, the guarantee speaks of delta=0\.001"):
+        finding().refutes(claim(0.3, delta=1e-3))
+    finding().refutes(claim(0.3, delta=1e-6))  # a smaller delta claims more
+
+
+@pytest.mark.parametrize("evidence", KINDS, ids=lambda e: e.kind)
+def test_a_finding_comes_back_from_json_with_all_bounds(evidence):
+    before = finding(evidence, null=CLEAR)
+    after = Finding.from_dict(json.loads(json.dumps(before.to_dict())))
+    assert after == before
+    assert after.epsilon > 0
+
+
+def altered(change):
+    fields = json.loads(json.dumps(finding().to_dict()))
+    change(fields)
+    return fields
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f["bounds"].update(epsilon=0.1), "epsilon follows from the evidence as"),
+        (lambda f: f["bounds"].update(epsilon="0.1"), "epsilon follows"),
+        (lambda f: f["bounds"].pop("mu"), "mu follows"),
+        (lambda f: f.update(bounds=None), "follows from the evidence"),
+        (lambda f: f["evidence"].update(true_positives=901), "epsilon follows"),
+        (lambda f: f["evidence"].update(true_positives=1001), "true_positives=1001"),
+        (lambda f: f["evidence"].update(kind="belief"), "one of the kinds"),
+        (lambda f: f["evidence"].pop("negatives"), "negatives"),
+        (lambda f: f.update(evidence=3), "evidence must be an object"),
+        (lambda f: f.update(delta=2.0), "delta"),
+        (lambda f: f.update(confidence=0.2), "confidence"),
+        (lambda f: f.update(relation="friend"), "friend"),
+        (lambda f: f.pop("null"), "a finding has the fields"),
+        (lambda f: f.update(assumes="nothing"), "fixed sentences"),
+    ],
+)
+def test_an_altered_finding_is_refused_with_the_reason(change, message):
+    with pytest.raises(MalformedAudit, match=message):
+        Finding.from_dict(altered(change))
+
+
+def test_an_audit_comes_back_from_its_file(tmp_path):
+    audit = Audit(certificate="sha256:ab", findings=(finding(), finding(KINDS[2])), details={"curve": [1, 2]})
+    audit.save(tmp_path / "audit.json")
+    assert Audit.load(tmp_path / "audit.json") == audit
+    assert audit.refuting(claim(0.3)) == list(audit.findings)
+    assert audit.refuting(claim(0.3, relation=Relation.CENTER)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot read"),
+        ("[]", "an audit has the fields"),
+        ('{"schema": "expunge.audit/2", "certificate": null, "findings": [], "details": {}}', "schema must be"),
+        (
+            '{"schema": "expunge.audit/1", "certificate": null, "findings": {}, "details": {}}',
+            "findings must be a list",
+        ),
+        ('{"schema": "expunge.audit/1", "certificate": null, "findings": [1], "details": {}}', "a finding has"),
+        (
+            '{"schema": "expunge.audit/1", "certificate": null, "findings": [], "details": {"x": NaN}}',
+            "NaN is not JSON",
+        ),
+    ],
+)
+def test_a_file_that_is_no_audit_is_refused(tmp_path, text, message):
+    (tmp_path / "audit.json").write_text(text)
+    with pytest.raises(MalformedAudit, match=message):
+        Audit.load(tmp_path / "audit.json")
+
+
+def test_the_gaussian_fit_has_no_ceiling_and_says_so_in_json():
+    assert finding(KINDS[2]).to_dict()["bounds"]["ceiling"] == "infinite"
+    assert finding(KINDS[2]).epsilon == pytest.approx(finding(KINDS[2]).epsilon)
+    assert finding(KINDS[2]).mu < 2.0 + 3 * sqrt(2 / 100)

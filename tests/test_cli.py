@@ -94,6 +94,46 @@ def test_a_negative_field_is_a_usage_error(folder: Path):
     assert "init_clip" in done.stderr
 
 
+@pytest.fixture(scope="module")
+def audited(folder: Path) -> dict[str, object]:
+    done = run(
+        "audit", "mine:task", "--certificate", "out/certificate.json", "--out", "audit.json", "--quick",
+        "--training-epochs", "3", "--epochs", "1", "--json", cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_an_audit_of_a_sound_certificate_refutes_nothing_and_is_checked_by_verify(
+    folder: Path, audited: dict[str, object]
+):
+    assert audited["refuted_by"] == []
+    assert len(audited["findings"]) == 13
+    assert not (folder / "audit.json.partial").exists()
+    done = run("verify", "out/certificate.json", "--audit", "audit.json", "--json", cwd=folder)
+    assert json.loads(done.stdout)["audit_checked"] is True
+    done = run("report", "out/certificate.json", "--audit", "audit.json", "-o", "audited.html", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    page = (folder / "audited.html").read_text()
+    assert page.count("<svg") == 4
+    assert "LiRA" in page
+
+
+def test_an_audit_with_a_changed_bound_is_refused(folder: Path, audited: dict[str, object]):
+    content = json.loads((folder / "audit.json").read_text())
+    content["findings"][0]["bounds"]["epsilon"] = 0.5
+    (folder / "forged.json").write_text(json.dumps(content))
+    done = run("verify", "out/certificate.json", "--audit", "forged.json", cwd=folder)
+    assert done.returncode == 1
+    assert "epsilon follows from the evidence" in done.stderr
+
+
+def test_an_audit_does_not_overwrite(folder: Path, audited: dict[str, object]):
+    done = run("audit", "mine:task", "--certificate", "out/certificate.json", "--out", "audit.json", cwd=folder)
+    assert done.returncode == 1
+    assert "exists already" in done.stderr
+
+
 def test_the_demo_makes_one_table_and_a_report(tmp_path: Path):
     done = run("demo", "--out", "demo", "--seeds", "2", "--epochs", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -120,8 +120,11 @@ def cifar10_jobs() -> list[Job]:
 
 
 def features_jobs(tuned: Training, tuned_retraining: Training) -> list[Job]:
-    """Figure 3; the two methods that it does not have as proven only."""
-    clipping = [c for setting in FEATURES_CLIPPING[:2] for c in recipes.gradient_clipping(*setting)]
+    """Figure 3; the two methods that it does not have as proven only.
+
+    Its settings of gradient clipping have nearly the same noise, 0.0085 to 0.026 as published: one stands for all.
+    """
+    clipping = recipes.gradient_clipping(*FEATURES_CLIPPING[0])
     others = [*recipes.model_clipping(0.01, 0.01), *recipes.output_perturbation(0.1)]
     cells = [*clipping, *(c for c in others if c.reading == "proven")]
     measured = (1, 2, 3, 5, 10, 20, 30, 40, 50)
@@ -134,7 +137,7 @@ def features_jobs(tuned: Training, tuned_retraining: Training) -> list[Job]:
     ]  # fmt: skip
     return [
         *_paper([recipes.retraining(), *cells], 50, measured),
-        *_tuned(cells, tuned, tuned_retraining, (1, 10, 50)),
+        *_tuned(cells, tuned, tuned_retraining, (10, 50)),
         *private,
     ]
 
@@ -212,7 +215,7 @@ def _tuned(cells: Sequence[Cell], training: Training, retraining: Training, budg
 
 # After the noise, and for retraining.
 FEATURES10_TUNED = _sgd(0.2), _sgd(0.2)
-FEATURES100_TUNED = _adamw(0.003), _adamw(0.003)
+FEATURES100_TUNED = _sgd(0.05, rescale=True), _sgd(0.035)
 STUDIES = {
     study.name: study
     for study in (

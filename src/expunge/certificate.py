@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import rfc8785
 
@@ -23,8 +23,11 @@ from expunge import _validate
 from expunge._files import write_new
 from expunge.accounting import Budget, Guarantee, Kind, Mechanism, Relation, delta_at, guarantee
 from expunge.accounting.guarantee import ROUNDING
-from expunge.errors import ClaimRefused, MalformedCertificate, RunError, WeightsMismatch
+from expunge.errors import ClaimRefused, MalformedAudit, MalformedCertificate, RunError, WeightsMismatch
 from expunge.record import RunRecord, check_keys, weights_digest
+
+if TYPE_CHECKING:
+    from expunge.audit.report import Audit
 
 __all__ = ["SCHEMA", "Certificate", "issue", "verify"]
 
@@ -160,7 +163,11 @@ def issue(
 
 
 def verify(
-    certificate: "Certificate | str | os.PathLike[str]", *, weights: object = None, certified_weights: object = None
+    certificate: "Certificate | str | os.PathLike[str]",
+    *,
+    weights: object = None,
+    certified_weights: object = None,
+    audit: "Audit | str | os.PathLike[str] | None" = None,
 ) -> None:
     """Prove the certificate again from its fields; return nothing, or raise.
 
@@ -168,10 +175,12 @@ def verify(
         certificate: a `Certificate` or the path of one.
         weights: the released weights at hand (safetensors path, module or digest); omitted, only the claim is checked.
         certified_weights: the weights before recovery, if they were handed over too.
+        audit: an audit of this certificate's run; its bounds are computed again from what was seen.
 
     Raises:
         MalformedCertificate: truncated, altered, or of an unknown schema or mechanism.
-        ClaimRefused: the fields do not prove what is claimed.
+        MalformedAudit: the audit is damaged, about another certificate, or its bounds do not follow from its evidence.
+        ClaimRefused: the fields do not prove what is claimed, or the audit refutes it.
         WeightsMismatch: the weights are others.
     """
     certificate = certificate if isinstance(certificate, Certificate) else Certificate.load(certificate)
@@ -188,6 +197,21 @@ def verify(
     _verify_claims(certificate)
     _verify_weights(content, weights, certified_weights)
     _verify_words(content)
+    if audit is not None:
+        _verify_audit(certificate, audit)
+
+
+def _verify_audit(certificate: Certificate, given: "Audit | str | os.PathLike[str]") -> None:
+    from expunge.audit.report import Audit  # late: scipy's distributions
+
+    audit = given if isinstance(given, Audit) else Audit.load(given)
+    if audit.certificate != certificate.content["digest"]:
+        raise MalformedAudit(f"the audit is about {audit.certificate}, not about this certificate")
+    for finding in audit.refuting(certificate.claim):
+        raise ClaimRefused(
+            f"the audit refutes it: '{finding.attack}' shows epsilon >= {finding.epsilon:.4g}, mu >= {finding.mu or 0:.4g} "
+            f"at delta={finding.delta:g} with confidence {finding.confidence:.4g}"
+        )
 
 
 def _verify_words(content: Mapping[str, Any]) -> None:

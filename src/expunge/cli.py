@@ -101,14 +101,16 @@ def verify(
     certificate: Path,
     weights: Annotated[Path | None, typer.Option(help="The released weights (safetensors).")] = None,
     certified_weights: Annotated[Path | None, typer.Option(help="The weights before recovery.")] = None,
+    audit: Annotated[Path | None, typer.Option(help="An audit of it: its bounds are computed again.")] = None,
     as_json: Json = False,
 ) -> None:
     """Prove a certificate again and compare the weights. Needs no torch."""
     loaded = ex.Certificate.load(certificate)
-    ex.verify(loaded, weights=weights, certified_weights=certified_weights)
+    ex.verify(loaded, weights=weights, certified_weights=certified_weights, audit=audit)
     claim = loaded.claim
     if as_json:
-        _print_json({"verified": True, "weights_checked": weights is not None, "claim": asdict(claim)})
+        checked = {"weights_checked": weights is not None, "audit_checked": audit is not None}
+        _print_json({"verified": True} | checked | {"claim": asdict(claim)})
         return
     what = "claim and weights" if weights else "claim only: give --weights to compare the weights"
     _out.print(f"verified ({what})", style="green")
@@ -121,11 +123,14 @@ def report(
     certificate: Path,
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML page to write.")] = Path("report.html"),
     curves: Annotated[Path | None, typer.Option(help="A comparison.json made by demo.")] = None,
+    audit: Annotated[Path | None, typer.Option(help="An audit.json made by audit.")] = None,
 ) -> None:
     """One self-contained HTML page of a certificate. Needs no torch."""
+    from expunge.audit import Audit
     from expunge.report import render
 
-    page = render(ex.Certificate.load(certificate), None if curves is None else _comparison(curves))
+    seen = None if audit is None else Audit.load(audit)
+    page = render(ex.Certificate.load(certificate), None if curves is None else _comparison(curves), seen)
     write_new(output, page.encode())
     _out.print(f"wrote {output}")
 
@@ -173,6 +178,50 @@ def unlearn(
         table.add_row(name, *(f"{summary['accuracy'][name][part]:.3f}" for part in ("held_out", "forget")))
     _out.print(table)
     _out.print(f"epsilon={summary['epsilon']:.6g} at delta={delta:g}, relation '{relation}'; see {out}/report.html")
+
+
+@app.command()
+def audit(
+    task: Annotated[str, typer.Argument(help="module:function or file.py:function that returns an expunge.Task.")],
+    certificate: Annotated[Path, typer.Option(help="The certificate to attack.")],
+    out: Annotated[Path, typer.Option(help="The audit.json to write.")] = Path("audit.json"),
+    epochs: Annotated[int, typer.Option(help="Recovery: epochs, as in unlearn.")] = 5,
+    training_epochs: Annotated[int, typer.Option(help="Training of the shadow models: epochs.")] = 30,
+    recovery_lr: Annotated[float, typer.Option(help="Peak learning rate of recovery and training.")] = 0.1,
+    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
+    batch_size: Annotated[int, typer.Option(help="Examples a batch.")] = 128,
+    rescale: Annotated[bool, typer.Option(help="Recovery: first rescale layers.")] = True,
+    confidence: Annotated[float, typer.Option(help="Of each part of the audit.")] = 0.95,
+    quick: Annotated[bool, typer.Option(help="Fewer runs: under a minute for a small task.")] = False,
+    seed: Annotated[int, typer.Option(help="Of all coins.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Attack a certificate: in two worlds, from the null start, by membership. Exit code 1 where it is refuted."""
+    recipe = ex.Recipe(optimizer=cast("Any", optimizer), learning_rate=recovery_lr, batch_size=batch_size)
+    from expunge.session import run_audit
+
+    done, refuted = run_audit(
+        task, certificate, out, recipe=recipe, recovery_epochs=epochs, training_epochs=training_epochs, rescale=rescale,
+        confidence=confidence, quick=quick, seed=seed,
+    )  # fmt: skip
+    if as_json:
+        _print_json(json.loads(done.to_json()) | {"refuted_by": [finding.attack for finding in refuted]})
+    else:
+        table = Table("attack", "epsilon at least", "null", "could show", "confidence", title="lower bounds on epsilon")
+        for f in done.findings:
+            null = "" if f.null_epsilon is None else f"{f.null_epsilon:.3f}"
+            row = (f"{f.epsilon:.3f}", null, f"{f.ceiling:.2f}", f"{f.confidence:.4g}")
+            table.add_row(f.attack, *row, style="red" if f in refuted else None)
+        _out.print(table)
+        for name, part in done.details.items():
+            if isinstance(part, dict) and "left_out" in part:
+                _out.print(f"left out, {name}: {cast('dict[str, Any]', part)['left_out']}", highlight=False)
+        verdict = f"REFUTED by {len(refuted)} of" if refuted else "not refuted by any of"
+        _out.print(
+            f"The claim is {verdict} {len(done.findings)} findings. An audit never proves. See {out}", highlight=False
+        )
+    if refuted:
+        raise typer.Exit(1)
 
 
 @app.command()

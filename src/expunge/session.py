@@ -9,6 +9,8 @@ from typing import Any, cast
 
 from expunge._files import write_new
 from expunge.accounting import Budget, Mechanism, Relation, Retrain
+from expunge.attacks import Effort, audit_task
+from expunge.audit import Audit, Finding
 from expunge.certificate import Certificate, issue, verify
 from expunge.compare import accuracy, compare
 from expunge.data import as_examples, commit, new_commitment_key
@@ -22,7 +24,7 @@ from expunge.report.curves import Comparison
 from expunge.report.page import control, table
 from expunge.task import Task, load_task
 
-__all__ = ["run_demo", "run_task"]
+__all__ = ["run_audit", "run_demo", "run_task"]
 
 
 def run_task(
@@ -70,6 +72,41 @@ def run_task(
         "start_clipped": done.start_clipped,
         "accuracy": measured,
     }
+
+
+def run_audit(
+    where: str,
+    certificate: Path,
+    out: Path,
+    *,
+    recipe: Recipe,
+    recovery_epochs: int,
+    training_epochs: int,
+    rescale: bool,
+    confidence: float,
+    quick: bool,
+    seed: int,
+) -> tuple[Audit, list[Finding]]:
+    """Attack the mechanism of a certificate on a task, and write the audit; returns it with the findings that refute.
+
+    Finished parts are kept in `<out>.partial` until all are: the same call goes on from there.
+
+    Raises:
+        OutputError: `out` exists.
+        CertificateError: the certificate does not verify.
+    """
+    if out.exists():
+        raise OutputError(f"{out} exists already and is not overwritten; choose another name or remove it")
+    loaded = Certificate.load(certificate)
+    verify(loaded)
+    task, claim = load_task(where), loaded.claim
+    done = audit_task(
+        task, loaded.mechanism, certificate=loaded.content["digest"], delta=claim.delta or 1e-5, confidence=confidence,
+        recipe=recipe, recovery_epochs=recovery_epochs, training_epochs=training_epochs, rescale=rescale,
+        effort=Effort.quick() if quick else Effort(), seed=seed, state=out.with_name(out.name + ".partial"),
+    )  # fmt: skip
+    done.save(out)
+    return done, done.refuting(claim)
 
 
 def run_demo(

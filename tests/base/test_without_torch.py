@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import expunge as ex
+from expunge.audit import Audit, Counts, Finding
 from expunge.report import render
 
 CERTIFICATES = sorted((Path(__file__).parent.parent / "certificates" / "v1").glob("*.json"))
@@ -27,6 +28,26 @@ def test_a_page_is_made_of_a_certificate(path: Path):
     page = render(ex.Certificate.load(path))
     assert "What is proven" in page
     assert "<script" not in page
+
+
+def audit_of(path: Path, *, true_positives: int) -> Audit:
+    certificate = ex.Certificate.load(path)
+    seen = Counts(positives=1000, true_positives=true_positives, negatives=1000, false_positives=10)
+    finding = Finding(attack="by hand", relation=certificate.claim.relation, delta=0.5, confidence=0.95, evidence=seen)
+    return Audit(certificate=certificate.content["digest"], findings=(finding,), details={})
+
+
+@pytest.mark.parametrize("path", CERTIFICATES, ids=lambda p: p.stem)
+def test_an_audit_is_checked_and_shown_and_one_that_refutes_is_believed(path: Path, tmp_path: Path):
+    harmless, fatal = audit_of(path, true_positives=10), audit_of(path, true_positives=1000)
+    harmless.save(tmp_path / "audit.json")
+    ex.verify(path, audit=tmp_path / "audit.json")
+    assert "by hand" in render(ex.Certificate.load(path), audit=harmless)
+    with pytest.raises(ex.errors.ClaimRefused, match="the audit refutes it: 'by hand' shows epsilon >= "):
+        ex.verify(path, audit=fatal)
+    other = Audit(certificate="sha256:00", findings=(), details={})
+    with pytest.raises(ex.errors.MalformedAudit, match="about sha256:00, not about this certificate"):
+        ex.verify(path, audit=other)
 
 
 def test_a_name_that_needs_torch_says_how_to_get_it():

@@ -1,8 +1,9 @@
 """Attacks that make the scores for audits (torch): they run mechanisms and train shadow models, many at once."""
 
 from expunge.attacks.arena import Arena
+from expunge.attacks.distances import distances
 from expunge.attacks.job import Effort, audit_task
 from expunge.attacks.membership import membership
 from expunge.attacks.worlds import two_worlds
 
-__all__ = ["Arena", "Effort", "audit_task", "membership", "two_worlds"]
+__all__ = ["Arena", "Effort", "audit_task", "distances", "membership", "two_worlds"]

@@ -82,15 +82,15 @@ class Arena:
         self.train(stack, torch.cat([self.retain.expand(self.runs, -1), rows], dim=1), self.epochs, purpose=3)
         return stack
 
-    def retrained(self) -> Stack:
-        """Models trained on the retained rows alone: what cannot leak."""
-        stack = self.fresh(4)
-        self.train(stack, self.retain.expand(self.runs, -1), self.epochs, purpose=5)
+    def retrained(self, draw: int = 0) -> Stack:
+        """Models trained on the retained rows alone: what cannot leak; other models for each draw."""
+        stack = self.fresh(4 + 10 * draw)
+        self.train(stack, self.retain.expand(self.runs, -1), self.epochs, purpose=5 + 100 * draw)
         return stack
 
     def fresh(self, purpose: int) -> Stack:
         """Freshly initialised models."""
-        first = self.seed * 100_000 + purpose * 10_000
+        first = self.seed * 1_000_000 + purpose * 10_000
         return Stack.fresh(self.make_model, range(first, first + self.runs)).to(self.pictures.labels.device)
 
     def train(

@@ -16,7 +16,7 @@ from expunge._files import write_over
 from expunge.accounting import Mechanism, Retrain
 from expunge.attacks.arena import Arena, mechanism, retraining
 from expunge.attacks.membership import membership
-from expunge.attacks.worlds import two_worlds
+from expunge.attacks.worlds import worlds_with_histograms
 from expunge.audit.finding import Finding
 from expunge.audit.null_start import null_start
 from expunge.audit.report import Audit
@@ -50,7 +50,7 @@ class Effort:
     @classmethod
     def quick(cls) -> "Effort":
         """Under a minute for a small task."""
-        return cls(replicates=20_000, seeds=16, runs=32)
+        return cls(replicates=20_000, seeds=48, runs=32)
 
 
 def audit_task(
@@ -138,12 +138,11 @@ def _worlds(how: _How) -> _Part:
         return _left_out("retraining is exact: no output depends on the start")
     coins = torch.Generator().manual_seed(how.seed)
     try:
-        found = two_worlds(
+        return worlds_with_histograms(
             how.mechanism, replicates=how.effort.replicates, delta=how.delta, confidence=how.confidence, generator=coins
         )
     except TypeError as error:
         return _left_out(error)
-    return found, {}
 
 
 def _null_start(how: _How) -> _Part:

@@ -22,6 +22,7 @@ __all__ = ["MEMBERSHIP_ATTACKS", "Attacked", "membership"]
 Array = NDArray[np.float64]
 MEMBERSHIP_ATTACKS = ("loss threshold", "LiRA", "U-LiRA", "RMIA")
 _FPRS = (0.001, 0.01, 0.1)
+_ENOUGH = 64  # shadow models, for a variance of each candidate's own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +121,18 @@ def _by_loss(seen: _Seen, _shadows: _Seen, _coins: NDArray[np.bool_], half: int)
 
 
 def _by_ratio(seen: _Seen, shadows: _Seen, coins: NDArray[np.bool_], half: int) -> Array:
+    """A candidate that too few shadow models speak of gets 0: no opinion."""
     taught, was_in = shadows.confidence[:half], coins[:half]
     ins, outs = np.where(was_in, taught, np.nan), np.where(was_in, np.nan, taught)
-    shared = half < 64
-    return np.stack([
-        scoring.likelihood_ratio(row, ins, outs, shared_variance=shared) for row in seen.confidence[half:]
-    ])  # fmt: skip
+    known = np.minimum(was_in.sum(0), (~was_in).sum(0)) >= 2
+    shared = half < _ENOUGH
+    scores = np.zeros(seen.confidence[half:].shape)
+    if known.any():
+        for row, observed in zip(scores, seen.confidence[half:], strict=True):
+            row[known] = scoring.likelihood_ratio(
+                observed[known], ins[:, known], outs[:, known], shared_variance=shared
+            )
+    return scores
 
 
 def _by_rmia(seen: _Seen, shadows: _Seen, _coins: NDArray[np.bool_], half: int) -> Array:

@@ -17,7 +17,7 @@ from expunge.audit.finding import Finding
 from expunge.audit.scores import gaussian_fit, threshold_counts
 from expunge.methods import EXECUTORS, Noise, secret_generator
 
-__all__ = ["two_worlds"]
+__all__ = ["two_worlds", "worlds_with_histograms"]
 
 Executor = Callable[..., Iterator[int]]
 Scores = NDArray[np.float64]
@@ -57,6 +57,23 @@ def two_worlds(
         TypeError: there is no executor for this mechanism.
         ValueError: fewer than 100 replicates, or delta or confidence out of range.
     """
+    return worlds_with_histograms(
+        mechanism, executor=executor, noise=noise, replicates=replicates, delta=delta, confidence=confidence,
+        generator=generator,
+    )[0]  # fmt: skip
+
+
+def worlds_with_histograms(
+    mechanism: Mechanism,
+    *,
+    executor: Executor | None = None,
+    noise: Callable[..., Any] = Noise,
+    replicates: int = 100_000,
+    delta: float = 1e-5,
+    confidence: float = 0.95,
+    generator: torch.Generator | None = None,
+) -> tuple[list[Finding], dict[str, Any]]:
+    """`two_worlds`, and for each loss a histogram of the outputs of both worlds, JSON-ready."""
     _validate.whole(100, replicates=replicates)
     _validate.open_unit_interval(delta=delta, confidence=confidence)
     run = executor or EXECUTORS.get(type(mechanism))
@@ -69,7 +86,8 @@ def two_worlds(
     attacks = [(world, attack) for world in worlds for attack in world.attacks]
     each = 1 - (1 - confidence) / len(attacks)
     rng = np.random.default_rng(int(torch.randint(2**62, (), generator=coins)))
-    return [world.finding(attack, delta, each, rng) for world, attack in attacks]
+    findings = [world.finding(attack, delta, each, rng) for world, attack in attacks]
+    return findings, {world.oracle.name: world.histogram() for world in worlds}
 
 
 class _Worlds:
@@ -109,6 +127,12 @@ class _Worlds:
             evidence=see(self.p, self.q, delta, confidence, rng),
             null=see(self.null, self.q, delta, confidence, rng),
         )
+
+    def histogram(self, bins: int = 80) -> dict[str, Any]:
+        """Counts of the outputs of both worlds in common bins."""
+        edges = np.histogram_bin_edges(np.concatenate([self.p, self.q]), bins)
+        p, q = (np.histogram(x, edges)[0].tolist() for x in (self.p, self.q))
+        return {"edges": edges.tolist(), "p": p, "q": q, "unit": "the weight at the end"}
 
 
 def _outputs(

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from expunge.accounting import Kind
+from expunge.audit import Audit
 from expunge.certificate import Certificate, verify
 from expunge.report import plots
 from expunge.report.curves import Comparison, interval, null_start_bound
@@ -15,17 +16,19 @@ from expunge.report.curves import Comparison, interval, null_start_bound
 __all__ = ["render", "table"]
 
 
-def render(certificate: Certificate, comparison: Comparison | None = None) -> str:
+def render(certificate: Certificate, comparison: Comparison | None = None, audit: Audit | None = None) -> str:
     """The page as HTML text that needs nothing else; the certificate is verified first.
 
     Args:
         certificate: what is proven.
         comparison: accuracies of several procedures, where they were measured.
+        audit: what attacks have shown.
 
     Raises:
-        CertificateError: the certificate does not verify; no page vouches for it.
+        CertificateError: the certificate does not verify, or the audit refutes it; no page vouches for it.
+        MalformedAudit: the audit is about another certificate.
     """
-    verify(certificate)
+    verify(certificate, audit=audit)
     claim, record = certificate.claim, certificate.record
     environment = Environment(
         loader=PackageLoader("expunge.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -44,7 +47,22 @@ def render(certificate: Certificate, comparison: Comparison | None = None) -> st
         rows=[] if comparison is None else table(comparison),
         control=None if comparison is None else control(comparison),
         comparison=comparison,
+        audit=None if audit is None else _audit(certificate, audit),
     )
+
+
+def _audit(certificate: Certificate, audit: Audit) -> dict[str, Any]:
+    """Plots and one row a finding."""
+    details = audit.details
+    drawn = {
+        "bounds": plots.audit_bounds(audit.findings, claimed=certificate.claim.epsilon),
+        "worlds": plots.world_histograms(details.get("two worlds", {})),
+        "roc": plots.roc_curves(details.get("membership", {})),
+    }
+    left_out = {
+        name: part["left_out"] for name, part in details.items() if isinstance(part, dict) and "left_out" in part
+    }
+    return {name: Markup(svg) for name, svg in drawn.items()} | {"findings": audit.findings, "left_out": left_out}  # noqa: S704  our own SVG
 
 
 def table(comparison: Comparison) -> list[dict[str, Any]]:

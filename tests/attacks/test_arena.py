@@ -1,0 +1,202 @@
+"""In an arena, what leaks is seen and what is exact is not; and the audit of a task goes on where it stopped."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from expunge import BlockwiseGradientClipping, Examples, OutputPerturbation, Recipe, Retrain, Task, guarantee
+from expunge.attacks import Arena, Effort, audit_task, distances, membership
+from expunge.attacks.arena import fine_tuning, gradient_ascent, mechanism, nothing, retraining
+from expunge.errors import StateError
+from expunge.replicates import Pictures
+
+NOISY = OutputPerturbation(init_clip=0.01, noise_std=0.0746126327)
+RECIPE = Recipe(learning_rate=0.5, batch_size=20, weight_decay=0.0)
+
+
+def loss(model, batch):
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def make_model():
+    return nn.Linear(40, 2)
+
+
+def rows(n, seed=0):
+    """Random labels: only learning by heart helps."""
+    coins = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 40, generator=coins), torch.randint(2, (n,), generator=coins)
+
+
+@pytest.fixture(scope="module")
+def arena():
+    return Arena(
+        pictures=Pictures(*rows(120)), retain=torch.arange(40), candidates=torch.arange(40, 60),
+        population=torch.arange(60, 120), runs=64, make_model=make_model, loss=loss, recipe=RECIPE, epochs=40,
+        recovery_epochs=3,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(arena):
+    return arena.trained()
+
+
+def test_each_candidate_is_in_by_a_fair_coin_of_its_own(arena):
+    assert arena.coins.shape == (64, 20)
+    assert 0.4 < arena.coins.double().mean() < 0.6
+    assert len({tuple(row) for row in arena.coins.tolist()}) == 64
+
+
+def test_candidates_that_were_in_are_known_better_than_those_that_were_out(arena, trained):
+    right = (arena.outputs(trained).argmax(-1) == arena.pictures.labels[arena.candidates]).double()
+    assert right[arena.coins].mean() > right[~arena.coins].mean() + 0.2
+
+
+def test_what_was_not_unlearned_is_refuted_as_exact_unlearning(arena, trained):
+    exact = guarantee(Retrain(), delta=1e-5)
+    for unlearner in (nothing(), fine_tuning()):
+        seen = membership(arena, unlearner, trained=trained)
+        assert any(f.refutes(exact) for f in seen.findings)
+        assert seen.details["LiRA"]["attack"]["auc"] > 0.65
+        assert abs(seen.details["LiRA"]["null"]["auc"] - 0.5) < 0.08
+
+
+@pytest.mark.parametrize("unlearner", [retraining(), mechanism(NOISY), mechanism(NOISY, rescale=True)])
+def test_what_was_unlearned_is_not_refuted(arena, trained, unlearner):
+    seen = membership(arena, unlearner, trained=trained)
+    assert not any(f.refutes(guarantee(NOISY, delta=1e-5)) for f in seen.findings)
+    assert all(abs(seen.details[name]["attack"]["auc"] - 0.5) < 0.08 for name in ("loss threshold", "U-LiRA"))
+
+
+def test_the_trained_models_are_left_as_they_were(arena, trained):
+    before = trained.theta.clone()
+    membership(arena, gradient_ascent(steps=2, learning_rate=0.1), trained=trained)
+    assert torch.equal(trained.theta, before)
+
+
+def test_ascent_raises_the_loss_of_what_was_in(arena, trained):
+    after = gradient_ascent(steps=20, learning_rate=20.0)(arena, trained.copy())
+    right = [
+        (arena.outputs(stack).argmax(-1) == arena.pictures.labels[arena.candidates])[arena.coins].double().mean()
+        for stack in (trained, after)
+    ]
+    assert right[1] < right[0] - 0.2
+
+
+def test_retrained_models_are_as_far_from_retrained_ones_as_their_null(arena, trained):
+    found = distances(arena, retraining(), trained=trained)
+    assert found["KLOM"]["value"] == pytest.approx(found["KLOM"]["null"], rel=0.25)
+    assert found["forgetting score"]["value"] == pytest.approx(found["forgetting score"]["null"], rel=0.5)
+    far = distances(arena, gradient_ascent(steps=20, learning_rate=0.5), trained=trained)
+    assert far["KLOM"]["value"] > 2 * far["KLOM"]["null"]
+    assert far["forgetting score"]["value"] < far["forgetting score"]["null"]
+    json.dumps([found, far], allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"runs": 3}, "runs must be a whole number of at least 4"),
+        ({"candidates": torch.arange(30, 60)}, "hold a row twice"),
+        ({"candidates": torch.arange(40, 40)}, "not 0 candidates"),
+        ({"retain": torch.arange(10)}, "20 candidates and 10 rows"),
+        ({"epochs": 0}, "epochs"),
+    ],
+)
+def test_a_bad_arena_is_refused_by_name(arena, change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(arena, **change)
+
+
+SMALL = Effort(replicates=200, seeds=8, runs=8)
+
+
+def task(**fields):
+    x, y = rows(120)
+    parts = {
+        "retain": Examples(x[:40], y[:40]), "forget": Examples(x[40:60], y[40:60]), "held_out": Examples(x[60:], y[60:]),
+    }  # fmt: skip
+    return Task(loss=loss, **(parts | {"model": make_model(), "make_model": make_model} | fields))
+
+
+def audit(of, *, attacked=NOISY, **fields):
+    return audit_task(of, attacked, recipe=RECIPE, recovery_epochs=1, training_epochs=2, effort=SMALL, **fields)
+
+
+def test_the_audit_of_a_task_has_all_three_parts():
+    found = audit(task())
+    assert {f.attack.partition(":")[0].partition(",")[0] for f in found.findings} == {
+        "two worlds", "null start", "membership",
+    }  # fmt: skip
+    assert all(f.null is not None for f in found.findings)
+    json.loads(found.to_json())
+
+
+@pytest.mark.parametrize(
+    ("fields", "attacked", "part", "reason"),
+    [
+        ({"make_model": None}, NOISY, "membership", "has no make_model"),
+        ({"public": ("0*",)}, NOISY, "null start", "public parts or a centre"),
+        ({"retain": [(torch.zeros(2, 40), torch.zeros(2).long())]}, NOISY, "membership", "must be Examples"),
+        ({"model": nn.BatchNorm1d(40)}, NOISY, "null start", "buffer"),
+        ({}, Retrain(), "two worlds", "retraining is exact"),
+        (
+            {},
+            BlockwiseGradientClipping(
+                block_sizes=(40, 42), block_clips=(1.0, 1.0), grad_clip=1.0, learning_rate=0.1, weight_decay=0.0, steps=1,
+                noise_std=1.0, blind=False,
+            ),
+            "two worlds",
+            "one weight",
+        ),
+    ],
+)  # fmt: skip
+def test_a_part_that_does_not_apply_is_left_out_with_the_reason(fields, attacked, part, reason):
+    assert reason in audit(task(**fields), attacked=attacked).details[part]["left_out"]
+
+
+def test_an_interrupted_audit_goes_on_and_ends_as_the_whole_one(tmp_path, monkeypatch):
+    from expunge.attacks import job
+
+    def interrupted(how):
+        raise KeyboardInterrupt
+
+    torch.manual_seed(0)
+    of = task()
+    whole = audit(of)
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "_membership", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            audit(of, state=tmp_path / "state")
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "_worlds", interrupted)  # this part is not run again
+        assert audit(of, state=tmp_path / "state").to_json() == whole.to_json()
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_state_of_other_settings_or_a_damaged_one_is_refused(tmp_path, monkeypatch):
+    from expunge.attacks import job
+
+    def interrupted(how):
+        raise KeyboardInterrupt
+
+    state = tmp_path / "state"
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "_null_start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            audit(task(), state=state)
+    with pytest.raises(StateError, match="other settings"):
+        audit(task(), state=state, seed=1)
+    content = json.loads(state.read_text())
+    content["parts"]["two worlds"]["findings"][0]["bounds"]["epsilon"] = 3.0
+    state.write_text(json.dumps(content))
+    with pytest.raises(StateError, match="follows from the evidence"):
+        audit(task(), state=state)
+    state.write_text("{")
+    with pytest.raises(StateError, match="not a whole audit state"):
+        audit(task(), state=state)

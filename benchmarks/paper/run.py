@@ -85,7 +85,7 @@ def run_block(job: Job, experiment: Experiment, path: Path, held: dict[str, Any]
     begun = time.perf_counter()
     held["accuracy"] = merged(held["accuracy"], experiment.run(job))
     held["seeds"] += experiment.seeds
-    seconds = round(time.perf_counter() - begun, 1)
+    seconds = round(time.perf_counter() - begun, 3)
     held["blocks"].append({"seeds": experiment.seeds, "seconds": seconds, **environment(experiment.device)})
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")

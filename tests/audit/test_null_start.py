@@ -30,13 +30,21 @@ def test_equal_starts_are_refuted_no_more_often_than_promised():
     assert wrong <= 200 * 0.2
 
 
-def test_a_gap_that_the_certificate_allows_is_not_refuted():
+def test_a_gap_that_the_certificate_allows_is_refuted_no_more_often_than_promised():
+    """Metrics that are functions of Gaussians at distance μ: as far apart as the certificate allows."""
     rng = np.random.default_rng(3)
-    wrong = sum(
-        any(f.refutes(CLAIM) for f in audit(*rng.binomial(100, [[0.16], [0.10]], (2, 24)) / 100, seed=k))
-        for k in range(1)
-    )
-    assert wrong == 0
+    wrong = 0
+    for k in range(200):
+        far, near = rng.normal(0.268, 1, 60), rng.normal(0, 1, 60)
+        wrong += any(
+            f.refutes(CLAIM) for f in audit(1 / (1 + np.exp(-far)), 1 / (1 + np.exp(-near)), seed=k, confidence=0.8)
+        )
+    assert wrong <= 200 * 0.2
+
+
+def test_four_runs_to_test_a_threshold_can_show_nothing():
+    clear = audit(np.linspace(0.9, 1.0, 8), np.linspace(0.0, 0.1, 8))[0]
+    assert clear.epsilon == clear.mu == clear.ceiling == 0
 
 
 def test_more_seeds_raise_the_ceiling():

@@ -20,13 +20,13 @@ class Stack:
     """R models of one architecture; `theta`, shape (R, d), holds a model a row, in the order of its parameters.
 
     On an accelerator all models take a step together (`torch.func.vmap`). On a CPU models with convolutions take it one
-    after another: together they would be grouped convolutions, which are half as fast there.
+    after another: together they would be grouped convolutions, which are slower there.
 
     Args:
         model: the architecture; its own weights are not used. All parameters are covered, buffers must be absent.
         theta: the weights, shape (R, d), float32 or float64; kept, not copied.
         compiled: whether `torch.compile` makes one program of a model's loss and its derivative; it needs a C++ compiler
-            and some seconds, and saves about half the time of a small convolutional network.
+            and some seconds at the first step.
 
     Raises:
         ModelRefused: the model has buffers.

@@ -96,7 +96,8 @@ def audited(name: str, arena: Arena) -> list[dict[str, Any]]:
     for lane, (unlearner, of, claimed) in lanes().items():
         begun = time.perf_counter()
         seen = membership(arena, unlearner, delta=DELTA, trained=trained)
-        worlds = [] if of is None else two_worlds(of, delta=DELTA, generator=torch.Generator().manual_seed(0))
+        coins = torch.Generator().manual_seed(0)
+        worlds = () if of is None else two_worlds(of, delta=DELTA, generator=coins).findings
         findings = [*worlds, *seen.findings]
         claim = None
         if claimed is not None:

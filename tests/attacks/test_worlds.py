@@ -31,7 +31,7 @@ PUBLISHED_10 = GradientClipping(
 
 
 def attack(mechanism, *, seed=0, **how):
-    return two_worlds(mechanism, delta=DELTA, generator=torch.Generator().manual_seed(seed), **how)
+    return two_worlds(mechanism, delta=DELTA, generator=torch.Generator().manual_seed(seed), **how).findings
 
 
 def refuted(mechanism, findings, *, claimed=None):

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from expunge import _validate
 from expunge.accounting import Mechanism
+from expunge.audit.membership import logit_confidence_from_logits
 from expunge.recovery import Recipe, rescale_
 from expunge.replicates import Pictures, RunBatches, Stack, recover_runs, unlearn_runs
 from expunge.replicates.stack import Loss
@@ -108,6 +111,12 @@ class Arena:
         """What every model says of the candidates, or of other rows: shape (runs, n, classes)."""
         index = self.candidates if rows is None else rows
         return stack.outputs(self.pictures.batch(index)[0])
+
+    def confidences(self, stack: Stack) -> NDArray[np.float64]:
+        """Logit confidence of every model in the true labels of the candidates, shape (runs, m)."""
+        labels = self.pictures.labels[self.candidates].cpu().numpy()
+        logits = self.outputs(stack).double().cpu().numpy()
+        return np.stack([logit_confidence_from_logits(one, labels) for one in logits])
 
 
 def nothing() -> Unlearner:

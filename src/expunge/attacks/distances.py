@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from expunge.attacks.arena import Arena, Unlearner
 from expunge.audit import distance
-from expunge.audit.membership import logit_confidence_from_logits
 from expunge.replicates import Stack, accuracy_runs
 
 __all__ = ["distances"]
@@ -27,7 +26,7 @@ def distances(arena: Arena, unlearner: Unlearner, *, trained: Stack | None = Non
     before = arena.trained() if trained is None else trained
     released = unlearner(arena, before.copy())
     retrained, again = arena.retrained(1), arena.retrained(2)  # draw 0 may be what is measured
-    u, r, r2 = (_confidences(arena, stack) for stack in (released, retrained, again))
+    u, r, r2 = (arena.confidences(stack) for stack in (released, retrained, again))
     accuracy = {
         (name, part): _accuracies(arena, stack, rows)
         for name, stack in (("u", released), ("r", retrained))
@@ -56,13 +55,6 @@ def _plain(one: distance.Distance) -> dict[str, Any]:
     """Without what is told of every example; infinite as a word."""
     fields = {name: getattr(one, name) for name in ("value", "null", "matched", "unit", "direction")}
     return {name: "infinite" if value == float("inf") else value for name, value in fields.items()}
-
-
-def _confidences(arena: Arena, stack: Stack) -> NDArray[np.float64]:
-    """Shape (runs, m)."""
-    labels = arena.pictures.labels[arena.candidates].cpu().numpy()
-    logits = arena.outputs(stack).double().cpu().numpy()
-    return np.stack([logit_confidence_from_logits(one, labels) for one in logits])
 
 
 def _accuracies(arena: Arena, stack: Stack, rows: torch.Tensor) -> NDArray[np.float64]:

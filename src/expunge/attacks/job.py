@@ -16,7 +16,7 @@ from expunge._files import write_over
 from expunge.accounting import Mechanism, Retrain
 from expunge.attacks.arena import Arena, mechanism, retraining
 from expunge.attacks.membership import membership
-from expunge.attacks.worlds import worlds_with_histograms
+from expunge.attacks.worlds import two_worlds
 from expunge.audit.finding import Finding
 from expunge.audit.null_start import null_start
 from expunge.audit.report import Audit
@@ -138,11 +138,12 @@ def _worlds(how: _How) -> _Part:
         return _left_out("retraining is exact: no output depends on the start")
     coins = torch.Generator().manual_seed(how.seed)
     try:
-        return worlds_with_histograms(
+        found = two_worlds(
             how.mechanism, replicates=how.effort.replicates, delta=how.delta, confidence=how.confidence, generator=coins
         )
     except TypeError as error:
         return _left_out(error)
+    return list(found.findings), found.details
 
 
 def _null_start(how: _How) -> _Part:

@@ -5,38 +5,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from expunge import _validate
 from expunge.accounting import Relation
 from expunge.attacks.arena import Arena, Unlearner
+from expunge.attacks.attacked import Attacked
 from expunge.audit import membership as scoring
 from expunge.audit.finding import Finding
 from expunge.audit.one_run import one_run
 from expunge.audit.scores import auc, roc, tpr_at_fpr
+from expunge.replicates import Stack
 
-__all__ = ["MEMBERSHIP_ATTACKS", "Attacked", "membership"]
+__all__ = ["MEMBERSHIP_ATTACKS", "membership"]
 
 Array = NDArray[np.float64]
 MEMBERSHIP_ATTACKS = ("loss threshold", "LiRA", "U-LiRA", "RMIA")
 _FPRS = (0.001, 0.01, 0.1)
 _ENOUGH = 64  # shadow models, for a variance of each candidate's own
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attacked:
-    """What membership attacks make of one unlearner.
-
-    Args:
-        findings: lower bounds on ε, one for each attack, with their null: retrained models.
-        details: by attack: AUC, TPR at low FPR, ROC curve, and the same of the null; "retained": loss-threshold AUC of
-            retained rows against rows never seen; accuracies. JSON-ready.
-    """
-
-    findings: tuple[Finding, ...]
-    details: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,7 +37,7 @@ class _Seen:
 
 
 def membership(
-    arena: Arena, unlearner: Unlearner, *, delta: float = 1e-5, confidence: float = 0.95, trained: Any = None
+    arena: Arena, unlearner: Unlearner, *, delta: float = 1e-5, confidence: float = 0.95, trained: Stack | None = None
 ) -> Attacked:
     """Attack the candidates of an arena after an unlearner.
 
@@ -63,6 +50,10 @@ def membership(
         delta: δ at which ε is bounded.
         confidence: of all findings together.
         trained: the trained models, where they are there already.
+
+    Returns:
+        A finding for each attack, its null: retrained models. Details by attack: AUC, TPR at low FPR, ROC curve, and the
+        same of the null; "retained": loss-threshold AUC of retained rows against rows never seen; accuracies.
     """
     _validate.whole(8, runs=arena.runs)
     before = arena.trained() if trained is None else trained
@@ -94,25 +85,21 @@ def membership(
     return Attacked(findings=tuple(findings), details=details)
 
 
-def _seen(arena: Arena, stack: Any) -> _Seen:
-    logits = arena.outputs(stack).double()
-    labels = arena.pictures.labels[arena.candidates]
-    log_p = _log_probability(logits, labels)
-    population = _log_probability(
-        arena.outputs(stack, arena.population).double(), arena.pictures.labels[arena.population]
-    )
-    others = torch.log(-torch.expm1(log_p.clamp(max=-1e-12)))
+def _seen(arena: Arena, stack: Stack) -> _Seen:
+    log_p = _log_probability(arena, stack, arena.candidates)
     return _Seen(
-        confidence=(log_p - others).cpu().numpy(),
-        loss=-log_p.cpu().numpy(),
-        probability=log_p.exp().cpu().numpy(),
-        population=population.exp().cpu().numpy(),
+        confidence=arena.confidences(stack),
+        loss=-log_p,
+        probability=np.exp(log_p),
+        population=np.exp(_log_probability(arena, stack, arena.population)),
     )
 
 
-def _log_probability(logits: Tensor, labels: Tensor) -> Tensor:
-    index = labels.expand(logits.shape[0], -1)[..., None]
-    return logits.log_softmax(-1).gather(-1, index)[..., 0]
+def _log_probability(arena: Arena, stack: Stack, rows: Tensor) -> Array:
+    """Of the true labels, shape (runs, rows)."""
+    log_p = arena.outputs(stack, rows).double().log_softmax(-1)
+    index = arena.pictures.labels[rows].expand(stack.runs, -1)[..., None]
+    return log_p.gather(-1, index)[..., 0].cpu().numpy()
 
 
 def _by_loss(seen: _Seen, _shadows: _Seen, _coins: NDArray[np.bool_], half: int) -> Array:
@@ -167,17 +154,14 @@ def _curve(scores: Array, members: NDArray[np.bool_]) -> dict[str, Any]:
     }
 
 
-def _retained(arena: Arena, stack: Any) -> dict[str, Any]:
+def _retained(arena: Arena, stack: Stack) -> dict[str, Any]:
     """Loss-threshold AUC of retained rows against the population: what learning, not forgetting, leaves."""
     rows = arena.retain[: len(arena.population)]
-    log_p = [
-        _log_probability(arena.outputs(stack, r).double(), arena.pictures.labels[r]).cpu().numpy()
-        for r in (rows, arena.population)
-    ]
-    return {"auc": auc(log_p[0].reshape(-1), log_p[1].reshape(-1)), "direction": "0.5: not told apart"}
+    kept, never = (_log_probability(arena, stack, r).reshape(-1) for r in (rows, arena.population))
+    return {"auc": auc(kept, never), "direction": "0.5: not told apart"}
 
 
-def _accuracy(arena: Arena, stack: Any) -> dict[str, float]:
+def _accuracy(arena: Arena, stack: Stack) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, rows in (("candidates", arena.candidates), ("retained", arena.retain), ("population", arena.population)):
         right = arena.outputs(stack, rows).argmax(-1) == arena.pictures.labels[rows]

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from expunge import _validate
 from expunge.accounting import BlockwiseGradientClipping, Mechanism, Relation
+from expunge.attacks.attacked import Attacked
 from expunge.attacks.oracles import Oracle, oracles
 from expunge.audit.evidence import Evidence
 from expunge.audit.finding import Finding
 from expunge.audit.scores import gaussian_fit, threshold_counts
 from expunge.methods import EXECUTORS, Noise, secret_generator
 
-__all__ = ["two_worlds", "worlds_with_histograms"]
+__all__ = ["two_worlds"]
 
 Executor = Callable[..., Iterator[int]]
 Scores = NDArray[np.float64]
@@ -34,7 +35,7 @@ def two_worlds(
     delta: float = 1e-5,
     confidence: float = 0.95,
     generator: torch.Generator | None = None,
-) -> list[Finding]:
+) -> Attacked:
     """Attack a mechanism with worst-case losses: one weight, starts at the two ends of the ball, `replicates` runs of each.
 
     One weight is enough: in more, a worst-case loss uses only the line through the two starts. The loss is the attacker's
@@ -51,29 +52,12 @@ def two_worlds(
         generator: of all coins, on a CPU; by default a fresh one.
 
     Returns:
-        Findings, each with its null: both worlds from one start.
+        Findings, each with its null: both worlds from one start; details: for each loss a histogram of both worlds.
 
     Raises:
         TypeError: there is no executor for this mechanism.
         ValueError: fewer than 100 replicates, or delta or confidence out of range.
     """
-    return worlds_with_histograms(
-        mechanism, executor=executor, noise=noise, replicates=replicates, delta=delta, confidence=confidence,
-        generator=generator,
-    )[0]  # fmt: skip
-
-
-def worlds_with_histograms(
-    mechanism: Mechanism,
-    *,
-    executor: Executor | None = None,
-    noise: Callable[..., Any] = Noise,
-    replicates: int = 100_000,
-    delta: float = 1e-5,
-    confidence: float = 0.95,
-    generator: torch.Generator | None = None,
-) -> tuple[list[Finding], dict[str, Any]]:
-    """`two_worlds`, and for each loss a histogram of the outputs of both worlds, JSON-ready."""
     _validate.whole(100, replicates=replicates)
     _validate.open_unit_interval(delta=delta, confidence=confidence)
     run = executor or EXECUTORS.get(type(mechanism))
@@ -86,8 +70,10 @@ def worlds_with_histograms(
     attacks = [(world, attack) for world in worlds for attack in world.attacks]
     each = 1 - (1 - confidence) / len(attacks)
     rng = np.random.default_rng(int(torch.randint(2**62, (), generator=coins)))
-    findings = [world.finding(attack, delta, each, rng) for world, attack in attacks]
-    return findings, {world.oracle.name: world.histogram() for world in worlds}
+    return Attacked(
+        findings=tuple(world.finding(attack, delta, each, rng) for world, attack in attacks),
+        details={world.oracle.name: world.histogram() for world in worlds},
+    )
 
 
 class _Worlds:

@@ -9,6 +9,7 @@ of them costs more confidence.
 Every class here is a handful of numbers. The bound is never stored: a reader computes it again.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import exp, inf, isfinite, log, sqrt
 from typing import Any, ClassVar, Protocol, cast
@@ -42,16 +43,16 @@ class Evidence(Protocol):
         ...
 
 
-class _TwoRates:
+class _TwoRates(ABC):
     """Bounds from p_low and q_high."""
 
+    @abstractmethod
     def rates(self, confidence: float) -> tuple[float, float]:
         """(p_low, q_high)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def best(self) -> "_TwoRates":
         """The clearest outcome that evidence of this size can have."""
-        raise NotImplementedError
 
     def epsilon(self, *, delta: float, confidence: float) -> float:
         """The larger of log((p_low - δ)/q_high) and log((1 - q_high - δ)/(1 - p_low))."""

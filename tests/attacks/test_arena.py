@@ -1,8 +1,10 @@
 """In an arena, what leaks is seen and what is exact is not; and the audit of a task goes on where it stopped."""
 
+import importlib
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -71,6 +73,27 @@ def test_what_was_unlearned_is_not_refuted(arena, trained, unlearner):
     seen = membership(arena, unlearner, trained=trained)
     assert not any(f.refutes(guarantee(NOISY, delta=1e-5)) for f in seen.findings)
     assert all(abs(seen.details[name]["attack"]["auc"] - 0.5) < 0.08 for name in ("loss threshold", "U-LiRA"))
+
+
+def test_shadow_models_that_unlearned_too_see_what_the_unlearning_left(arena, trained):
+    """After ascent members are known worse than others: LiRA from before the unlearning guesses wrong, U-LiRA right."""
+    seen = membership(arena, gradient_ascent(steps=20, learning_rate=20.0), trained=trained)
+    assert seen.details["U-LiRA"]["attack"]["auc"] > 0.7
+    assert seen.details["LiRA"]["attack"]["auc"] < 0.3
+
+
+def test_guesses_are_chosen_on_other_runs_than_those_they_are_counted_on(arena, trained, monkeypatch):
+    module = importlib.import_module("expunge.attacks.membership")
+    whole = module.one_run
+
+    def watched(scores, members, *, practice, **how):
+        assert not np.shares_memory(scores, practice[0])
+        assert not np.shares_memory(members, practice[1])
+        return whole(scores, members, practice=practice, **how)
+
+    monkeypatch.setattr(module, "one_run", watched)
+    found = membership(arena, nothing(), trained=trained, confidence=0.9).findings
+    assert sum(1 - f.confidence for f in found) == pytest.approx(0.1)
 
 
 def test_the_trained_models_are_left_as_they_were(arena, trained):
@@ -158,6 +181,18 @@ def test_the_audit_of_a_task_has_all_three_parts():
 )  # fmt: skip
 def test_a_part_that_does_not_apply_is_left_out_with_the_reason(fields, attacked, part, reason):
     assert reason in audit(task(**fields), attacked=attacked).details[part]["left_out"]
+
+
+def test_the_null_start_audit_runs_from_the_model_and_from_zero():
+    """With next to no noise and no recovery the model keeps what it says, and zero says one class only."""
+    model = make_model()
+    x, _ = rows(60, seed=1)
+    own = task(model=model, held_out=Examples(x, model(x).argmax(1)))
+    silent = OutputPerturbation(init_clip=100.0, noise_std=1e-4)
+    how = {"recipe": Recipe(learning_rate=1e-9, batch_size=20), "recovery_epochs": 1, "training_epochs": 1}
+    found = audit_task(own, silent, rescale=False, effort=SMALL, **how).details["null start"]
+    assert min(found["trained"]) == 1
+    assert max(found["null"]) < 0.9
 
 
 def test_an_interrupted_audit_goes_on_and_ends_as_the_whole_one(tmp_path, monkeypatch):

@@ -163,6 +163,18 @@ def test_a_finding_has_its_null_and_its_ceiling():
         assert finding.epsilon <= finding.ceiling
 
 
+def test_the_findings_share_the_chance_of_being_wrong():
+    assert sum(1 - f.confidence for f in attack(PUBLISHED_10, replicates=200, confidence=0.9)) == pytest.approx(0.1)
+
+
+def test_a_gaussian_is_fitted_only_where_outputs_are_gaussian():
+    fitted = [{f.attack for f in attack(m, replicates=200) if "fit" in f.attack} for m in (PUBLISHED, PUBLISHED_10)]
+    assert fitted == [
+        {"two worlds, a loss that drives apart: output, Gaussian fit"},
+        {"two worlds, a flat loss: output, Gaussian fit"},
+    ]
+
+
 def test_seeds_repeat():
     first, again = (attack(PUBLISHED, replicates=500, seed=7) for _ in range(2))
     assert [f.evidence for f in first] == [f.evidence for f in again]

@@ -47,6 +47,11 @@ def test_four_runs_to_test_a_threshold_can_show_nothing():
     assert clear.epsilon == clear.mu == clear.ceiling == 0
 
 
+def test_the_two_findings_share_the_chance_of_being_wrong():
+    found = audit(np.linspace(0.8, 0.9, 8), np.linspace(0.7, 0.8, 8), confidence=0.9)
+    assert sum(1 - f.confidence for f in found) == pytest.approx(0.1)
+
+
 def test_more_seeds_raise_the_ceiling():
     few, many = (audit(np.full(n, 0.9) - np.arange(n) / 1e4, np.full(n, 0.1) + np.arange(n) / 1e4) for n in (8, 80))
     assert [f.ceiling < m.ceiling for f, m in zip(few, many, strict=True)] == [True, True]

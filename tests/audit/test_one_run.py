@@ -46,6 +46,20 @@ def test_a_few_sure_scores_among_noise_are_found_by_practice():
     assert with_practice > 3 > without
 
 
+@pytest.mark.parametrize("extreme", [True, False])
+def test_practice_may_leave_one_side_unguessed(extreme):
+    """The highest scores are members, and so are the lowest: to guess "out" is to be wrong. Or the other way round."""
+    rng = np.random.default_rng(6)
+
+    def make(n):
+        scores = rng.normal(size=n)
+        members = np.where(np.abs(scores) > 1.5, extreme, rng.random(n) < 0.5)
+        return scores, members
+
+    seen = one_run(*make(4000), practice=make(4000), **HOW)
+    assert seen.correct == seen.guesses > 40
+
+
 def test_several_runs_are_one_run_with_more_canaries():
     scores, members = responses(np.random.default_rng(3), 600, 1.0)
     assert one_run(scores.reshape(6, 100), members.reshape(6, 100), **HOW) == one_run(scores, members, **HOW)

@@ -239,7 +239,7 @@ def shortened(cells: list[dict[str, Any]], study: str) -> list[str]:
     """A sentence for an original training shorter than the paper's."""
     lengths = {c["original_epochs"] for c in cells} - {None, STUDIES[study].original_epochs}
     whole = STUDIES[study].original_epochs
-    return [f"**Shortened:** original training of {n} epochs, not {whole}." for n in sorted(lengths)]
+    return [f"**Shortened:** original training of {n} epoch{'s' * (n > 1)}, not {whole}." for n in sorted(lengths)]
 
 
 def claims_table(rows: list[dict[str, Any]]) -> list[str]:

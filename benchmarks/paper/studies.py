@@ -144,13 +144,13 @@ def features_jobs(tuned: Training, tuned_retraining: Training) -> list[Job]:
 
 def mnist_quick() -> list[Job]:
     """One setting of each method."""
-    return _first_settings(job for job in mnist_jobs() if job.epochs in (1, 6, 10))
+    return _first_settings(job for job in mnist_jobs() if job.training.name == "paper" or job.epochs in (1, 6))
 
 
 def cifar10_quick() -> list[Job]:
-    """Two epochs of gradient clipping and of retraining: shortened."""
+    """One epoch of gradient clipping and of retraining: shortened."""
     jobs = [job for job in cifar10_jobs() if job.training.name == "tuned"]
-    return _first_settings(replace(job, epochs=2, measured=(1, 2)) for job in jobs if job.cell.method in FEW)
+    return _first_settings(replace(job, epochs=1, measured=(1,)) for job in jobs if job.cell.method in FEW)
 
 
 def features_quick(tuned: Training, tuned_retraining: Training) -> list[Job]:
@@ -232,12 +232,12 @@ STUDIES = {
         Study(
             "features10", partial(data.features, "cifar10"), partial(features_network, 10), None,
             original_epochs=100, epochs=50, jobs=partial(features_jobs, *FEATURES10_TUNED), tuning=(10,),
-            quick=partial(features_quick, *FEATURES10_TUNED),
+            quick=partial(features_quick, *FEATURES10_TUNED), quick_original_epochs=10,
         ),
         Study(
             "features100", partial(data.features, "cifar100"), partial(features_network, 100), None,
             original_epochs=100, epochs=50, jobs=partial(features_jobs, *FEATURES100_TUNED), tuning=(10,),
-            quick=partial(features_quick, *FEATURES100_TUNED),
+            quick=partial(features_quick, *FEATURES100_TUNED), quick_original_epochs=10,
         ),
     )
 }  # fmt: skip

@@ -73,19 +73,21 @@ def merged(old: dict[str, Any], new: dict[str, Measured]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run_block(job: Job, experiment: Experiment, path: Path, held: dict[str, Any] | None) -> None:
-    """Run a job from the seeds of an experiment, and put the result behind what is held of it."""
+def run_block(job: Job, experiment: Experiment, path: Path) -> None:
+    """Run a job from the seeds of an experiment, and put the result behind what is there of it by then."""
+    Console(stderr=True).print(f"{path.stem}: seeds {experiment.seeds}", highlight=False)
+    begun = time.perf_counter()
+    found = experiment.run(job)
+    seconds = round(time.perf_counter() - begun, 3)
+    held = stored(path, originals(job, experiment))
     if held is None:
         held = {
             "study": experiment.study.name, "method": job.cell.method, "reading": job.cell.reading,
             "setting": job.cell.setting, "training": asdict(job.training), "epochs": job.epochs,
             "original_epochs": originals(job, experiment), **describe(job.cell), "seeds": [], "accuracy": {}, "blocks": [],
         }  # fmt: skip
-    Console(stderr=True).print(f"{path.stem}: seeds {experiment.seeds}", highlight=False)
-    begun = time.perf_counter()
-    held["accuracy"] = merged(held["accuracy"], experiment.run(job))
+    held["accuracy"] = merged(held["accuracy"], found)
     held["seeds"] += experiment.seeds
-    seconds = round(time.perf_counter() - begun, 3)
     held["blocks"].append({"seeds": experiment.seeds, "seconds": seconds, **environment(experiment.device)})
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -109,7 +111,7 @@ def run_study(
             held = stored(path, originals(job, experiment(tuple(block))))
             missing = tuple(seed for seed in block if held is None or seed not in held["seeds"])
             if missing:
-                run_block(job, experiment(missing), path, held)
+                run_block(job, experiment(missing), path)
 
 
 def main() -> None:
@@ -121,14 +123,16 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="compile the training step (needs a C++ compiler)")
     parser.add_argument("--original-epochs", type=int, help="shorten the original training; the results say so")
-    parser.add_argument("--only", default="", help="jobs whose name contains this")
+    parser.add_argument("--first-seed", type=int, default=0, help="so that several processes can share the seeds")
+    parser.add_argument("--only", nargs="+", default=[""], help="jobs whose name contains one of these")
     parser.add_argument("--results", type=Path, help="a folder; for --quick another than the page's")
     arguments = parser.parse_args()
     study, quick = STUDIES[arguments.study], arguments.quick
     seeds = arguments.seeds or (study.quick_seeds if quick else SEEDS)
     original_epochs = arguments.original_epochs or (study.quick_original_epochs if quick else None)
     results = arguments.results or (CACHE / "quick" if quick else RESULTS)
-    jobs = [job for job in (study.quick() if quick else study.jobs()) if arguments.only in job.name]
+    planned = study.quick() if quick else study.jobs()
+    jobs = [job for job in planned if any(part in job.name for part in arguments.only)]
     data = study.data()
 
     @lru_cache(2)
@@ -137,7 +141,7 @@ def main() -> None:
         return Experiment(study, data, own, device=device, compiled=compiled, original_epochs=original_epochs)
 
     size = study.block if arguments.device == "cpu" else seeds
-    blocks = [range(first, min(first + size, seeds)) for first in range(0, seeds, size)]
+    blocks = [range(first, min(first + size, seeds)) for first in range(arguments.first_seed, seeds, size)]
     run_study(jobs, experiment, blocks, results / study.name)
 
 

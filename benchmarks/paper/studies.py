@@ -154,8 +154,8 @@ def cifar10_quick() -> list[Job]:
 
 
 def features_quick(tuned: Training, tuned_retraining: Training) -> list[Job]:
-    """The methods that the paper has."""
-    jobs = features_jobs(tuned, tuned_retraining)
+    """The methods that the paper has, as proven: on other features than the paper's its curves cannot be met."""
+    jobs = (job for job in features_jobs(tuned, tuned_retraining) if job.cell.reading != "published")
     paper_or_short = (job for job in jobs if job.training.name == "paper" or job.epochs == 10)
     return _first_settings(job for job in paper_or_short if job.cell.method in FEW)
 

@@ -110,11 +110,14 @@ def verify(
     claim = loaded.claim
     if as_json:
         checked = {"weights_checked": weights is not None, "audit_checked": audit is not None}
-        _print_json({"verified": True} | checked | {"claim": asdict(claim)})
+        _print_json({"verified": True} | checked | {"claim": loaded.content["claim"]})
         return
     what = "claim and weights" if weights else "claim only: give --weights to compare the weights"
     _out.print(f"verified ({what})", style="green")
-    _out.print(f"{claim.kind}: epsilon={claim.epsilon:.6g}, delta={claim.delta:g}, relation '{claim.relation}'")
+    if claim.kind is ex.Kind.EPSILON_DELTA:
+        _out.print(f"{claim.kind}: epsilon={claim.epsilon:.6g}, delta={claim.delta:g}, relation '{claim.relation}'")
+    else:
+        _out.print("exact" if claim.kind is ex.Kind.EXACT else "none: nothing is proven", highlight=False)
     _out.print(loaded.content["claim"]["proves"], highlight=False)
 
 
@@ -193,16 +196,17 @@ def audit(
     rescale: Annotated[bool, typer.Option(help="Recovery: first rescale layers.")] = True,
     confidence: Annotated[float, typer.Option(help="Of each part of the audit.")] = 0.95,
     quick: Annotated[bool, typer.Option(help="Fewer runs: under a minute for a small task.")] = False,
+    shadows: Annotated[bool, typer.Option(help="Train shadow models; not for models too large for it.")] = True,
     seed: Annotated[int, typer.Option(help="Of all coins.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Attack a certificate: in two worlds, from the null start, by membership. Exit code 1 where it is refuted."""
+    """Attack a certificate: in two worlds, from the null start, by membership, by canaries of one training. Exit code 1 where it is refuted."""
     recipe = ex.Recipe(optimizer=cast("Any", optimizer), learning_rate=recovery_lr, batch_size=batch_size)
     from expunge.session import run_audit
 
     done, refuted = run_audit(
         task, certificate, out, recipe=recipe, recovery_epochs=epochs, training_epochs=training_epochs, rescale=rescale,
-        confidence=confidence, quick=quick, seed=seed,
+        confidence=confidence, quick=quick, shadows=shadows, seed=seed,
     )  # fmt: skip
     if as_json:
         _print_json(json.loads(done.to_json()) | {"refuted_by": [finding.attack for finding in refuted]})

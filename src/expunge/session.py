@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Generator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -85,6 +86,7 @@ def run_audit(
     rescale: bool,
     confidence: float,
     quick: bool,
+    shadows: bool,
     seed: int,
 ) -> tuple[Audit, list[Finding]]:
     """Attack the mechanism of a certificate on a task, and write the audit; returns it with the findings that refute.
@@ -100,10 +102,11 @@ def run_audit(
     loaded = Certificate.load(certificate)
     verify(loaded)
     task, claim = load_task(where), loaded.claim
+    effort = Effort.quick() if quick else Effort()
     done = audit_task(
         task, loaded.mechanism, certificate=loaded.content["digest"], delta=claim.delta or 1e-5, confidence=confidence,
         recipe=recipe, recovery_epochs=recovery_epochs, training_epochs=training_epochs, rescale=rescale,
-        effort=Effort.quick() if quick else Effort(), seed=seed, state=out.with_name(out.name + ".partial"),
+        effort=effort if shadows else replace(effort, runs=0), seed=seed, state=out.with_name(out.name + ".partial"),
     )  # fmt: skip
     done.save(out)
     return done, done.refuting(claim)

@@ -10,7 +10,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from expunge import BlockwiseGradientClipping, Examples, OutputPerturbation, Recipe, Retrain, Task, guarantee
+from expunge import (
+    BlockwiseGradientClipping,
+    DPTraining,
+    Examples,
+    OutputPerturbation,
+    Recipe,
+    Retrain,
+    Task,
+    guarantee,
+)
 from expunge.attacks import Arena, Effort, audit_task, distances, membership
 from expunge.attacks.arena import fine_tuning, gradient_ascent, mechanism, nothing, retraining
 from expunge.errors import StateError
@@ -136,6 +145,7 @@ def test_a_bad_arena_is_refused_by_name(arena, change, message):
         replace(arena, **change)
 
 
+PRIVATE = DPTraining(sample_clip=1.0, noise_multiplier=5.0, sampling_rate=0.5, steps=2, group_size=1)
 SMALL = Effort(replicates=200, seeds=8, runs=8)
 
 
@@ -151,10 +161,10 @@ def audit(of, *, attacked=NOISY, **fields):
     return audit_task(of, attacked, recipe=RECIPE, recovery_epochs=1, training_epochs=2, effort=SMALL, **fields)
 
 
-def test_the_audit_of_a_task_has_all_three_parts():
+def test_the_audit_of_a_task_has_all_its_parts():
     found = audit(task())
     assert {f.attack.partition(":")[0].partition(",")[0] for f in found.findings} == {
-        "two worlds", "null start", "membership",
+        "two worlds", "null start", "membership", "canaries",
     }  # fmt: skip
     assert all(f.null is not None for f in found.findings)
     json.loads(found.to_json())
@@ -167,6 +177,11 @@ def test_the_audit_of_a_task_has_all_three_parts():
         ({"public": ("0*",)}, NOISY, "null start", "public parts or a centre"),
         ({"retain": [(torch.zeros(2, 40), torch.zeros(2).long())]}, NOISY, "membership", "must be Examples"),
         ({"model": nn.BatchNorm1d(40)}, NOISY, "null start", "buffer"),
+        ({"make_model": None}, NOISY, "canaries", "has no make_model"),
+        ({"center": make_model()}, NOISY, "canaries", "has a centre"),
+        ({"public": ("0*",)}, NOISY, "canaries", "matches no parameter"),
+        ({"forget": Examples(*rows(19))}, NOISY, "canaries", "at least 20 to forget"),
+        ({}, PRIVATE, "canaries", "does not start from a trained model"),
         ({}, Retrain(), "two worlds", "retraining is exact"),
         (
             {},
@@ -181,6 +196,18 @@ def test_the_audit_of_a_task_has_all_three_parts():
 )  # fmt: skip
 def test_a_part_that_does_not_apply_is_left_out_with_the_reason(fields, attacked, part, reason):
     assert reason in audit(task(**fields), attacked=attacked).details[part]["left_out"]
+
+
+def test_a_model_too_large_for_shadow_models_is_audited_without_them():
+    found = audit_task(
+        task(), NOISY, recipe=RECIPE, recovery_epochs=1, training_epochs=2, effort=replace(SMALL, runs=0)
+    )
+    assert found.details["membership"]["left_out"] == "no shadow models were asked for"
+    assert any(f.attack == "canaries: one training" for f in found.findings)
+
+
+def test_retraining_is_audited_by_canaries_too():
+    assert [f.attack for f in audit(task(), attacked=Retrain()).findings][-1] == "canaries: one training"
 
 
 def test_the_null_start_audit_runs_from_the_model_and_from_zero():

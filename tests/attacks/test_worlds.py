@@ -1,7 +1,7 @@
 """The two-worlds audit refutes published faults in seconds, and sound mechanisms no more often than it says."""
 
 from dataclasses import replace
-from math import inf, sqrt
+from math import inf, log, sqrt
 
 import pytest
 import torch
@@ -126,6 +126,14 @@ def no_noise(m, theta, gradient, batches, noise):
 def test_faulty_executors_are_refuted(fault):
     mechanism = proven_10()
     assert refuted(mechanism, attack(mechanism, executor=fault, replicates=20_000))
+
+
+def test_the_classical_formula_beyond_epsilon_1_is_refuted():
+    """A noise of 2 C0 sqrt(2 ln(1.25/delta))/epsilon, claimed at 30: a shift of 6.2 deviations, truly 44.8."""
+    classical = OutputPerturbation(init_clip=1.0, noise_std=2 * sqrt(2 * log(1.25 / DELTA)) / 30)
+    assert guarantee(classical, delta=DELTA).epsilon > 44
+    assert refuted(classical, attack(classical), claimed=30.0)
+    assert not refuted(classical, attack(classical))
 
 
 def test_noise_of_half_the_scale_is_refuted():

@@ -4,24 +4,28 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from expunge import _validate
 from expunge._files import write_over
 from expunge.accounting import Mechanism, Retrain
 from expunge.attacks.arena import Arena, mechanism, retraining
 from expunge.attacks.membership import membership
+from expunge.attacks.one_training import canaries, losses
 from expunge.attacks.worlds import two_worlds
 from expunge.audit.finding import Finding
 from expunge.audit.null_start import null_start
 from expunge.audit.report import Audit
 from expunge.data import Examples, as_examples
 from expunge.errors import ExpungeError, MalformedAudit, ModelRefused, StateError
+from expunge.methods import EXECUTORS
+from expunge.pipeline import recover, retrain, unlearn
 from expunge.recovery import Recipe, rescale_
 from expunge.replicates import Pictures, RunBatches, Stack, accuracy_runs, recover_runs, unlearn_runs
 from expunge.task import Task
@@ -36,7 +40,7 @@ class Effort:
     Args:
         replicates: runs of each world in the two-worlds attack.
         seeds: runs from each start in the null-start audit, at least 8.
-        runs: models in the membership attacks, at least 8.
+        runs: models in the membership attacks, at least 8; 0 leaves them out, for models too large for shadow models.
     """
 
     replicates: int = 100_000
@@ -45,7 +49,8 @@ class Effort:
 
     def __post_init__(self) -> None:
         _validate.whole(100, replicates=self.replicates)
-        _validate.whole(8, seeds=self.seeds, runs=self.runs)
+        _validate.whole(8, seeds=self.seeds)
+        _validate.whole(8 if self.runs else 0, runs=self.runs)
 
     @classmethod
     def quick(cls) -> "Effort":
@@ -68,7 +73,7 @@ def audit_task(
     seed: int = 0,
     state: Path | None = None,
 ) -> Audit:
-    """Attack a mechanism on a task: in two worlds, from the null start, and by membership.
+    """Attack a mechanism on a task: in two worlds, from the null start, by membership, and by canaries of one training.
 
     A part that does not apply to the task is left out, and the audit says why.
 
@@ -98,6 +103,7 @@ def audit_task(
         "two worlds": _worlds,
         "null start": _null_start,
         "membership": _membership,
+        "canaries": _canaries,
     }
     findings: list[Finding] = []
     details: dict[str, Any] = {"effort": asdict(spend), "seed": seed}
@@ -148,8 +154,8 @@ def _worlds(how: _How) -> _Part:
 
 def _null_start(how: _How) -> _Part:
     """Accuracy on held-out data after recovery, from the trained model and from zero, as one stack of runs."""
-    if isinstance(how.mechanism, Retrain):
-        return _left_out("retraining has no start")
+    if type(how.mechanism) not in EXECUTORS:
+        return _left_out(f"'{how.mechanism.name}' has no start in a ball")
     try:
         pictures, rows = _held(how.task)
         one = Stack.of([how.task.model])
@@ -182,6 +188,10 @@ def _null_start(how: _How) -> _Part:
 
 
 def _membership(how: _How) -> _Part:
+    if how.effort.runs == 0:
+        return _left_out("no shadow models were asked for")
+    if not _can_be_run(how.mechanism):
+        return _left_out(f"'{how.mechanism.name}' does not start from trained models and their retained data")
     if how.task.make_model is None:
         return _left_out("the task has no make_model: shadow models cannot be trained")
     try:
@@ -197,6 +207,55 @@ def _membership(how: _How) -> _Part:
     unlearner = retraining() if isinstance(how.mechanism, Retrain) else mechanism(how.mechanism, rescale=how.rescale)
     found = membership(arena, unlearner, delta=how.delta, confidence=how.confidence)
     return list(found.findings), found.details
+
+
+def _canaries(how: _How) -> _Part:
+    """One training with the verbs that a user has, so for any model and data that they take."""
+    task, make_model = how.task, how.task.make_model
+    if not _can_be_run(how.mechanism):
+        return _left_out(f"'{how.mechanism.name}' does not start from a trained model and its retained data")
+    if make_model is None:
+        return _left_out("the task has no make_model: no model can be trained with half of the forget set")
+    if task.center is not None:
+        return _left_out("the ball has a centre: a fresh training would need one of its own")
+    retain, forget = as_examples(task.retain), as_examples(task.forget)
+    if retain is None or forget is None or len(forget) < 20:
+        return _left_out("it needs task.retain and task.forget as Examples, at least 20 to forget")
+    coins = torch.Generator().manual_seed(how.seed + 4)
+
+    def learn(own: Examples | None) -> nn.Module:
+        rows = (
+            retain if own is None else Examples(*(torch.cat(t) for t in zip(retain.tensors, own.tensors, strict=True)))
+        )
+        return retrain(
+            make_model, rows, loss=task.loss, epochs=how.training_epochs, recipe=how.recipe, generator=coins
+        ).model
+
+    def release(model: nn.Module, _own: Examples | None) -> nn.Module:
+        if isinstance(how.mechanism, Retrain):
+            return learn(None)
+        noise = torch.Generator(next(model.parameters()).device).manual_seed(how.seed + 5)
+        done = unlearn(
+            model, retain, how.mechanism, loss=task.loss, batch_size=how.recipe.batch_size, public=task.public,
+            buffers=cast("Any", task.buffers), generator=noise,
+        )  # fmt: skip
+        return recover(
+            done.model, retain, loss=task.loss, epochs=how.recovery_epochs, recipe=how.recipe, rescale=how.rescale,
+            generator=coins,
+        )  # fmt: skip
+
+    score = partial(losses, loss=task.loss)
+    try:
+        found = canaries(
+            learn, release, forget, score=score, delta=how.delta, confidence=how.confidence, generator=coins
+        )
+    except ModelRefused as error:
+        return _left_out(error)
+    return list(found.findings), found.details
+
+
+def _can_be_run(mechanism: Mechanism) -> bool:
+    return isinstance(mechanism, Retrain) or type(mechanism) in EXECUTORS
 
 
 def _held(task: Task) -> tuple[Pictures, dict[str, Tensor]]:

@@ -1,0 +1,101 @@
+"""One training, one unlearning, many coins: membership in a model too large for shadow models."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from expunge import _validate
+from expunge.accounting import Relation
+from expunge.attacks.attacked import Attacked
+from expunge.audit.evidence import OneRun
+from expunge.audit.finding import Finding
+from expunge.audit.one_run import one_run
+from expunge.audit.scores import auc
+from expunge.coins import mode
+from expunge.data import Examples
+from expunge.loss import Loss, scalar_loss
+
+__all__ = ["canaries", "losses"]
+
+_FEWEST = 20
+
+
+def canaries(
+    learn: Callable[[Examples | None], nn.Module],
+    forget: Callable[[nn.Module, Examples | None], nn.Module],
+    candidates: Examples,
+    *,
+    score: Callable[[nn.Module, Examples], Tensor],
+    delta: float = 1e-5,
+    confidence: float = 0.95,
+    generator: torch.Generator,
+) -> Attacked:
+    """Train once with a random half of the candidates, forget that half, and guess from the released model which it was.
+
+    Every candidate has a fair coin of its own. A random half of all scores decides how many guesses to make; the right
+    ones among the other half are counted. The null guesses coins that were tossed afterwards.
+
+    Args:
+        learn: from the candidates that are in (None where no coin fell so) to a model trained on them and on everything
+            that is always there.
+        forget: from that model and those candidates to the model that is released.
+        candidates: canaries. Rows that are hard to learn (rare, or with a wrong label) show the most.
+        score: of a model for every candidate, shape (candidates,): higher for "was in", e.g. minus the loss.
+        delta: δ at which ε is bounded.
+        confidence: of the bound.
+        generator: of the coins.
+
+    Raises:
+        ValueError: fewer than 20 candidates, or scores of another shape, NaN, or all alike.
+
+    Source: Steinke, Nasr & Jagielski 2023, arXiv 2305.08846.
+    """
+    n = len(candidates)
+    _validate.whole(_FEWEST, candidates=n)
+    coins = torch.rand(n, generator=generator) < 0.5
+    own = candidates.take(coins.nonzero().flatten()) if bool(coins.any()) else None
+    released = forget(learn(own), own)
+    scores = _checked(score(released, candidates), n)
+    members = coins.numpy()
+    order = torch.randperm(n, generator=generator).numpy()
+    practice, counted = order[: n // 2], order[n // 2 :]
+
+    def evidence(truth: NDArray[np.bool_]) -> OneRun:
+        known = (scores[practice], truth[practice])
+        return one_run(scores[counted], truth[counted], practice=known, delta=delta, confidence=confidence)
+
+    found = Finding(
+        attack="canaries: one training", relation=Relation.RETRAINED, delta=delta, confidence=confidence,
+        evidence=evidence(members), null=evidence((torch.rand(n, generator=generator) < 0.5).numpy()),
+    )  # fmt: skip
+    known = bool(members.any() and (~members).any())
+    return Attacked(
+        findings=(found,),
+        details={
+            "candidates": n,
+            "auc": auc(scores[members], scores[~members]) if known else 0.5,
+            "direction": "0.5 shows nothing; larger shows more",
+        },
+    )
+
+
+def losses(model: nn.Module, examples: Examples, *, loss: Loss) -> Tensor:
+    """Minus the loss of each example alone, shape (n,), in evaluation mode: a score for `canaries`."""
+    with mode(model, training=False), torch.no_grad():
+        return torch.stack([-scalar_loss(loss, model, one) for one in examples.chunks(1)]).double().cpu()
+
+
+def _checked(scores: Tensor, n: int) -> NDArray[np.float64]:
+    if scores.shape != (n,):
+        raise ValueError(f"score must return one number for each of {n} candidates, not shape {tuple(scores.shape)}")
+    values = scores.detach().double().cpu().numpy()
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"score is {values[~np.isfinite(values)][0]} for candidate {int((~np.isfinite(values)).argmax())}"
+        )
+    if (values == values[0]).all():
+        raise ValueError(f"all scores are {values[0]:g}: nothing can be guessed from them")
+    return values

@@ -54,12 +54,13 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
-def stored(path: Path, original_epochs: int | None) -> dict[str, Any] | None:
-    """What is there of a job, if it was run from such originals."""
+def stored(path: Path, job: Job, original_epochs: int | None) -> dict[str, Any] | None:
+    """What is there of a job, if it was run with this training and from such originals."""
     if not path.is_file():
         return None
     found = json.loads(path.read_text(encoding="utf-8"))
-    return found if found["original_epochs"] == original_epochs else None
+    same = (found["training"], found["original_epochs"]) == (asdict(job.training), original_epochs)
+    return found if same else None
 
 
 def merged(old: dict[str, Any], new: dict[str, Measured]) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def run_block(job: Job, experiment: Experiment, path: Path) -> None:
     begun = time.perf_counter()
     found = experiment.run(job)
     seconds = round(time.perf_counter() - begun, 3)
-    held = stored(path, originals(job, experiment))
+    held = stored(path, job, originals(job, experiment))
     if held is None:
         held = {
             "study": experiment.study.name, "method": job.cell.method, "reading": job.cell.reading,
@@ -108,7 +109,7 @@ def run_study(
     for block in blocks:
         for job in jobs:
             path = folder / f"{job.name}.json"
-            held = stored(path, originals(job, experiment(tuple(block))))
+            held = stored(path, job, originals(job, experiment(tuple(block))))
             missing = tuple(seed for seed in block if held is None or seed not in held["seeds"])
             if missing:
                 run_block(job, experiment(missing), path)

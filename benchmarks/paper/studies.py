@@ -198,8 +198,8 @@ def _adamw(learning_rate: float, *, rescale: bool = False) -> Training:
     return Training("tuned", optimizer="adamw", learning_rate=learning_rate, rescale=rescale)
 
 
-def _sgd(learning_rate: float, *, rescale: bool = False) -> Training:
-    return Training("tuned", learning_rate=learning_rate, momentum=0.9, rescale=rescale)
+def _sgd(learning_rate: float, *, weight_decay: float = 5e-4, rescale: bool = False) -> Training:
+    return Training("tuned", learning_rate=learning_rate, momentum=0.9, weight_decay=weight_decay, rescale=rescale)
 
 
 def _paper(cells: Iterable[Cell], epochs: int, measured: Iterable[int]) -> list[Job]:
@@ -216,7 +216,7 @@ def _tuned(cells: Sequence[Cell], training: Training, retraining: Training, budg
 
 # After the noise, and for retraining.
 FEATURES10_TUNED = _sgd(0.2), _sgd(0.2)
-FEATURES100_TUNED = _sgd(0.05, rescale=True), _sgd(0.035)
+FEATURES100_TUNED = (_sgd(0.05, weight_decay=0.005, rescale=True),) * 2
 STUDIES = {
     study.name: study
     for study in (

@@ -39,7 +39,16 @@ def candidates() -> list[Training]:
             for rate in (0.003, 0.006, 0.012)
         ),
     ]
-    return [*sgd, *adamw, Training("the paper's: sgd 0.1", learning_rate=0.1), *rescaled]
+    decayed = [
+        Training(
+            f"sgd {rate:g}, momentum 0.9, decay {decay:g}" + ", rescaled" * rescale,
+            learning_rate=rate, momentum=0.9, weight_decay=decay, rescale=rescale,
+        )
+        for decay in (0.002, 0.005, 0.01)
+        for rate in (0.05, 0.1)
+        for rescale in (False, True)
+    ]  # fmt: skip
+    return [*sgd, *adamw, Training("the paper's: sgd 0.1", learning_rate=0.1), *rescaled, *decayed]
 
 
 def main() -> None:

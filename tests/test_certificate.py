@@ -12,12 +12,17 @@ from safetensors.numpy import save_file
 from expunge import (
     Budget,
     Certificate,
+    ExactRidge,
     GradientClipping,
+    Kind,
+    MeasuredResidual,
     ModelClipping,
     OutputPerturbation,
     Relation,
+    Replay,
     Retrain,
     RunRecord,
+    UndeclaredFeatures,
     issue,
     verify,
 )
@@ -34,6 +39,12 @@ MECHANISMS = {
     "model_clipping": ModelClipping(model_clip=1.0, learning_rate=0.01, steps=5, noise_std=1.0),
     "output_perturbation": OutputPerturbation(init_clip=1.0, noise_std=2.0),
     "retrain": Retrain(),
+    "replay": Replay(shards=4),
+    "exact_ridge": ExactRidge(ridge=1.0, rounding=1e-9, provenance="trained on ImageNet"),
+    "measured_residual": MeasuredResidual(
+        residual=1e-9, strong_convexity=1e-4, noise_std=1e-4, provenance="trained on ImageNet"
+    ),
+    "undeclared_features": UndeclaredFeatures(head="exact_ridge"),
 }
 
 
@@ -465,3 +476,32 @@ def test_fields_that_carry_no_number_are_checked_too(certificate, field, value, 
     content["digest"] = _digest({k: v for k, v in content.items() if k != "digest"})
     with pytest.raises(CertificateError, match=reason):
         verify(Certificate(content))
+
+
+def test_a_certificate_of_undeclared_features_says_that_it_proves_nothing():
+    issued = issue(record_of(MECHANISMS["undeclared_features"]), released=RELEASED)
+    claim = issued.content["claim"]
+    assert (claim["kind"], claim["epsilon"], claim["delta"], claim["mu"]) == ("none", 0.0, 1.0, None)
+    assert claim["proves"].startswith("Nothing:")
+    assert issued.claim.kind is Kind.NONE
+
+
+def test_undeclared_features_meet_no_budget():
+    with pytest.raises(RunError, match="nothing is proven, epsilon=1 was asked: Where the feature map comes from"):
+        issue(record_of(MECHANISMS["undeclared_features"]), released=RELEASED, asked=Budget(epsilon=1.0, delta=0.5))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("kind", "exact"), ("kind", "epsilon_delta"), ("delta", 0.5), ("mu", 0.0), ("mu", 1.0), ("proves", "Everything.")],
+)
+def test_a_certificate_that_proves_nothing_cannot_be_made_to_claim_something(field, value):
+    issued = issue(record_of(MECHANISMS["undeclared_features"]), released=RELEASED)
+    with pytest.raises((ClaimRefused, MalformedCertificate)):
+        verify(forged(issued, "claim", field, value=value))
+
+
+def test_the_feature_maps_provenance_is_in_the_certificate():
+    issued = issue(record_of(MECHANISMS["exact_ridge"]), released=RELEASED)
+    assert issued.content["run"]["mechanism"]["provenance"] == "trained on ImageNet"
+    assert any("given as provenance" in text for text in issued.content["claim"]["assumptions"])

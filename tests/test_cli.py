@@ -8,12 +8,23 @@ from pathlib import Path
 import pytest
 
 TASK = """
+import dataclasses
 import torch
 import expunge as ex
 from expunge.demo import digits
 
 def task():
     return digits(0)
+
+def later():
+    first = digits(0)
+    return dataclasses.replace(first, forget=first.retain.take(range(50)), retain=first.retain.take(range(50, 1293)))
+
+def undeclared():
+    return dataclasses.replace(digits(0), provenance="")
+
+def without_features():
+    return dataclasses.replace(digits(0), features=None)
 
 def wrong():
     return 3
@@ -108,7 +119,7 @@ def test_an_audit_of_a_sound_certificate_refutes_nothing_and_is_checked_by_verif
     folder: Path, audited: dict[str, object]
 ):
     assert audited["refuted_by"] == []
-    assert len(audited["findings"]) == 13
+    assert len(audited["findings"]) == 14
     assert not (folder / "audit.json.partial").exists()
     done = run("verify", "out/certificate.json", "--audit", "audit.json", "--json", cwd=folder)
     assert json.loads(done.stdout)["audit_checked"] is True
@@ -134,10 +145,64 @@ def test_an_audit_does_not_overwrite(folder: Path, audited: dict[str, object]):
     assert "exists already" in done.stderr
 
 
+@pytest.fixture(scope="module")
+def head(folder: Path) -> dict[str, object]:
+    done = run("unlearn", "mine:task", "--mechanism", "exact_ridge", "--out", "head", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_an_exact_head_is_certified_exact_and_keeps_its_state(folder: Path, head: dict[str, object]):
+    assert (head["kind"], head["epsilon"], head["rows"]) == ("exact", 0.0, 1293)
+    done = run("verify", "head/certificate.json", "--weights", "head/model.safetensors", cwd=folder)
+    assert done.returncode == 0
+    assert "exact" in done.stdout.splitlines()
+    for name in ("head.state", "head.key"):
+        assert (folder / "head" / name).stat().st_mode & 0o077 == 0
+    assert "Exact unlearning." in (folder / "head" / "report.html").read_text()
+
+
+def test_the_next_request_forgets_from_the_heads_state(folder: Path, head: dict[str, object]):
+    call = ("unlearn", "mine:later", "--mechanism", "exact_ridge", "--head", "head", "--out", "next", "--json")
+    done = run(*call, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["rows"], summary["delete"]) == (1243, "head")
+    assert summary["accuracy"]["released"]["held_out"] > 0.95
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "code", "message"),
+    [
+        ("mine:task", ("--head", "head"), 2, "was never learned, or is forgotten already"),
+        ("mine:task", ("--head", "nowhere"), 1, "nowhere holds no key of a head"),
+        ("mine:without_features", (), 1, "an exact head needs task.features"),
+        ("mine:undeclared", (), 1, "nothing is proven, epsilon=1 was asked"),
+        ("mine:task", ("--ridge", "0"), 2, "ridge must be a finite number above 0"),
+    ],
+)
+def test_an_exact_head_that_cannot_be_made_leaves_nothing(
+    folder: Path, head: dict[str, object], task: str, options: tuple[str, ...], code: int, message: str
+):
+    done = run("unlearn", task, "--mechanism", "exact_ridge", "--out", "none", *options, cwd=folder)
+    assert done.returncode == code
+    assert message in " ".join(done.stderr.split())
+    assert not list(folder.glob("none*"))
+
+
+def test_plan_compares_the_lanes_and_names_the_next_command(folder: Path):
+    done = run("plan", "mine:task", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "expunge unlearn mine:task --mechanism exact_ridge --out unlearned" in " ".join(done.stdout.split())
+    machine = json.loads(run("plan", "mine:without_features", "--json", cwd=folder).stdout)
+    assert machine["recommended"] == "retrain"
+
+
 def test_the_demo_makes_one_table_and_a_report(tmp_path: Path):
     done = run("demo", "--out", "demo", "--seeds", "2", "--epochs", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Null-start control" in done.stdout
+    assert "Null-start" in done.stdout
+    assert "Exact head" in done.stdout
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "<svg" in page
     assert "http://www.w3.org" in page  # the SVG namespace is the only address

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 # The least float above 0: the least value of a schedule that must be positive.
 LEAST = math.ulp(0.0)
 
-__all__ = ["LEAST", "at_most_one", "non_negative", "open_unit_interval", "positive", "schedules", "whole"]
+__all__ = ["LEAST", "at_most_one", "non_negative", "open_unit_interval", "positive", "schedules", "text", "whole"]
 
 
 def _finite(name: str, value: object, must: str) -> float:
@@ -49,6 +49,15 @@ def whole(least: int = 1, **fields: object) -> None:
             raise TypeError(f"{name} must be a whole number, not {value!r} of type {type(value).__name__}")
         if int(value) < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+def text(**fields: object) -> None:
+    """Raise unless every field is a line of text that says something."""
+    for name, value in fields.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a line of text, not {value!r} of type {type(value).__name__}")
+        if not value or value != value.strip() or not value.isprintable():
+            raise ValueError(f"{name} must be one line of text, without spaces around it, not {value!r}")
 
 
 def at_most_one(**products: float) -> None:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -135,7 +135,9 @@ def issue(
     relation = Relation(relation)
     delta = asked.delta if asked is not None else delta
     claim = guarantee(record.mechanism, delta=delta, relation=relation)
-    if not (isfinite(claim.epsilon) and isfinite(claim.mu)):
+    if asked is not None and claim.kind is Kind.NONE:
+        raise RunError(f"nothing is proven, epsilon={asked.epsilon:g} was asked: {claim.assumptions[0]}")
+    if claim.kind is not Kind.NONE and not (isfinite(claim.epsilon) and isfinite(claim.mu)):
         raise RunError(f"the run proves nothing: epsilon={claim.epsilon}, mu={claim.mu} at delta={delta:g}")
     if asked is not None and claim.epsilon > asked.epsilon:
         raise RunError(
@@ -268,12 +270,16 @@ def _verify_claims(certificate: Certificate) -> None:
 
 def _verify_claim(where: str, plain: object, mechanism: Mechanism) -> Guarantee:
     claim = _guarantee_from_dict(where, plain)
-    exact = mechanism.kind is Kind.EXACT
+    exact, nothing = mechanism.kind is Kind.EXACT, mechanism.kind is Kind.NONE
     if claim.kind is not mechanism.kind:
         raise ClaimRefused(f"{where} is of kind '{claim.kind}', but '{mechanism.name}' proves '{mechanism.kind}'")
     if exact and (claim.epsilon, claim.delta) != (0.0, 0.0):
         raise ClaimRefused(f"{where}: an exact guarantee has epsilon = delta = 0")
-    proven = guarantee(mechanism, delta=0.5 if exact else claim.delta, relation=claim.relation)
+    if nothing and (claim.epsilon, claim.delta, claim.mu) != (0.0, 1.0, inf):
+        raise ClaimRefused(
+            f"{where}: of kind 'none' it must state epsilon = 0, delta = 1 and mu = null, which is nothing"
+        )
+    proven = guarantee(mechanism, delta=0.5 if exact or nothing else claim.delta, relation=claim.relation)
     # The slack lies inside the rounding that `guarantee` adds, so what passes is still an upper bound.
     slack = 1 - ROUNDING / 2
     if claim.epsilon < proven.epsilon * slack:
@@ -311,7 +317,7 @@ def _claim(mechanism: Mechanism, proven: Guarantee) -> dict[str, Any]:
         "relation": str(proven.relation),
         "epsilon": proven.epsilon,
         "delta": proven.delta,
-        "mu": proven.mu,
+        "mu": None if proven.kind is Kind.NONE else proven.mu,
         "theorem": proven.theorem,
         "assumptions": list(proven.assumptions),
         "certifier": mechanism.certifier(proven.relation),
@@ -320,6 +326,8 @@ def _claim(mechanism: Mechanism, proven: Guarantee) -> dict[str, Any]:
 
 
 def _sentence(mechanism: Mechanism, proven: Guarantee) -> str:
+    if proven.kind is Kind.NONE:
+        return "Nothing: an assumption of the theorem was not declared. See the assumptions."
     if proven.kind is Kind.EXACT:
         close = "has exactly the law"
     else:
@@ -339,10 +347,14 @@ def _guarantee_from_dict(where: str, plain: object) -> Guarantee:
     keys = {"kind", "relation", "epsilon", "delta", "mu", "theorem", "assumptions", "certifier", "proves"}
     check_keys(where, cast("Mapping[str, Any]", plain), keys)
     values = cast("dict[str, Any]", plain)
-    numbers = {name: _number(f"{where}.{name}", values[name]) for name in ("epsilon", "delta", "mu")}
+    empty = values["kind"] == Kind.NONE and values["mu"] is None
+    numbers = {
+        name: _number(f"{where}.{name}", values[name]) for name in ("epsilon", "delta", "mu")[: 2 if empty else 3]
+    }
+    numbers.setdefault("mu", inf)
     try:
         kind, relation = Kind(values["kind"]), Relation(values["relation"])
-        if kind is not Kind.EXACT:
+        if kind not in (Kind.EXACT, Kind.NONE):
             _validate.open_unit_interval(**{f"{where}.delta": numbers["delta"]})
     except ValueError as error:
         raise MalformedCertificate(f"{where}: {error}") from error

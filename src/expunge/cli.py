@@ -31,7 +31,9 @@ Delta = Annotated[float, typer.Option(help="Budget: delta.")]
 InRelation = Annotated[ex.Relation, typer.Option(help="The reading to certify.")]
 # The mechanisms whose settings fit on a command line; the others are for the library.
 _FAMILIES = {m.name: m for m in (ex.GradientClipping, ex.ModelClipping, ex.OutputPerturbation)}
-Kind = Annotated[str, typer.Option("--mechanism", help=f"One of: {', '.join([*_FAMILIES, ex.Retrain.name])}.")]
+_NAMES = ", ".join([*_FAMILIES, ex.Retrain.name])
+Kind = Annotated[str, typer.Option("--mechanism", help=f"One of: {_NAMES}; for unlearn also {ex.ExactRidge.name}.")]
+Ridge = Annotated[float, typer.Option(help="Exact head: ridge.")]
 InitClip = Annotated[float, typer.Option(help="Radius of the start (fixed without looking at the model).")]
 GradClip = Annotated[float, typer.Option(help="Radius of each minibatch gradient.")]
 ModelClip = Annotated[float, typer.Option(help="Radius of the weights after each step.")]
@@ -157,6 +159,8 @@ def unlearn(
     optimizer: Annotated[str, typer.Option(help="Recovery: sgd or adamw.")] = "sgd",
     batch_size: Annotated[int, typer.Option(help="Examples a batch.")] = 128,
     rescale: Annotated[bool, typer.Option(help="Recovery: first rescale layers.")] = True,
+    ridge: Ridge = 1.0,
+    head: Annotated[Path | None, typer.Option(help="Exact head: the folder of the last call, to forget from.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where an interrupted call stopped.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -166,6 +170,11 @@ def unlearn(
         "learning_rate": learning_rate, "weight_decay": weight_decay, "steps": steps,
     }  # fmt: skip
     budget = ex.Budget(epsilon=epsilon, delta=delta)
+    if mechanism == ex.ExactRidge.name:
+        from expunge.session import run_head
+
+        _print_summary(run_head(task, out, budget, ridge=ridge, previous=head), as_json=as_json)
+        return
     chosen = ex.Retrain() if mechanism == "retrain" else _calibrated(mechanism, settings, budget, relation)
     recipe = ex.Recipe(optimizer=cast("Any", optimizer), learning_rate=recovery_lr, batch_size=batch_size)
     from expunge.session import run_task
@@ -173,14 +182,59 @@ def unlearn(
     summary = run_task(
         task, out, chosen, budget, relation=relation, epochs=epochs, recipe=recipe, rescale=rescale, resume=resume
     )
+    _print_summary(summary, as_json=as_json)
+
+
+@app.command()
+def plan(
+    task: Annotated[str, typer.Argument(help="module:function or file.py:function that returns an expunge.Task.")],
+    epsilon: Epsilon = 1.0,
+    delta: Delta = 1e-5,
+    init_clip: InitClip = 0.5,
+    grad_clip: GradClip = 1.0,
+    model_clip: ModelClip = 0.5,
+    learning_rate: LearningRate = 0.01,
+    weight_decay: WeightDecay = 20.0,
+    steps: Steps = 50,
+    epochs: Annotated[float, typer.Option(help="Recovery: epochs.")] = 5,
+    training_epochs: Annotated[float, typer.Option(help="Retraining: epochs.")] = 30,
+    batch_size: Annotated[int, typer.Option(help="Examples a batch.")] = 128,
+    ridge: Ridge = 1.0,
+    trace: Annotated[Path | None, typer.Option(help="The folder of a traced training.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the lanes for a task's forget set before anything is run: guarantee, cost, what they read."""
+    settings = {
+        "init_clip": init_clip, "grad_clip": grad_clip, "model_clip": model_clip,
+        "learning_rate": learning_rate, "weight_decay": weight_decay, "steps": steps,
+    }  # fmt: skip
+    budget = ex.Budget(epsilon=epsilon, delta=delta)
+    noisy = {name: _calibrated(name, settings, budget, ex.Relation.RETRAINED) for name in _FAMILIES}
+    from expunge.planner import plan as compare_lanes
+    from expunge.task import load_task
+    from expunge.trace import Trace
+
+    found = compare_lanes(
+        load_task(task), budget, mechanisms=noisy, recipe=ex.Recipe(batch_size=batch_size), recovery_epochs=epochs,
+        training_epochs=training_epochs, ridge=ridge, trace=None if trace is None else Trace(trace),
+    )  # fmt: skip
     if as_json:
-        _print_json(summary)
+        _print_json(found.to_dict())
         return
-    table = Table("accuracy", "held out", "forgotten data")
-    for name in ("original", "released"):
-        table.add_row(name, *(f"{summary['accuracy'][name][part]:.3f}" for part in ("held_out", "forget")))
+    table = Table("lane", "guarantee", "steps", "seconds", "noise / weights", "reads")
+    for o in found.options:
+        proven = f"epsilon={o.epsilon:.4g}" if o.kind == ex.Kind.EPSILON_DELTA else o.kind
+        seconds = "" if o.seconds is None else f"{o.seconds:.3g}"
+        noise = "" if o.noise_to_weight is None else f"{o.noise_to_weight:.3g}"
+        row = (proven, str(o.steps), seconds, noise, o.reads) if o.applies else ("does not apply",)
+        style = "bold green" if o.lane == found.recommended else None if o.applies and o.keeps else "dim"
+        table.add_row(o.lane, *row, style=style)
     _out.print(table)
-    _out.print(f"epsilon={summary['epsilon']:.6g} at delta={delta:g}, relation '{relation}'; see {out}/report.html")
+    for o in found.options:
+        _out.print(f"{o.lane}: {o.why}", highlight=False)
+    _out.print(f"Recommended: {found.recommended}: {found.reason}.", highlight=False)
+    if found.recommended in (ex.ExactRidge.name, ex.Retrain.name, *_FAMILIES):
+        _out.print(f"expunge unlearn {task} --mechanism {found.recommended} --out unlearned", highlight=False)
 
 
 @app.command()
@@ -244,11 +298,12 @@ def demo(
     if as_json:
         _print_json(comparison.to_dict())
         return
-    table = Table("method", "guarantee", "steps", "held out", "forgotten", title=comparison.title)
+    table = Table("method", "guarantee", "steps", "seconds", "held out", "forgotten", title=comparison.title)
     for row in rows:
         proven = f"epsilon={row['epsilon']:.4g}" if row["kind"] == "epsilon_delta" else row["kind"]
         spread = [f"{mean:.3f} ± {half:.3f}" for mean, half in (row["held_out"], row["forget"])]
-        table.add_row(row["label"], proven, str(row["steps"]), *spread)
+        seconds = "" if row["seconds"] is None else f"{row['seconds']:.3g}"
+        table.add_row(row["label"], proven, str(row["steps"]), seconds, *spread)
     _out.print(table)
     verdict = "refuted" if control["refuted"] else "not refuted"
     _out.print(
@@ -257,6 +312,20 @@ def demo(
         highlight=False,
     )
     _out.print(f"All certificates verified. Open {out}/report.html", highlight=False)
+
+
+def _print_summary(summary: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        _print_json(summary)
+        return
+    table = Table("accuracy", "held out", "forgotten data")
+    for name in ("original", "released"):
+        table.add_row(name, *(f"{summary['accuracy'][name][part]:.3f}" for part in ("held_out", "forget")))
+    _out.print(table)
+    proven = f"epsilon={summary['epsilon']:.6g} at delta={summary['delta']:g}, relation '{summary['relation']}'"
+    _out.print(f"{'exact' if summary['kind'] == 'exact' else proven}; see {summary['folder']}/report.html")
+    if summary.get("delete"):
+        _out.print(f"{summary['delete']} still holds what the forgotten rows added: delete it.", highlight=False)
 
 
 def _calibrated(name: str, settings: dict[str, Any], budget: ex.Budget, relation: ex.Relation) -> Mechanism:

@@ -1,6 +1,7 @@
 """Every method on the same task, several seeds each, with retraining at equal compute and the null-start control."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -10,20 +11,22 @@ from torch import Tensor, nn
 from expunge import _validate
 from expunge.accounting import Mechanism, guarantee
 from expunge.data import Examples, as_examples
+from expunge.heads import AnalyticHead
 from expunge.pipeline import null_start, recover, retrain, unlearn
 from expunge.progress import track
 from expunge.recovery import Recipe
 from expunge.report.curves import Comparison, Lane
 from expunge.task import Task
 
-__all__ = ["accuracy", "compare"]
+__all__ = ["accuracy", "compare", "featured"]
 
 LABELS = {
     "gradient_clipping": "Gradient clipping",
     "model_clipping": "Model clipping",
     "output_perturbation": "Output perturbation",
-    "null_start": "Null-start control (gradient clipping from zero)",
-    "retrain": "Retraining at equal compute",
+    "null_start": "Null-start control",
+    "retrain": "Retraining, equal steps",
+    "exact_ridge": "Exact head",
 }
 
 
@@ -56,6 +59,7 @@ def compare(
     recipe: Recipe,
     rescale: bool,
     title: str,
+    ridge: float | None = None,
 ) -> Comparison:
     """Run all lanes for each seed.
 
@@ -69,11 +73,14 @@ def compare(
         recipe: of recovery and retraining alike.
         rescale: see `recover`.
         title: for the report.
+        ridge: of an exact head on the tasks' feature map, which is compared too where this is given.
     """
     _validate.whole(seeds=seeds, epochs=epochs)
     curves: dict[str, tuple[list[list[float]], list[list[float]]]] = {}
     steps: dict[str, int] = {}
-    jobs = [(seed, name) for seed in range(seeds) for name in (*mechanisms, "null_start", "retrain")]
+    seconds: dict[str, list[float]] = {}
+    names = (*mechanisms, "null_start", "retrain", *(() if ridge is None else ("exact_ridge",)))
+    jobs = [(seed, name) for seed in range(seeds) for name in names]
     tasks: dict[int, Task] = {}
 
     def run() -> Iterator[None]:
@@ -81,11 +88,17 @@ def compare(
             if seed not in tasks:
                 tasks.clear()
                 tasks[seed] = make_task(seed)
-            curve = _lane(tasks[seed], name, mechanisms, seed=seed, epochs=epochs, recipe=recipe, rescale=rescale)
+            if name == "exact_ridge":
+                points, took = _head(tasks[seed], cast("float", ridge), epochs)
+                steps[name] = 0
+            else:
+                points, steps[name], took = _lane(
+                    tasks[seed], name, mechanisms, seed=seed, epochs=epochs, recipe=recipe, rescale=rescale
+                )
             held_out, forget = curves.setdefault(name, ([], []))
-            held_out.append([h for h, _ in curve[0]])
-            forget.append([f for _, f in curve[0]])
-            steps[name] = curve[1]
+            held_out.append([h for h, _ in points])
+            forget.append([f for _, f in points])
+            seconds.setdefault(name, []).append(took)
             yield None
 
     with _quiet():
@@ -105,6 +118,7 @@ def compare(
                 steps=steps[name],
                 held_out=held_out,
                 forget=forget,
+                seconds=seconds[name],
             )
         )
     environment = {"torch": torch.__version__.partition("+")[0], "threads": str(torch.get_num_threads())}
@@ -115,13 +129,19 @@ def compare(
 
 def _lane(
     task: Task, name: str, mechanisms: Mapping[str, Mechanism], *, seed: int, epochs: int, recipe: Recipe, rescale: bool
-) -> tuple[list[tuple[float, float]], int]:
-    """One run: (accuracy on held-out, on forgotten data) before and after each epoch, and gradient steps taken."""
+) -> tuple[list[tuple[float, float]], int, float]:
+    """One run: (accuracy on held-out, on forgotten data) before and after each epoch, gradient steps, and seconds."""
     points: list[tuple[float, float]] = []
+    begun, measuring = time.perf_counter(), [0.0]
 
     def measure(_epoch: int, model: nn.Module) -> None:
+        now = time.perf_counter()
         held_out = accuracy(model, task.held_out, task.accuracy)
         points.append((held_out, accuracy(model, task.forget, task.accuracy)))
+        measuring.append(time.perf_counter() - now)
+
+    def elapsed() -> float:
+        return time.perf_counter() - begun - sum(measuring)
 
     def coins(use: int) -> torch.Generator:
         return torch.Generator().manual_seed(10_000 * (seed + 1) + use)
@@ -144,7 +164,7 @@ def _lane(
             generator=coins(0),
             on_epoch=measure,
         )
-        return points, round((epochs + extra) * per_epoch)
+        return points, round((epochs + extra) * per_epoch), elapsed()
     mechanism = mechanisms["gradient_clipping" if name == "null_start" else name]
     model: dict[str, Any] = {"public": task.public, "buffers": cast("Any", task.buffers), "center": task.center}
     start = null_start(task.model, **model) if name == "null_start" else task.model
@@ -160,7 +180,31 @@ def _lane(
         generator=coins(2),
         on_epoch=measure,
     )
-    return points, mechanism.gradient_steps + epochs * per_epoch
+    return points, mechanism.gradient_steps + epochs * per_epoch, elapsed()
+
+
+def _head(task: Task, ridge: float, epochs: int) -> tuple[list[tuple[float, float]], float]:
+    """A head that learned everything forgets the forget set; the same points at every epoch, and its seconds."""
+    parts = {name: cast("Examples", as_examples(getattr(task, name))) for name in ("retain", "forget", "held_out")}
+    wide = {name: featured(task, rows) for name, rows in parts.items()}
+    labels = {name: rows.tensors[1] for name, rows in parts.items()}
+    classes = int(max(labels[name].max() for name in ("retain", "forget"))) + 1
+    head = AnalyticHead(ridge=ridge, classes=classes, provenance=task.provenance)
+    for name in ("retain", "forget"):
+        head.learn(wide[name], labels[name], ids=parts[name].ids)
+    begun = time.perf_counter()
+    head.forget(wide["forget"], labels["forget"], ids=parts["forget"].ids)
+    weights = head.weights
+    seconds = time.perf_counter() - begun
+    hits = {name: (wide[name] @ weights).argmax(1) == labels[name] for name in ("held_out", "forget")}
+    point = (float(hits["held_out"].double().mean()), float(hits["forget"].double().mean()))
+    return [point] * (epochs + 1), seconds
+
+
+@torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
+def featured(task: Task, rows: Examples) -> Tensor:
+    """The task's features of rows, shape (n, d)."""
+    return torch.cat([cast("Any", task.features)(x) for x, *_ in rows.chunks(1024)])
 
 
 def _hits(model: nn.Module, batch: Any) -> Tensor:

@@ -14,6 +14,7 @@ from expunge.accounting import (
 )
 from expunge.data import Examples, split
 from expunge.errors import MissingExtra
+from expunge.heads import RandomFeatures
 from expunge.pipeline import retrain
 from expunge.recovery import Recipe
 from expunge.task import Task
@@ -37,9 +38,11 @@ def digits(seed: int = 0) -> Task:
     held_out, forget, retain = split(Examples(images, labels), [_HELD_OUT, _FORGET], generator=coins)
     everything = Examples(*(torch.cat(pair) for pair in zip(retain.tensors, forget.tensors, strict=True)))
     trained = retrain(make_model, everything, loss=cross_entropy, epochs=30, recipe=RECIPE, generator=coins)
+    layer = RandomFeatures(64, 512, seed=0)
     return Task(
-        model=trained.model, retain=retain, forget=forget, held_out=held_out, loss=cross_entropy, make_model=make_model
-    )
+        model=trained.model, retain=retain, forget=forget, held_out=held_out, loss=cross_entropy, make_model=make_model,
+        features=layer, provenance=f"pixels; {layer.provenance}",
+    )  # fmt: skip
 
 
 def make_model() -> nn.Module:

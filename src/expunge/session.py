@@ -13,10 +13,11 @@ from expunge.accounting import Budget, Mechanism, Relation, Retrain
 from expunge.attacks import Effort, audit_task
 from expunge.audit import Audit, Finding
 from expunge.certificate import Certificate, issue, verify
-from expunge.compare import accuracy, compare
-from expunge.data import as_examples, commit, new_commitment_key
+from expunge.compare import accuracy, compare, featured
+from expunge.data import Examples, as_examples, commit, new_commitment_key
 from expunge.demo import RECIPE, digits, mechanisms
-from expunge.errors import OutputError, TaskError
+from expunge.errors import OutputError, StateError, TaskError
+from expunge.heads import AnalyticHead
 from expunge.methods.weights import save_weights
 from expunge.pipeline import Unlearned, recover, retrain, unlearn
 from expunge.recovery import Recipe
@@ -25,7 +26,7 @@ from expunge.report.curves import Comparison
 from expunge.report.page import control, table
 from expunge.task import Task, load_task
 
-__all__ = ["run_audit", "run_demo", "run_task"]
+__all__ = ["run_audit", "run_demo", "run_head", "run_task"]
 
 
 def run_task(
@@ -70,9 +71,74 @@ def run_task(
         "delta": claim.delta,
         "mu": claim.mu,
         "relation": str(claim.relation),
+        "kind": str(claim.kind),
         "start_clipped": done.start_clipped,
         "accuracy": measured,
     }
+
+
+def run_head(where: str, out: Path, budget: Budget, *, ridge: float, previous: Path | None) -> dict[str, Any]:
+    """Forget with an exact head on the task's feature map; returns a summary.
+
+    The folder keeps the head's state and its key, both secret, for the next request. Without a previous folder the head
+    learns the retained data; with one, its state forgets the forget set, and no retained data are read. The previous
+    folder then still holds the forgotten rows' sums: delete it.
+
+    Args:
+        where: as in `run_task`; the task names `features` and their `provenance`.
+        out: the folder to make.
+        budget: what the certificate is to meet.
+        ridge: of a new head.
+        previous: the folder of an earlier call.
+
+    Raises:
+        TaskError: the task names no feature map, or its data are not rows with labels.
+        StateError, ValueError: see `AnalyticHead`; nothing is left behind.
+    """
+    with _folder(out, resume=False) as work:
+        task = load_task(where)
+        if task.features is None:
+            raise TaskError("an exact head needs task.features, a map from rows to features, and task.provenance")
+        forget = _labelled(task, "forget")
+        if previous is None:
+            rows = _labelled(task, "retain")
+            classes = int(max(rows.tensors[1].max(), forget.tensors[1].max())) + 1
+            head = AnalyticHead(ridge=ridge, classes=classes, provenance=task.provenance)
+            head.learn(featured(task, rows), rows.tensors[1], ids=rows.ids)
+        else:
+            head = _previous_head(previous)
+            head.forget(featured(task, forget), forget.tensors[1], ids=forget.ids)
+        done = head.unlearned()
+        commitments = {"forget": commit(forget.ids, key=new_commitment_key(work / "commitment.key"))}
+        certificate = _write(work, done, done.model, budget, Relation.RETRAINED, commitments)
+        head.save(work / "head.state")
+        write_new(work / "head.key", head.key.hex().encode() + b"\n", private=True)
+    right = {
+        part: float((head.predict(featured(task, rows)) == rows.tensors[1]).double().mean())
+        for part, rows in ((part, _labelled(task, part)) for part in ("held_out", "forget"))
+    }
+    original = {part: accuracy(task.model, getattr(task, part), task.accuracy) for part in right}
+    claim = certificate.claim
+    return {
+        "folder": str(out), "epsilon": claim.epsilon, "delta": claim.delta, "mu": claim.mu, "kind": str(claim.kind),
+        "relation": str(claim.relation), "rows": len(head), "delete": None if previous is None else str(previous),
+        "accuracy": {"original": original, "released": right},
+    }  # fmt: skip
+
+
+def _previous_head(folder: Path) -> AnalyticHead:
+    try:
+        key = bytes.fromhex((folder / "head.key").read_text(encoding="utf-8").strip())
+    except (OSError, ValueError) as error:
+        raise StateError(f"{folder} holds no key of a head (head.key): {error}") from error
+    return AnalyticHead.load(folder / "head.state", key=key)
+
+
+def _labelled(task: Task, part: str) -> Examples:
+    rows = as_examples(getattr(task, part))
+    if rows is None or len(rows.tensors) != 2 or rows.tensors[1].dim() != 1 or rows.tensors[1].is_floating_point():
+        raise TaskError(f"an exact head needs task.{part} as Examples(x, y) with a label for each row")
+    return rows
 
 
 def run_audit(
@@ -120,7 +186,7 @@ def run_demo(
         chosen = mechanisms(budget)
         comparison = compare(
             digits, chosen, delta=budget.delta, epsilon=budget.epsilon, seeds=seeds, epochs=epochs, recipe=RECIPE,
-            rescale=True, title=f"Forgetting a tenth of digits at ({budget.epsilon:g}, {budget.delta:g})",
+            rescale=True, title=f"Forgetting a tenth of digits at ({budget.epsilon:g}, {budget.delta:g})", ridge=1.0,
         )  # fmt: skip
         task = digits(0)
         pages: dict[str, Certificate] = {}

@@ -33,6 +33,8 @@ class Task:
         center: a public checkpoint at the ball's centre; by default zero.
         accuracy: `accuracy(model, batch)` returns one number an example, 1 for a right answer; by default the largest
             of the model's outputs for the batch's first tensor is compared with its second.
+        features: a feature map for exact heads, from rows x to shape (n, d); optional.
+        provenance: why that map does not depend on data that may be forgotten, in a line; "" where this is not known.
     """
 
     model: nn.Module
@@ -45,6 +47,8 @@ class Task:
     buffers: str = "refuse"
     center: nn.Module | dict[str, Tensor] | None = None
     accuracy: Callable[[nn.Module, Any], Tensor] | None = None
+    features: Callable[[Tensor], Tensor] | None = None
+    provenance: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -10,13 +10,17 @@ from expunge.accounting import (
     MECHANISMS,
     BlockwiseGradientClipping,
     DPTraining,
+    ExactRidge,
     GradientClipping,
     Kind,
+    MeasuredResidual,
     ModelClipping,
     OutputPerturbation,
     Relation,
+    Replay,
     Retrain,
     ScheduledGradientClipping,
+    UndeclaredFeatures,
     delta_at,
     gaussian,
     guarantee,
@@ -36,6 +40,8 @@ BLOCKWISE = {
     "steps": 10, "noise_std": 0.5, "blind": True,
 }  # fmt: skip
 PRIVATE = {"sample_clip": 1.0, "noise_multiplier": 5.0, "sampling_rate": 0.01, "steps": 50, "group_size": 4}
+RIDGE = {"ridge": 1.0, "rounding": 1e-9, "provenance": "trained on ImageNet"}
+RESIDUAL = {"residual": 1e-6, "strong_convexity": 1e-4, "noise_std": 0.02, "provenance": "trained on ImageNet"}
 VALID = {
     GradientClipping: GRADIENT,
     ScheduledGradientClipping: SCHEDULED,
@@ -43,8 +49,12 @@ VALID = {
     ModelClipping: MODEL,
     OutputPerturbation: OUTPUT,
     DPTraining: PRIVATE,
+    MeasuredResidual: RESIDUAL,
 }
-BAD_CASES = [(family, field) for family, fields in VALID.items() for field in fields]
+WITHOUT_A_NUMBER = {ExactRidge: RIDGE, Replay: {}, Retrain: {}, UndeclaredFeatures: {"head": "exact_ridge"}}
+BAD_CASES = [
+    (family, field) for family, fields in VALID.items() for field, value in fields.items() if not isinstance(value, str)
+]
 
 SETTINGS = [
     # C0, C1, eta, lambda, T
@@ -229,12 +239,34 @@ def test_the_mu_of_model_clipping_bounds_its_whole_profile():
             assert mechanism.log_delta(epsilon, relation) <= bound
 
 
+@pytest.mark.parametrize("exact", [Retrain(), Replay(), ExactRidge(**RIDGE)], ids=lambda m: m.name)
 @pytest.mark.parametrize("relation", list(Relation))
-def test_retrain_is_exact(relation):
-    proven = guarantee(Retrain(), delta=1e-5, relation=relation)
+def test_an_exact_mechanism_leaks_nothing(exact, relation):
+    proven = guarantee(exact, delta=1e-5, relation=relation)
     assert (proven.epsilon, proven.delta, proven.mu, proven.kind) == (0.0, 0.0, 0.0, Kind.EXACT)
-    assert Retrain().log_delta(0.0, relation) == -inf
-    assert delta_at(Retrain(), 0.0, relation) == 0.0
+    assert exact.log_delta(0.0, relation) == -inf
+    assert delta_at(exact, 0.0, relation) == 0.0
+
+
+def test_undeclared_features_prove_nothing():
+    proven = guarantee(UndeclaredFeatures(head="exact_ridge"), delta=1e-5)
+    assert (proven.epsilon, proven.delta, proven.mu, proven.kind) == (0.0, 1.0, inf, Kind.NONE)
+    assert delta_at(UndeclaredFeatures(head="exact_ridge"), 100.0) == 1.0
+
+
+@pytest.mark.parametrize("relation", list(Relation))
+def test_a_measured_residual_is_the_gaussian_mechanism_at_residual_over_convexity(relation):
+    # 2e-6 / 1e-4 / 0.02 = 1, whose epsilon at 1e-5 is that of output perturbation with C0 = 1, sigma = 2.
+    mechanism = MeasuredResidual(**RESIDUAL | {"residual": 2e-6})
+    assert mechanism.mu(relation) == pytest.approx(1.0, rel=1e-12)
+    assert guarantee(mechanism, delta=1e-5, relation=relation).epsilon == pytest.approx(4.377178, abs=1e-6)
+
+
+@pytest.mark.parametrize("provenance", ["", " padded", "two\nlines", 7, None])
+@pytest.mark.parametrize(("family", "fields"), [(ExactRidge, RIDGE), (MeasuredResidual, RESIDUAL)])
+def test_a_provenance_that_says_nothing_is_refused(family, fields, provenance):
+    with pytest.raises((ValueError, TypeError), match="provenance"):
+        family(**fields | {"provenance": provenance})
 
 
 def test_delta_at_of_a_noisy_mechanism_is_never_zero():
@@ -251,7 +283,7 @@ def test_the_guarantee_meets_its_own_delta(family):
 
 
 def test_each_mechanism_is_in_the_table_under_its_name():
-    assert {type_.name: type_ for type_ in (*VALID, Retrain)} == dict(MECHANISMS)
+    assert {type_.name: type_ for type_ in (*VALID, *WITHOUT_A_NUMBER)} == dict(MECHANISMS)
 
 
 @pytest.mark.parametrize(("family", "field"), BAD_CASES)

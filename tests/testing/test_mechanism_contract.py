@@ -12,13 +12,17 @@ from expunge.accounting import (
     MECHANISMS,
     BlockwiseGradientClipping,
     DPTraining,
+    ExactRidge,
     GradientClipping,
     Kind,
+    MeasuredResidual,
     ModelClipping,
     OutputPerturbation,
     Relation,
+    Replay,
     Retrain,
     ScheduledGradientClipping,
+    UndeclaredFeatures,
     gaussian,
 )
 from expunge.testing import ContractViolation, check_mechanism
@@ -61,6 +65,10 @@ def private(multiplier, rate, steps, group):
     return DPTraining(sample_clip=1.0, noise_multiplier=multiplier, sampling_rate=rate, steps=steps, group_size=group)
 
 
+def residual(beta, convexity, noise):
+    return MeasuredResidual(residual=beta, strong_convexity=convexity, noise_std=noise, provenance="public")
+
+
 def exact(mu):
     """What two ends of a diameter attain, from the profile of the Gaussian mechanism."""
     return lambda epsilon: gaussian.log_delta_lower(epsilon, mu * (1 - 1e-12))
@@ -68,6 +76,8 @@ def exact(mu):
 
 # Lower bounds of many steps cost 50 ms a step: these settings leave them out, the shorter ones have them.
 LONG = {"lower": False}
+# Gradients and weights in another unit, the curvature as it is.
+RESIDUAL = {"lengths": ("residual", "noise_std")}
 PRIVATE = {"noise": "noise_multiplier", "lengths": ("sample_clip",), "more_steps_prove": "less"}
 # With sampling the privacy loss is rounded to a grid: the bounds meet less closely, the less the smaller δ is.
 SAMPLED = PRIVATE | {"tight": 1e-3, "epsilons": (0.0, 0.1, 0.5, 1.0)}
@@ -115,6 +125,13 @@ MECHANISM_CASES = {
         Case(private(2.0, 0.1, 10, 1), SAMPLED),
     ],
     Retrain: [Case(Retrain())],
+    ExactRidge: [Case(ExactRidge(ridge=1.0, rounding=1e-9, provenance="trained on ImageNet"))],
+    Replay: [Case(Replay()), Case(Replay(shards=8))],
+    MeasuredResidual: [
+        Case(residual(1e-6, 1e-4, 0.02), RESIDUAL | {"attained": exact(0.5)}),
+        Case(residual(1e-10, 1e-5, 1e-4), RESIDUAL | {"attained": exact(0.1)}),
+    ],
+    UndeclaredFeatures: [Case(UndeclaredFeatures(head="measured_residual", noise_std=1.0))],
 }  # fmt: skip
 
 
@@ -224,6 +241,7 @@ WRONG = [
     (wrong(kind="epsilon_delta"), "protocol: kind must be a Kind"),
     (wrong(gradient_steps=-1), "protocol: gradient_steps is no count: -1"),
     (wrong(start_radius=0.0), "protocol: start_radius must be above 0"),
+    (wrong(kind=Kind.NONE), "claims nothing: a mechanism of kind 'none' has log_delta 0"),
     (wrong(kind=Kind.EXACT), "exact: an exact mechanism has log_delta -inf"),
     (wrong(log_delta=number(nan)), "range: log_delta"),
     (wrong(log_delta=number(0.1)), "range: log_delta"),

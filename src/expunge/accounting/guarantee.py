@@ -57,7 +57,7 @@ class Guarantee:
     """What is proven: an upper bound, rounded to the safe side.
 
     `mu` bounds the whole privacy profile (μ-GDP); (`epsilon`, `delta`) is one point of the best profile known, which
-    for model clipping lies below that of `mu`.
+    for model clipping lies below that of `mu`. Of kind `none` it is the empty statement: δ = 1, μ infinite.
     """
 
     epsilon: float
@@ -142,11 +142,16 @@ def guarantee(mechanism: Mechanism, *, delta: float, relation: Relation = Relati
     """
     _validate.open_unit_interval(delta=delta)
     relation = Relation(relation)
-    exact = mechanism.kind is Kind.EXACT
+    if mechanism.kind is Kind.EXACT:
+        epsilon, delta, mu = 0.0, 0.0, 0.0
+    elif mechanism.kind is Kind.NONE:
+        epsilon, delta, mu = 0.0, 1.0, inf
+    else:
+        epsilon, mu = _epsilon(mechanism, delta, relation), max(mechanism.mu(relation) * (1 + ROUNDING), 1e-290)
     return Guarantee(
-        epsilon=0.0 if exact else _epsilon(mechanism, delta, relation),
-        delta=0.0 if exact else delta,
-        mu=0.0 if exact else max(mechanism.mu(relation) * (1 + ROUNDING), 1e-290),
+        epsilon=epsilon,
+        delta=delta,
+        mu=mu,
         kind=mechanism.kind,
         relation=relation,
         theorem=mechanism.theorem,

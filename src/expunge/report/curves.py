@@ -24,6 +24,7 @@ class Lane:
         steps: gradient steps of all kinds together.
         held_out: accuracy on held-out data, shape (seeds, epochs + 1); the first column is before any recovery.
         forget: accuracy on the forgotten data, same shape.
+        seconds: of the unlearning and recovery of each seed, measuring left out.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Lane:
     steps: int
     held_out: Sequence[Sequence[float]]
     forget: Sequence[Sequence[float]]
+    seconds: Sequence[float] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

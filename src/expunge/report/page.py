@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from math import isfinite, sqrt
+from statistics import fmean
 from typing import Any, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -37,6 +38,7 @@ def render(certificate: Certificate, comparison: Comparison | None = None, audit
         content=certificate.content,
         claim=claim,
         exact=claim.kind is Kind.EXACT,
+        nothing=claim.kind is Kind.NONE,
         also=certificate.content["also_proven"],
         fields=asdict(cast("Any", record.mechanism)),
         mechanism=record.mechanism,
@@ -81,6 +83,7 @@ def table(comparison: Comparison) -> list[dict[str, Any]]:
                 "before": first,
                 "held_out": held_out,
                 "forget": forget,
+                "seconds": fmean(lane.seconds) if lane.seconds else None,
             }
         )
     return rows

@@ -11,7 +11,7 @@ from expunge.report.curves import Comparison, interval
 
 __all__ = ["accuracy_curves", "audit_bounds", "privacy_profile", "roc_curves", "world_histograms"]
 
-_COLOURS = ("#0b6e99", "#b8500c", "#5b8c2a", "#7a7a7a", "#8a3ffc")
+_COLOURS = ("#0b6e99", "#b8500c", "#5b8c2a", "#7a7a7a", "#8a3ffc", "#c2185b")
 
 
 def accuracy_curves(comparison: Comparison) -> str:
@@ -34,7 +34,7 @@ def accuracy_curves(comparison: Comparison) -> str:
 
 def privacy_profile(mechanism: Mechanism, *, epsilon: float, delta: float) -> str:
     """δ over ε, both relations, with the claimed point."""
-    if mechanism.kind is Kind.EXACT:
+    if mechanism.kind in (Kind.EXACT, Kind.NONE):
         return ""
     figure, axes = _figure()
     most = max(2.0, 2.5 * epsilon)

@@ -61,6 +61,9 @@ def check_mechanism(
     if mechanism.kind is Kind.EXACT:
         _leaks_nothing(mechanism, epsilons)
         return
+    if mechanism.kind is Kind.NONE:
+        _claims_nothing(mechanism, epsilons)
+        return
     fields = _fields(mechanism)
     steps = None if steps == "steps" and "steps" not in fields else steps
     lengths = _default_lengths(fields) if lengths is None else tuple(lengths)
@@ -117,6 +120,15 @@ def _leaks_nothing(m: Mechanism, epsilons: Sequence[float]) -> None:
             found = m.log_delta(epsilon, relation)
             require(found == -inf, "exact", f"an exact mechanism has log_delta -inf, not {found} at {epsilon:g}", m)
         require(m.mu(relation) == 0, "exact", f"an exact mechanism has mu 0, not {m.mu(relation)}", m)
+
+
+def _claims_nothing(m: Mechanism, epsilons: Sequence[float]) -> None:
+    for relation in Relation:
+        for epsilon in epsilons:
+            found = m.log_delta(epsilon, relation)
+            say = f"a mechanism of kind 'none' has log_delta 0, delta = 1, not {found} at {epsilon:g}"
+            require(found == 0, "claims nothing", say, m)
+        require(m.mu(relation) == inf, "claims nothing", f"mu must be infinite, not {m.mu(relation)}", m)
 
 
 def _is_a_log_probability(m: Mechanism, epsilons: Sequence[float]) -> None:

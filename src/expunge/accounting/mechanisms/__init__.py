@@ -5,21 +5,29 @@ from types import MappingProxyType
 from expunge.accounting.guarantee import Mechanism
 from expunge.accounting.mechanisms.blockwise_gradient_clipping import BlockwiseGradientClipping
 from expunge.accounting.mechanisms.dp_training import DPTraining
+from expunge.accounting.mechanisms.exact_ridge import ExactRidge
 from expunge.accounting.mechanisms.gradient_clipping import GradientClipping
+from expunge.accounting.mechanisms.measured_residual import MeasuredResidual
 from expunge.accounting.mechanisms.model_clipping import ModelClipping
 from expunge.accounting.mechanisms.output_perturbation import OutputPerturbation
+from expunge.accounting.mechanisms.replay import Replay
 from expunge.accounting.mechanisms.retrain import Retrain
 from expunge.accounting.mechanisms.scheduled_gradient_clipping import ScheduledGradientClipping
+from expunge.accounting.mechanisms.undeclared_features import UndeclaredFeatures
 
 __all__ = [
     "MECHANISMS",
     "BlockwiseGradientClipping",
     "DPTraining",
+    "ExactRidge",
     "GradientClipping",
+    "MeasuredResidual",
     "ModelClipping",
     "OutputPerturbation",
+    "Replay",
     "Retrain",
     "ScheduledGradientClipping",
+    "UndeclaredFeatures",
 ]
 
 MECHANISMS: MappingProxyType[str, type[Mechanism]] = MappingProxyType(
@@ -33,6 +41,10 @@ MECHANISMS: MappingProxyType[str, type[Mechanism]] = MappingProxyType(
             OutputPerturbation,
             Retrain,
             DPTraining,
+            ExactRidge,
+            MeasuredResidual,
+            Replay,
+            UndeclaredFeatures,
         )
     }
 )

@@ -11,17 +11,24 @@ __all__ = [
     "COINS_HIDDEN",
     "CONFIGURATION_PUBLIC",
     "COVERED",
+    "FEATURES_PUBLIC",
+    "FEATURES_UNDECLARED",
     "FORGET_SET_FIXED",
     "GROUP",
     "INDEPENDENT_RELEASES",
+    "INITIALISATION_PUBLIC",
+    "KERNELS_REPEAT",
+    "KEYED_TRACE",
     "NOISE_FRESH",
     "ONE_RELEASE",
     "ONE_TRAINING",
     "PER_EXAMPLE",
     "POISSON",
     "REAL_ARITHMETIC",
+    "RESIDUAL_MEASURED",
     "RETAIN_ONLY",
     "SCALE_PUBLIC",
+    "SUMS_CORRECT",
 ]
 
 ANY_FORGET_SET = "every forget set"
@@ -64,3 +71,27 @@ ONE_TRAINING = (
     "One release: all requests together name at most group_size examples; several trainings on the same data compose, "
     "and together prove less."
 )
+
+# Of heads on a fixed feature map.
+FEATURES_PUBLIC = (
+    "The feature map (backbone, random layers, scaling, projection) does not depend on the forgotten data, for the reason "
+    "given as provenance."
+)
+FEATURES_UNDECLARED = "Where the feature map comes from was not declared: it may hold the forgotten data."
+OBJECTIVE_PUBLIC = "Loss, penalties and regularisation were chosen without the forgotten data."
+SUMS_CORRECT = (
+    "The sums held exactly the rows that were learned and not forgotten: each forgotten row was subtracted as it had been "
+    "added."
+)
+RESIDUAL_MEASURED = (
+    "The norm of the gradient over the retained rows was measured in float64, its rounding error bounded and added, and the "
+    "total was at most residual."
+)
+
+# Of a traced training.
+KEYED_TRACE = (
+    "A keyed hash of each record's own name decided when it was used, so that no record's use depended on another's; the "
+    "key was drawn without the data."
+)
+KERNELS_REPEAT = "The same steps on the same batches give the same bits on this machine and these versions."
+INITIALISATION_PUBLIC = "The initialisation does not depend on the forgotten data."

@@ -22,7 +22,7 @@ class Retrain:
     assumptions: ClassVar[tuple[str, ...]] = (
         assume.RETAIN_ONLY,
         assume.CONFIGURATION_PUBLIC,
-        "The initialisation does not depend on the forgotten data.",
+        assume.INITIALISATION_PUBLIC,
     )
 
     @property

@@ -1,0 +1,95 @@
+"""A traced training, replayed without the forgotten records from before their first use: exact."""
+
+from dataclasses import dataclass
+from math import inf
+from typing import ClassVar
+
+from expunge import _validate
+from expunge.accounting.guarantee import Kind, Relation
+from expunge.accounting.mechanisms import assumptions as assume
+
+__all__ = ["Replay"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """A training whose every step is a function of the records that a keyed hash assigns to it: ε = δ = 0.
+
+    Up to the first use of a forgotten record the training is that without it; from there it is run again. The coins are
+    those of the training, so the forget set must not be chosen from its release (Gupta et al. 2021, arXiv 2106.04378).
+
+    Args:
+        shards: how many models were trained on disjoint shards (SISA); 1 for a single model.
+
+    Source: Bourtoule et al. 2021, arXiv 1912.03817.
+    """
+
+    name: ClassVar[str] = "replay"
+    kind: ClassVar[Kind] = Kind.EXACT
+    theorem: ClassVar[str] = (
+        "Each step is a function of the records assigned to it by a keyed hash of their own names; until the first use of "
+        "a forgotten record the training equals the one without it, and from there it is repeated without it."
+    )
+    covers: ClassVar[str] = assume.ANY_FORGET_SET
+    assumptions: ClassVar[tuple[str, ...]] = (
+        assume.CONFIGURATION_PUBLIC,
+        assume.INITIALISATION_PUBLIC,
+        assume.FORGET_SET_FIXED,
+        assume.KEYED_TRACE,
+        assume.KERNELS_REPEAT,
+    )
+
+    shards: int = 1
+
+    def __post_init__(self) -> None:
+        _validate.whole(shards=self.shards)
+
+    @property
+    def gradient_steps(self) -> int:
+        """None that the proof counts."""
+        return 0
+
+    @property
+    def noise_draws(self) -> int:
+        """None."""
+        return 0
+
+    @property
+    def noise_std(self) -> float:
+        """None."""
+        return 0.0
+
+    @property
+    def start_radius(self) -> float:
+        """Unbounded: the trained weights are not used."""
+        return inf
+
+    @property
+    def output_noise_std(self) -> float:
+        """None."""
+        return 0.0
+
+    @property
+    def surviving_norm(self) -> float:
+        """Nothing of the trained weights after the first use remains."""
+        return 0.0
+
+    def mu(self, relation: Relation = Relation.RETRAINED) -> float:
+        """0."""
+        Relation(relation)
+        return 0.0
+
+    def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
+        """-inf: nothing leaks at any ε ≥ 0."""
+        _validate.non_negative(epsilon=epsilon)
+        Relation(relation)
+        return -inf
+
+    def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
+        """-inf: there is nothing to attain."""
+        return self.log_delta(epsilon, relation)
+
+    def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
+        """The procedure itself."""
+        Relation(relation)
+        return "the same traced training, which never saw the forgotten data"

@@ -1,0 +1,9 @@
+"""Heads on a fixed feature map, from which rows can be forgotten: by arithmetic, or with a little noise."""
+
+from expunge.heads.analytic import AnalyticHead
+from expunge.heads.convex import ConvexHead, noise_for
+from expunge.heads.fairness import EqualScores
+from expunge.heads.features import RandomFeatures
+from expunge.heads.requests import Forget
+
+__all__ = ["AnalyticHead", "ConvexHead", "EqualScores", "Forget", "RandomFeatures", "noise_for"]

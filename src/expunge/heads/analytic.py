@@ -1,0 +1,388 @@
+"""Ridge regression on a fixed feature map: rows are learned by adding to two sums and forgotten by subtracting.
+
+The state holds sums and keyed digests, no data. Source: Tang et al. 2025, arXiv 2505.12239.
+"""
+
+import hmac
+import logging
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from expunge import _validate
+from expunge._files import write_over
+from expunge.accounting import ExactRidge, UndeclaredFeatures
+from expunge.coins import environment
+from expunge.data import new_commitment_key
+from expunge.errors import RunError
+from expunge.heads.rows import Rows, checked_grid, checked_key, checked_rows, name_of, real
+from expunge.heads.saved import pack, unpack
+from expunge.heads.statistics import (
+    Inverse,
+    Solution,
+    Sums,
+    add,
+    cholesky,
+    solve,
+    subtract,
+    sums_of,
+    surely_positive,
+    system,
+)
+from expunge.pipeline import Unlearned
+from expunge.record import NO_NOISE, RunRecord, weights_digest
+
+__all__ = ["AnalyticHead"]
+
+_WOODBURY_UP_TO = 8  # d/8 rows: beyond, a new factorisation is as fast
+
+Method = Literal["statistics", "woodbury"]
+
+_log = logging.getLogger("expunge")
+
+
+class AnalyticHead:
+    """W = (Σ x xᵀ + ridge I)⁻¹ Σ x yᵀ over the rows learned and not forgotten, in float64.
+
+    `forget` needs the rows to forget and no others. It costs O(k d²) for k rows of width d, new weights O(d³/3).
+
+    The state is secret: its sums determine the weights before the forgetting as soon as the forgotten rows are known,
+    and whoever holds an older copy of it holds those rows' contribution. In float64 the sums keep rounding errors that
+    depend on the forgotten rows, bounded in `error_bound`; with `grid` they are whole numbers and the state after
+    forgetting is, bit for bit, that of never having learned.
+
+    Args:
+        ridge: γ > 0, chosen without the data that may be forgotten.
+        classes: targets are labels from 0 to classes - 1; by default they are real numbers, shape (n, outputs).
+        provenance: why the feature map depends on no row that may be forgotten, in a line; "" says that this is not
+            known, and certificates will then be of kind `none`.
+        rounding: the relative residual |A W - B|/|B| above which weights are refused; fixed in advance.
+        grid: a public step, or one for each feature, shape (d,): rows are rounded to its multiples as they are learned
+            and forgotten. Needs `classes`.
+        method: "statistics" solves anew; "woodbury" updates A⁻¹ in O(k d²) where k is at most d/8, and solves anew where
+            the measured residual of the update is above `rounding`.
+        key: of the digests, at least 32 bytes, secret; by default a fresh one, see `key`.
+
+    A constant feature serves as a bias, and is penalised like any other.
+    """
+
+    def __init__(
+        self,
+        *,
+        ridge: float,
+        classes: int | None = None,
+        provenance: str = "",
+        rounding: float = 1e-9,
+        grid: float | Tensor | None = None,
+        method: Method = "statistics",
+        key: bytes | None = None,
+    ) -> None:
+        _validate.positive(ridge=ridge, rounding=rounding)
+        if classes is not None:
+            _validate.whole(classes=classes)
+        if provenance != "":
+            _validate.text(provenance=provenance)
+        if method not in ("statistics", "woodbury"):
+            raise ValueError(f"method must be 'statistics' or 'woodbury', not {method!r}")
+        if grid is not None and classes is None:
+            raise ValueError("grid needs labels, so that all sums are whole numbers: give classes")
+        if grid is not None and method == "woodbury":
+            raise ValueError("grid needs method='statistics': updates of the inverse are not exact")
+        self.ridge, self.rounding, self.provenance = float(ridge), float(rounding), provenance
+        self.classes, self.method = classes, method
+        self._grid = None if grid is None else checked_grid(grid)
+        self._key = new_commitment_key() if key is None else checked_key(key)
+        self._sums: Sums | None = None
+        self._ledger: dict[bytes, bytes] = {}
+        self._inverse: Inverse | None = None
+        self._solution: Solution | None = None
+
+    def __len__(self) -> int:
+        """Rows learned and not forgotten."""
+        return len(self._ledger)
+
+    def __contains__(self, row_id: str) -> bool:
+        """Whether a row of this id is learned and not forgotten."""
+        return name_of(row_id, self._key) in self._ledger
+
+    @property
+    def key(self) -> bytes:
+        """The secret key of digests and state files. Keep it apart from the file: with both, ids can be guessed."""
+        return self._key
+
+    @property
+    def grid(self) -> Tensor | None:
+        """The step, shape () or (d,), float64."""
+        return None if self._grid is None else self._grid.clone()
+
+    @property
+    def counts(self) -> Tensor:
+        """Rows of each class, shape (classes,)."""
+        if self.classes is None:
+            raise ValueError("there are no classes to count: targets are real numbers")
+        sums = self._sums
+        return torch.zeros(self.classes, dtype=torch.int64) if sums is None else cast("Tensor", sums.counts).clone()
+
+    def learn(self, X: Tensor, Y: Tensor, *, ids: Sequence[str]) -> None:  # noqa: N803 - the field's notation
+        """Add rows.
+
+        Args:
+            X: features, shape (n, d), of any real type that float64 holds exactly.
+            Y: labels, shape (n,), whole numbers; or targets, shape (n, outputs), floating.
+            ids: a name for each row, new to this head.
+
+        Raises:
+            ValueError, TypeError: shapes, types, device, labels, or an id known already or given twice.
+            NonFinite: NaN or infinity in X or Y.
+            RunError: A would not be positive definite to rounding.
+
+        The state is unchanged where anything is raised.
+        """
+        rows = self._checked(X, Y, ids)
+        for (name, _), row_id in zip(rows.digests, ids, strict=True):
+            if name in self._ledger:
+                raise ValueError(f"ids: {row_id!r} is learned already; forget it first to learn it anew")
+        new = self._sums_of(rows)
+        total = new if self._sums is None else add(self._sums, new)
+        self._refuse_indefinite(total)
+        self._take(total, self._updated(rows, 1))
+        self._ledger.update(rows.digests)
+
+    def forget(self, X: Tensor, Y: Tensor, *, ids: Sequence[str]) -> None:  # noqa: N803
+        """Subtract rows, given exactly as they were learned; the arguments and errors of `learn`.
+
+        Raises:
+            ValueError: a row of this id was never learned or is forgotten already (no trace is left to tell which), or was
+                learned with another x or y. Features must be the same to the last bit, or with `grid` to the same step.
+        """
+        rows = self._checked(X, Y, ids)
+        for (name, content), row_id in zip(rows.digests, ids, strict=True):
+            if name not in self._ledger:
+                raise ValueError(f"ids: {row_id!r} was never learned, or is forgotten already; nothing was forgotten")
+            if self._ledger[name] != content:
+                raise ValueError(
+                    f"ids: {row_id!r} was learned with another X or Y, and subtracting this one would spoil the sums; "
+                    "give the row exactly as it was learned; nothing was forgotten"
+                )
+        if len(rows.digests) == len(self._ledger):
+            self._take(None, None)
+        else:
+            rest = subtract(cast("Sums", self._sums), self._sums_of(rows))
+            self._refuse_indefinite(rest)
+            self._take(rest, self._updated(rows, -1))
+        for name, _ in rows.digests:
+            del self._ledger[name]
+
+    def remove_class(self, label: int, X: Tensor, *, ids: Sequence[str]) -> None:  # noqa: N803
+        """`forget` all rows of a class, and refuse unless these are all; the class is masked from then on.
+
+        The sums do not tell the classes apart, so the rows are needed here as in `forget`.
+
+        Raises:
+            ValueError: as in `forget`, or the rows are not all of the class.
+        """
+        _validate.whole(0, label=label)
+        counts = self.counts
+        if label >= len(counts):
+            raise ValueError(f"label must be below classes={self.classes}, not {label}")
+        if len(ids) != int(counts[label]):
+            raise ValueError(
+                f"class {label} has {int(counts[label])} rows, {len(ids)} were given; nothing was forgotten"
+            )
+        self.forget(X, torch.full((len(ids),), label, device=X.device), ids=ids)
+
+    def merge(self, other: "AnalyticHead") -> None:
+        """Add all rows of another head, for example of another machine; `other` is unchanged.
+
+        Raises:
+            ValueError: other settings, key, width, outputs or device, or an id that both have learned.
+        """
+        if not isinstance(other, AnalyticHead):
+            raise TypeError(f"other must be an AnalyticHead, not {type(other).__name__}")
+        for name in ("ridge", "classes", "provenance", "rounding"):
+            if getattr(self, name) != getattr(other, name):
+                raise ValueError(f"{name} must be the same in both: {getattr(self, name)!r}, {getattr(other, name)!r}")
+        if not _same(self._grid, other._grid):
+            raise ValueError("grid must be the same in both")
+        if not hmac.compare_digest(self._key, other._key):
+            raise ValueError("key must be the same in both: give it to each head as it is made")
+        if common := self._ledger.keys() & other._ledger.keys():
+            raise ValueError(f"{len(common)} ids are learned in both: each row may count once")
+        if other._sums is None:
+            return
+        if self._sums is None:
+            total = other._sums
+        else:
+            self._refuse_other_shape(other._sums.gram.device, *other._sums.moment.shape)
+            total = add(self._sums, other._sums)
+        self._refuse_indefinite(total)
+        self._take(total, None)
+        self._ledger.update(other._ledger)
+
+    @property
+    def weights(self) -> Tensor:
+        """W, shape (d, outputs), float64: a copy. Solved when first asked for.
+
+        Raises:
+            RunError: nothing is learned, A is not positive definite to rounding, or the residual is above `rounding`.
+        """
+        return self._solved().weights.clone()
+
+    @property
+    def residual(self) -> float:
+        """An upper bound on |A W - B|/|B|, the sums' rounding errors counted in; the errors of `weights`."""
+        return self._solved().residual
+
+    @property
+    def error_bound(self) -> float:
+        """An upper bound on the Frobenius distance of W from ridge regression on these rows in real arithmetic."""
+        return self._solved().distance
+
+    def scores(self, X: Tensor) -> Tensor:  # noqa: N803
+        """X W, shape (n, outputs), float64; -inf at classes without a row. X is used as it is, without a grid."""
+        weights = self._solved().weights
+        x = real("X", X, 2)
+        if x.shape[1] != len(weights):
+            raise ValueError(f"X must have {len(weights)} features, not {x.shape[1]}")
+        scores = x @ weights
+        return scores if self.classes is None else scores.masked_fill((self.counts == 0).to(x.device), -math.inf)
+
+    def predict(self, X: Tensor) -> Tensor:  # noqa: N803
+        """The label of the highest score, shape (n,); never one without a row."""
+        if self.classes is None:
+            raise ValueError("predict needs classes; for real targets use scores")
+        return self.scores(X).argmax(1)
+
+    def module(self) -> nn.Linear:
+        """The weights to release: a float64 layer without bias, or with one of -inf at classes without a row."""
+        weights = self._solved().weights
+        masked = None if self.classes is None else (self.counts == 0).to(weights.device)
+        mask = masked is not None and bool(masked.any())
+        # Empty, not initialised at random: the global generator is left alone.
+        make = cast("Callable[..., nn.Linear]", nn.utils.skip_init)
+        layer = make(nn.Linear, *weights.shape, bias=mask, device=weights.device, dtype=torch.float64)
+        with torch.no_grad():
+            layer.weight.copy_(weights.T)
+            if masked is not None and mask:
+                layer.bias.zero_().masked_fill_(masked, -math.inf)
+        return layer
+
+    def unlearned(self) -> Unlearned:
+        """The layer and the record for `issue`: kind `exact`, or `none` where no provenance was declared."""
+        layer = self.module()
+        mechanism = (
+            ExactRidge(ridge=self.ridge, rounding=self.rounding, provenance=self.provenance)
+            if self.provenance
+            else UndeclaredFeatures(head="exact_ridge")
+        )
+        record = RunRecord(
+            mechanism=mechanism,
+            steps_done=0,
+            noise=NO_NOISE,
+            layers=tuple((name, p.numel()) for name, p in layer.named_parameters()),
+            weights_dtype="float64",
+            center="zero",
+            buffers="none",
+            public=(),
+            certified=weights_digest(layer),
+            environment=environment(layer.weight.device),
+        )
+        return Unlearned(layer, record)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state, atomically, over an older one; readable by its owner alone, without the key.
+
+        Digests are sorted and nothing derived is kept: heads with the same settings, key, sums and rows give the same bytes.
+
+        Raises:
+            OutputError: the disk is full, or writing is not allowed; the old file is untouched.
+        """
+        names = ("ridge", "classes", "provenance", "rounding", "method")
+        settings = {name: getattr(self, name) for name in names}
+        write_over(path, pack(settings, self._ledger, self._sums, self._grid, key=self._key), private=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, key: bytes, device: torch.device | str = "cpu") -> "AnalyticHead":
+        """The head of `save`.
+
+        Raises:
+            StateError: the file is missing, truncated, altered, of another key or version, or not in float64.
+        """
+        settings, ledger, sums, grid = unpack(path, key=checked_key(key), device=device)
+        head = cls(**settings, grid=grid, key=key)
+        head._ledger, head._sums = ledger, sums
+        return head
+
+    def _checked(self, x: Tensor, y: Tensor, ids: Sequence[str]) -> Rows:
+        rows = checked_rows(x, y, ids, key=self._key, classes=self.classes, grid=self._grid)
+        if self._sums is not None:
+            outputs = rows.y.shape[1] if self.classes is None else self.classes
+            self._refuse_other_shape(rows.x.device, rows.x.shape[1], outputs)
+        return rows
+
+    def _refuse_other_shape(self, device: torch.device, width: int, outputs: int) -> None:
+        moment = cast("Sums", self._sums).moment
+        if (width, outputs) != tuple(moment.shape):
+            raise ValueError(
+                f"rows of {width} features and {outputs} outputs do not fit the {moment.shape[0]} features and "
+                f"{moment.shape[1]} outputs learned so far"
+            )
+        if device != moment.device:
+            raise ValueError(f"rows lie on {device}, the sums on {moment.device}: move the rows")
+
+    def _sums_of(self, rows: Rows) -> Sums:
+        return sums_of(rows.x, rows.y, classes=rows.classes, exact=self._grid is not None)
+
+    def _scale(self, sums: Sums) -> Tensor | None:
+        """The grid as one step for each feature, on the device of the sums."""
+        return None if self._grid is None else self._grid.to(sums.gram.device).expand(len(sums.gram))
+
+    def _refuse_indefinite(self, sums: Sums) -> None:
+        """Factorise where a cheap bound cannot rule out that this fails, so that a batch is refused as it comes."""
+        scale = self._scale(sums)
+        if not surely_positive(sums, ridge=self.ridge, scale=scale):
+            cholesky(system(sums, self.ridge, scale)[0])
+
+    def _updated(self, rows: Rows, sign: int) -> Inverse | None:
+        """The inverse by Woodbury, where there is one and the batch is small."""
+        if self._inverse is None or _WOODBURY_UP_TO * len(rows.x) > rows.x.shape[1]:
+            return None
+        return self._inverse.update(rows.x, rows.targets, sign)
+
+    def _take(self, sums: Sums | None, inverse: Inverse | None) -> None:
+        self._sums, self._inverse, self._solution = sums, inverse, None
+
+    def _solved(self) -> Solution:
+        if self._solution is not None:
+            return self._solution
+        sums = self._sums
+        if sums is None:
+            raise RunError("no row is learned: there are no weights")
+        scale = self._scale(sums)
+        solution = None
+        if self._inverse is not None:
+            solution = solve(sums, ridge=self.ridge, scale=scale, inverse=self._inverse)
+            if not solution.residual <= self.rounding:
+                _log.warning("residual %.3g of the updated inverse is too large: factorised anew", solution.residual)
+                self._inverse = solution = None
+        if solution is None and self.method == "woodbury":
+            self._inverse = Inverse.of(sums, ridge=self.ridge)
+        if solution is None:
+            solution = solve(sums, ridge=self.ridge, scale=scale, inverse=self._inverse)
+        if not solution.residual <= self.rounding:
+            raise RunError(
+                f"the relative residual |A W - B|/|B| may reach {solution.residual:.3g}, above rounding={self.rounding:g}: "
+                "use a larger ridge, features of like scale, or a grid; or set rounding higher beforehand"
+            )
+        self._solution = solution
+        return solution
+
+
+def _same(first: Tensor | None, second: Tensor | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return torch.equal(first, second)

@@ -1,0 +1,241 @@
+"""A linear head with a strongly convex objective: retrained from where it stands, to a residual that is measured."""
+
+import secrets
+from collections.abc import Callable
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from expunge import _validate
+from expunge.accounting import Budget, MeasuredResidual, Mechanism, UndeclaredFeatures, calibrate
+from expunge.coins import environment
+from expunge.errors import RunError
+from expunge.heads.fairness import EqualScores
+from expunge.heads.newton import Dense, Kronecker, Preconditioner, Solution, minimise
+from expunge.heads.objectives import LOSSES, Measured, Objective
+from expunge.heads.requests import Corrections, Forget
+from expunge.heads.streams import Blocks, Rows, ids_of
+from expunge.methods import Noise, secret_generator
+from expunge.pipeline import Unlearned
+from expunge.record import RunRecord, weights_digest
+
+__all__ = ["ConvexHead", "noise_for"]
+
+_WIDEST = 4096  # features of which a Gram matrix is decomposed
+
+
+class ConvexHead:
+    """W minimises F(W) = mean loss(W x, y) + penalty(W) + (λ/2)|W|² over the rows learned, as corrected since.
+
+    `unlearn` goes on from the present W on the retained, corrected rows until |∇F| ≤ β, rounding included, which puts W
+    within β/λ of the exact minimiser, and hands out W + N(0, σ² I): μ = β/(λ σ), mechanism `MeasuredResidual`.
+
+    The exact W stays inside as the start of the next request. It is secret: without the noise nothing is proven of it.
+    So is all else that the object holds. Each release draws fresh noise about the current W, and whoever holds several
+    holds more: for a row forgotten at the first of k requests their guarantees compose (`expunge.compose`, μ √k).
+
+    λ-strong convexity holds as every coordinate is regularised (the bias is a feature that is always 1), and loss and
+    penalty are convex: losses come from a closed table, a function of one's own is refused.
+
+    Args:
+        loss: "logistic" (multinomial), "squared" (of one-hot labels), or "smooth_hinge" (one against the rest).
+        regularization: λ > 0.
+        classes: labels are 0 to classes - 1; at least 2.
+        residual: β > 0, fixed in advance.
+        noise_std: σ per coordinate, or a budget from which it is calibrated.
+        provenance: why the features depend on no row that may be forgotten, in a line; "" says that this is not known,
+            and certificates will then be of kind `none`. Scaling and projection are part of the feature map.
+        bias: whether there is one.
+        fairness: an optional convex penalty (`EqualScores`).
+        factor_limit: the largest classes · (features + 1) for which an inverse Hessian is kept from `fit` (4 bytes times its square),
+            with which later requests need few passes; 0 for none.
+
+    All of these must be chosen without the rows that may be forgotten. Weights are float64; so is the model.
+    """
+
+    def __init__(
+        self,
+        *,
+        loss: Literal["logistic", "squared", "smooth_hinge"],
+        regularization: float,
+        classes: int,
+        residual: float,
+        noise_std: float | Budget,
+        provenance: str,
+        bias: bool = True,
+        fairness: EqualScores | None = None,
+        factor_limit: int = 6144,
+    ) -> None:
+        if not isinstance(loss, str) or loss not in LOSSES:
+            raise ValueError(
+                f"loss must be one of {', '.join(LOSSES)}, not {loss!r}: strong convexity is proven for these alone; "
+                "for a network or a loss of your own use unlearn() with another mechanism"
+            )
+        _validate.positive(regularization=regularization, residual=residual)
+        _validate.whole(2, classes=classes)
+        _validate.whole(0, factor_limit=factor_limit)
+        if fairness is not None and not isinstance(fairness, EqualScores):
+            raise TypeError(f"fairness must be EqualScores(weight=...) or None, not {fairness!r}")
+        if provenance != "":
+            _validate.text(provenance=provenance)
+        if isinstance(noise_std, Budget):
+            noise_std = noise_for(noise_std, residual=residual, regularization=regularization)
+        _validate.positive(noise_std=noise_std)
+        self._loss, self._regularization, self._classes = LOSSES[loss], float(regularization), int(classes)
+        self._residual, self._bias, self._fairness = float(residual), bool(bias), fairness
+        self._factor_limit = factor_limit
+        self.mechanism: Mechanism = (
+            MeasuredResidual(
+                residual=residual, strong_convexity=regularization, noise_std=noise_std, provenance=provenance
+            )
+            if provenance
+            else UndeclaredFeatures(head="measured_residual", noise_std=noise_std)
+        )
+        self._noise_std = float(noise_std)
+        self._width = 0
+        self._corrections: Corrections | None = None
+        self._solution: Solution | None = None
+        self._preconditioner: Preconditioner | None = None
+
+    @property
+    def noise_std(self) -> float:
+        """σ, per coordinate."""
+        return self._noise_std
+
+    @property
+    def solution(self) -> Solution:
+        """The exact weights and how they were reached, for the operator: secret, never to be published.
+
+        Raises:
+            RunError: nothing was fitted.
+        """
+        if self._solution is None:
+            raise RunError("this head is not fitted yet: call fit(rows)")
+        return self._solution
+
+    def fit(self, rows: Rows, *, generator: torch.Generator | None = None, prepare: bool = True) -> Unlearned:
+        """Train on all rows from zero, to the same residual as every request: exact retraining.
+
+        Args:
+            rows: see `expunge.heads.streams.Rows`.
+            generator: of the noise; by default a secret one.
+            prepare: keep an inverse Hessian (see `factor_limit`) for the requests to come.
+
+        Raises:
+            ValueError, TypeError: the rows are not usable, or the head is fitted already.
+            RunError, NonFinite: see `minimise`. The head stays as it was.
+        """
+        if self._solution is not None:
+            raise ValueError("this head is fitted already; make a new one, or call unlearn(rows, request)")
+        key = secrets.token_bytes(32)
+        learned, width = ids_of(rows, key=key)
+        corrections = Corrections(key=key, learned=learned)
+        objective = self._objective(rows, corrections, width)
+        preconditioner = Kronecker(objective) if objective.shape[1] <= _WIDEST else _Plain()
+        start = torch.zeros(objective.shape, dtype=torch.float64)
+        solution = minimise(objective, start, residual=self._residual, preconditioner=preconditioner)
+        if prepare and self._classes * objective.shape[1] <= self._factor_limit:
+            preconditioner = Dense(objective, solution.weights)
+        released = self._release(solution, width, generator)
+        self._corrections, self._solution, self._width = corrections, solution, width
+        self._preconditioner = preconditioner
+        return released
+
+    def unlearn(self, rows: Rows, request: Forget, *, generator: torch.Generator | None = None) -> Unlearned:
+        """Bring the head to the retained, corrected rows, and release it.
+
+        Args:
+            rows: every retained row, in any order; those forgotten now or earlier may be there or not. Corrections of
+                this and earlier requests are applied, whether or not the rows carry them already.
+            request: see `Forget`.
+            generator: of the noise; by default a secret one. A seed of one's own must stay secret, see `unlearn`.
+
+        Raises:
+            RunError: not fitted, or β cannot be certified.
+            ValueError, TypeError: an id is unknown or forgotten already, rows are missing, or are not usable.
+            NonFinite: see `Objective.measure`. In all cases the head stays as it was.
+        """
+        before = self.solution
+        if not isinstance(request, Forget):
+            raise TypeError(f"request must be made by Forget.rows, .labels or .features, not {request!r}")
+        assert self._corrections is not None
+        assert self._preconditioner is not None
+        corrections = self._corrections.after(request, classes=self._classes, width=self._width)
+        objective = self._objective(rows, corrections, self._width)
+        solution = minimise(
+            objective, before.weights, residual=self._residual, preconditioner=self._preconditioner
+        )  # fmt: skip
+        released = self._release(solution, self._width, generator)
+        self._corrections, self._solution = corrections, solution
+        return released
+
+    def _objective(self, rows: Rows, corrections: Corrections, width: int) -> Objective:
+        groups = self._fairness.groups if self._fairness is not None else 0
+        blocks = Blocks(rows, corrections, classes=self._classes, width=width, bias=self._bias, groups=groups)
+        return Objective(
+            blocks,
+            self._loss,
+            regularization=self._regularization,
+            outputs=self._classes,
+            width=width + int(self._bias),
+            fairness=self._fairness,
+        )
+
+    def _release(self, solution: Solution, width: int, generator: torch.Generator | None) -> Unlearned:
+        """W + N(0, σ² I) as a module, and the record; no number of the search enters either."""
+        if not solution.residual <= self._residual:
+            raise RunError(f"the residual is {solution.residual:g}, above residual={self._residual:g}")
+        coins = secret_generator() if generator is None else generator
+        noise = Noise(self._noise_std, coins, origin="secret" if generator is None else "given")
+        noisy = noise.add_(solution.weights.reshape(-1).clone()).view(self._classes, -1)
+        model = _linear(noisy, width)
+        device = torch.device("cpu")
+        record = RunRecord(
+            mechanism=self.mechanism,
+            steps_done=0,
+            noise=noise.record(),
+            layers=tuple((name, p.numel()) for name, p in model.named_parameters()),
+            weights_dtype="float64",
+            center="zero",
+            buffers="none",
+            public=(),
+            certified=weights_digest(model),
+            environment=environment(device),
+        )
+        return Unlearned(model, record)
+
+
+class _Plain:
+    """No preconditioning: for more features than a Gram matrix is worth."""
+
+    def at(self, here: Measured) -> Callable[[Tensor], Tensor]:  # noqa: ARG002
+        """The identity."""
+        return lambda r: r.clone()
+
+
+def noise_for(budget: Budget, *, residual: float, regularization: float) -> float:
+    """The least σ with which a residual β and a λ-strongly convex objective meet `budget`.
+
+    >>> sigma = noise_for(Budget(epsilon=0.1, delta=1e-6), residual=1e-8, regularization=1e-4)
+    >>> f"{1e-8 / 1e-4 / sigma:.4f}"
+    '0.0275'
+    """
+    return calibrate(
+        lambda s: MeasuredResidual(
+            residual=residual, strong_convexity=regularization, noise_std=s, provenance="calibration"
+        ),
+        budget,
+    ).noise_std
+
+
+def _linear(weights: Tensor, width: int) -> nn.Linear:
+    """A linear layer with these weights, shape (outputs, D); draws no initialisation."""
+    bias = weights.shape[1] > width
+    model = cast("nn.Linear", skip_init(nn.Linear, width, len(weights), bias=bias, dtype=torch.float64))
+    with torch.no_grad():
+        model.weight.copy_(weights[:, :width])
+        if bias:
+            model.bias.copy_(weights[:, width])
+    return model

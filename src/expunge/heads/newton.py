@@ -1,0 +1,253 @@
+"""Newton's method with conjugate gradients, stopped by a measured and certified gradient norm.
+
+Nothing here is trusted: directions, preconditioners and float32 products may be as wrong as they like, since what the
+certificate rests on is `Measured.certified` at the point that is returned.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from expunge.errors import RunError
+from expunge.heads.objectives import Measured, Objective
+from expunge.progress import track
+
+__all__ = ["Dense", "Kronecker", "Preconditioner", "Solution", "Step", "minimise"]
+
+_MOST_STEPS = 100
+_MOST_PRODUCTS = 1000  # in one direction
+_ARMIJO = 1e-4
+_HALVINGS = 40
+_VALUE_ROUNDING = 1e-12  # relative, of the objective's value: differences below it say nothing
+_PATIENCE = 6  # steps without progress
+_DROP = 0.02  # probabilities below it are treated together in the dense factor
+
+
+class Preconditioner(Protocol):
+    """An approximate inverse of the Hessian, symmetric and positive definite."""
+
+    def at(self, here: Measured) -> Callable[[Tensor], Tensor]:
+        """The function r -> M r, shapes (outputs, D), for directions from this point."""
+        ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One accepted step: certified residual after it, length of the step, Hessian products for its direction."""
+
+    residual: float
+    length: float
+    products: int
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Where the search ended. Secret: all of it depends on the rows of the start.
+
+    Args:
+        weights: shape (outputs, D), float64.
+        residual: an upper bound on the norm of the exact gradient, rounding included.
+        rounding: the part of it that bounds rounding.
+        start: the certified residual of the start.
+        steps: what was done.
+    """
+
+    weights: Tensor
+    residual: float
+    rounding: float
+    start: float
+    steps: tuple[Step, ...] = field(default=())
+
+
+def minimise(objective: Objective, start: Tensor, *, residual: float, preconditioner: Preconditioner) -> Solution:
+    """The first point of a Newton-CG search whose certified gradient norm is at most `residual`.
+
+    Directions solve H p = -g by preconditioned conjugate gradients to a relative min(0.1, √|g|), which makes the search
+    converge faster than linearly; a step is halved until F falls by Armijo's rule, up to the rounding of F. From any
+    start this converges for a strongly convex F with a Lipschitz gradient (Nocedal & Wright 2006, sections 3.2 and 7.1).
+
+    Args:
+        objective: F.
+        start: shape (outputs, D), float64.
+        residual: β, the target.
+        preconditioner: for the conjugate gradients.
+
+    Raises:
+        RunError: β is below what float64 can certify here (the message says what is reachable), a direction does not
+            descend, or there is no progress.
+        NonFinite: see `Objective.measure`.
+    """
+    here, w = objective.measure(start), start
+    first, done, best, idle = here.certified, list[Step](), here.norm, 0
+    exact = False
+
+    def steps() -> Iterator[None]:
+        nonlocal here, w, best, idle, exact
+        while here.certified > residual:
+            if here.bound * (1 + 1e-6) >= residual and here.norm <= here.bound:
+                raise RunError(_unreachable(residual, here))
+            if len(done) == _MOST_STEPS or (idle == _PATIENCE and exact):
+                raise RunError(f"no progress after {len(done)} steps: {_unreachable(residual, here)}")
+            exact = exact or idle == _PATIENCE  # from now on all products in float64
+            idle = 0 if idle == _PATIENCE else idle
+            hessian = objective.hessian(w, torch.float64 if exact else torch.float32)
+            direction, products = _direction(hessian, here, preconditioner.at(here), residual - here.bound)
+            if not bool(torch.isfinite(direction).all()) and not exact:
+                exact = True
+                continue
+            here, w, length = _line_search(objective, w, here, direction)
+            done.append(Step(here.certified, length, products))
+            idle = 0 if here.norm < 0.9 * best else idle + 1
+            best = min(best, here.norm)
+            yield
+
+    for _ in track(steps(), total=_MOST_STEPS, label="newton"):
+        pass
+    return Solution(w, here.certified, here.bound, first, tuple(done))
+
+
+def _direction(
+    hessian: Callable[[Tensor], Tensor],
+    here: Measured,
+    precondition: Callable[[Tensor], Tensor],
+    room: float,
+) -> tuple[Tensor, int]:
+    """Conjugate gradients for H p = -g, to a quarter of the room that the rounding bound leaves, or as `minimise` says.
+
+    Ends early where the curvature is not positive, which only rounding can bring about.
+    """
+    tolerance = max(min(0.1, here.norm**0.5) * here.norm, 0.25 * room)
+    direction, r = torch.zeros_like(here.gradient), -here.gradient
+    z = precondition(r)
+    q, rho, products = z.clone(), float((r * z).sum()), 0
+    while float(r.norm()) > tolerance and products < _MOST_PRODUCTS:
+        bent = hessian(q)
+        products += 1
+        curvature = float((q * bent).sum())
+        if not (curvature > 0 and rho > 0):
+            return (direction, products) if products > 1 else (-here.gradient, products)
+        direction += rho / curvature * q
+        r -= rho / curvature * bent
+        z = precondition(r)
+        rho, before = float((r * z).sum()), rho
+        q = z + rho / before * q
+    return direction, products
+
+
+def _line_search(objective: Objective, w: Tensor, here: Measured, direction: Tensor) -> tuple[Measured, Tensor, float]:
+    """The first of the lengths 1, 1/2, 1/4, ... that satisfies Armijo's rule."""
+    slope = float((here.gradient * direction).sum())
+    if not slope < 0:
+        raise RunError(f"the direction does not descend: its slope is {slope:.3g}; nothing was certified")
+    slack, length = _VALUE_ROUNDING * max(1.0, abs(here.value)), 1.0
+    for _ in range(_HALVINGS):
+        point = w + length * direction
+        there = objective.measure(point)
+        if there.value <= here.value + _ARMIJO * length * slope + slack:
+            return there, point, length
+        length /= 2
+    raise RunError(f"no step along the direction lowers the objective from {here.value:.12g}; nothing was certified")
+
+
+def _unreachable(residual: float, here: Measured) -> str:
+    return (
+        f"residual={residual:g} cannot be certified in float64: {here.norm:.3g} was measured, and rounding may add "
+        f"{here.bound:.3g}. residual={2 * max(here.bound, here.norm):.2g} can be reached on these rows"
+    )
+
+
+class Kronecker:
+    """(spread ⊗ mean x xᵀ + λ I)⁻¹, spread the mean Hessian of the loss in the scores: exact for the squared loss.
+
+    Made from one Gram matrix, which may come from other rows: an old one serves later requests.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self._regularization = objective.regularization
+        values, self._vectors = torch.linalg.eigh(objective.gram())
+        self._values = values.clamp(min=0.0)
+
+    def at(self, here: Measured) -> Callable[[Tensor], Tensor]:
+        """With the spread of this point."""
+        spread, mixed = torch.linalg.eigh(here.spread)
+        scale = 1.0 / (spread.clamp(min=0.0)[:, None] * self._values[None, :] + self._regularization)
+
+        def inverse(r: Tensor) -> Tensor:
+            return mixed @ ((mixed.T @ r @ self._vectors) * scale) @ self._vectors.T
+
+        return inverse
+
+
+class Dense:
+    """The inverse of nearly the whole Hessian at one point, in float32: 4 (outputs · D)² bytes, kept between requests.
+
+    Probabilities below 0.02 are left out of the blocks, which makes them sums over few rows, and enter as a Kronecker
+    term instead. For rows near those it was made from, a handful of products then solves a Newton step.
+    """
+
+    def __init__(self, objective: Objective, w: Tensor) -> None:
+        outputs, width = objective.shape
+        blocks = torch.zeros(outputs, width, outputs, width)
+        rest, rows = torch.zeros(outputs, outputs), 0
+        gram = torch.zeros(width, width)
+        for block in objective.blocks:
+            x = block.single
+            gram += x.T @ x
+            diagonal, outer = objective.loss.curvature(x @ w.float().T, block.y)
+            rest += torch.diag(diagonal.sum(0)) - (0.0 if outer is None else outer.T @ outer)
+            if outer is not None:
+                large = outer * (outer >= min(_DROP, 0.5 / outputs))  # the largest of each row stays
+                diagonal = outer = large / large.sum(1, keepdim=True)
+                _add_coupling(blocks, x, outer)
+            rest -= torch.diag(diagonal.sum(0)) - (0.0 if outer is None else outer.T @ outer)
+            for k in range(outputs):
+                weight = diagonal[:, k] - (0.0 if outer is None else outer[:, k].square())
+                blocks[k, :, k, :] += _weighted(x, weight)
+            rows += len(x)
+        small, vectors = torch.linalg.eigh(rest / rows)
+        small = (vectors * small.clamp(min=0.0)) @ vectors.T
+        blocks /= rows
+        gaps = objective.gaps().float()
+        for k in range(outputs):
+            for other in range(outputs):
+                blocks[k, :, other, :] += small[k, other] * (gram / rows)
+            blocks[k, :, k, :] += gaps.T @ gaps
+        matrix = blocks.view(outputs * width, outputs * width)
+        scale = float(matrix.diagonal().max())
+        matrix.diagonal().add_(objective.regularization)
+        shift = 1e-6 * scale  # float32 keeps 7 digits
+        matrix.diagonal().add_(shift)
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        while bool(failed > 0):
+            shift *= 10
+            matrix.diagonal().add_(shift)
+            factor, failed = torch.linalg.cholesky_ex(matrix)
+        self._inverse = torch.cholesky_inverse(factor)
+
+    def at(self, here: Measured) -> Callable[[Tensor], Tensor]:
+        """The same at every point."""
+        shape = here.gradient.shape
+
+        def inverse(r: Tensor) -> Tensor:
+            return (self._inverse @ r.float().reshape(-1)).view(shape).double()
+
+        return inverse
+
+
+def _add_coupling(blocks: Tensor, x: Tensor, p: Tensor) -> None:
+    """Subtract Σ p_k p_l x xᵀ from the blocks off the diagonal."""
+    for k in range(p.shape[1]):
+        for other in range(k):
+            part = _weighted(x, p[:, k] * p[:, other])
+            blocks[k, :, other, :] -= part
+            blocks[other, :, k, :] -= part.T
+
+
+def _weighted(x: Tensor, weight: Tensor) -> Tensor:
+    """Σ weight x xᵀ over the rows of weight above 1e-6."""
+    used = torch.nonzero(weight > 1e-6)[:, 0]
+    rows = x[used]
+    return (rows * weight[used, None]).T @ rows

@@ -1,0 +1,86 @@
+"""The file of an analytic head's state: a line of version, a keyed digest of the rest, then safetensors."""
+
+import hmac
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from expunge.errors import StateError
+from expunge.heads.rows import DIGEST
+from expunge.heads.statistics import Sums
+
+__all__ = ["pack", "unpack"]
+
+_MAGIC = b"expunge.analytic_head/1\n"
+_MAC = 64  # hexadecimal digits
+
+
+def pack(
+    settings: Mapping[str, Any], ledger: Mapping[bytes, bytes], sums: Sums | None, grid: Tensor | None, *, key: bytes
+) -> bytes:
+    """A file's content: a function of the state alone, digests sorted, so that equal states give equal bytes."""
+    config = {
+        **settings,
+        "rows": len(ledger),
+        "gram_error": 0.0 if sums is None else sums.gram_error,
+        "moment_error": 0.0 if sums is None else sums.moment_error,
+    }
+    flat = bytearray(b"".join(name + content for name, content in sorted(ledger.items())))
+    tensors = {"digests": torch.frombuffer(flat, dtype=torch.uint8) if flat else torch.zeros(0, dtype=torch.uint8)}
+    if grid is not None:
+        tensors["grid"] = grid
+    if sums is not None:
+        tensors |= {"gram": sums.gram.cpu().contiguous(), "moment": sums.moment.cpu().contiguous()}
+        tensors |= {} if sums.counts is None else {"counts": sums.counts}
+    payload = safetensors.torch.save(tensors, {"config": json.dumps(config, sort_keys=True)})
+    return _MAGIC + _mac(payload, key) + payload
+
+
+def unpack(
+    path: str | os.PathLike[str], *, key: bytes, device: torch.device | str
+) -> tuple[dict[str, Any], dict[bytes, bytes], Sums | None, Tensor | None]:
+    """Settings, ledger, sums and grid of a file.
+
+    Raises:
+        StateError: missing, truncated, altered, of another key or version, or sums of another type than their settings say.
+    """
+    where = os.fspath(path)
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise StateError(f"cannot read {where}: {error.strerror}") from error
+    head = len(_MAGIC) + _MAC
+    if not content.startswith(_MAGIC) or len(content) < head:
+        raise StateError(f"{where} is not a whole state of an analytic head, version 1")
+    mac, payload = content[len(_MAGIC) : head], content[head:]
+    if not hmac.compare_digest(_mac(payload, key), mac):
+        raise StateError(f"{where} is truncated, was altered, or was saved under another key")
+    # Whoever wrote this had the key.
+    size = int.from_bytes(payload[:8], "little")
+    config: dict[str, Any] = json.loads(json.loads(payload[8 : 8 + size])["__metadata__"]["config"])
+    tensors = safetensors.torch.load(payload)
+    flat, width = tensors["digests"].numpy().tobytes(), 2 * DIGEST
+    ledger = {flat[k : k + DIGEST]: flat[k + DIGEST : k + width] for k in range(0, len(flat), width)}
+    rows, errors = config.pop("rows"), (config.pop("gram_error"), config.pop("moment_error"))
+    if rows != len(ledger):
+        raise StateError(f"{where}: {len(ledger)} digests for {rows} rows")
+    if not ledger:
+        return config, ledger, None, tensors.get("grid")
+    gram, moment, counts = tensors["gram"], tensors["moment"], tensors.get("counts")
+    kind = torch.int64 if "grid" in tensors else torch.float64
+    for name, tensor in {"gram": gram, "moment": moment}.items():
+        if tensor.dtype != kind:
+            raise StateError(f"{where}: {name} is {tensor.dtype}, not {kind}; sums of lower precision are refused")
+    if gram.shape != (len(moment), len(moment)) or (None if counts is None else len(counts)) != config["classes"]:
+        raise StateError(f"{where}: its parts do not fit one another")
+    return config, ledger, Sums(gram.to(device), moment.to(device), counts, rows, *errors), tensors.get("grid")
+
+
+def _mac(payload: bytes, key: bytes) -> bytes:
+    return hmac.digest(key, _MAGIC + payload, "sha256").hex().encode()

@@ -1,0 +1,296 @@
+"""Which lane to take: what each would prove, cost and read, before anything is run."""
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from math import sqrt
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from expunge import _validate
+from expunge.accounting import Budget, Guarantee, Kind, Mechanism, delta_at, guarantee
+from expunge.coins import mode
+from expunge.data import Batches, Examples, as_examples
+from expunge.errors import ExpungeError
+from expunge.heads import AnalyticHead
+from expunge.loss import scalar_loss
+from expunge.methods import FlatWeights
+from expunge.recovery import Recipe
+from expunge.task import Task
+from expunge.trace import Trace, cost
+
+__all__ = ["Option", "Plan", "plan"]
+
+# A gap between trained and null start below this leaves a mechanism nothing that training from scratch has not.
+_WORTHWHILE = 0.5
+_TIMED_STEPS, _TIMED_ROWS = 5, 1024
+_PASSES = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One lane.
+
+    Args:
+        lane: "retrain", "exact_ridge", "measured_residual", "replay", or the name of a mechanism.
+        applies: whether it can be run on this task and meets the budget.
+        why: what speaks for it, or why it does not apply.
+        kind: of its guarantee.
+        epsilon: of its guarantee; None where there is none.
+        delta: the same.
+        steps: gradient steps on batches, recovery among them.
+        seconds: about, on this machine, from a short timing; None where it does not apply.
+        gap: the most by which a mean accuracy from the trained start can exceed that from the null start; None for lanes
+            that do not start from a ball.
+        noise_to_weight: norm of the noise over the most that survives of the weights, least over the layers.
+        reads: which data it must read.
+    """
+
+    lane: str
+    applies: bool
+    why: str
+    kind: str = "none"
+    epsilon: float | None = None
+    delta: float | None = None
+    steps: int = 0
+    seconds: float | None = None
+    gap: float | None = None
+    noise_to_weight: float | None = None
+    reads: str = ""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what it keeps of the training is worth something: no control that never saw data is as good."""
+        return self.gap is None or self.gap >= _WORTHWHILE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All lanes, and the one to take.
+
+    Args:
+        options: one a lane.
+        recommended: its name.
+        reason: why, in a sentence.
+    """
+
+    options: tuple[Option, ...]
+    recommended: str
+    reason: str
+
+    def option(self, lane: str) -> Option:
+        """By name; raises `KeyError`."""
+        return {option.lane: option for option in self.options}[lane]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "recommended": self.recommended, "reason": self.reason, "options": [asdict(o) for o in self.options],
+        }  # fmt: skip
+
+
+def plan(
+    task: Task,
+    budget: Budget,
+    *,
+    mechanisms: Mapping[str, Mechanism],
+    recipe: Recipe | None = None,
+    recovery_epochs: float = 5,
+    training_epochs: float = 30,
+    ridge: float = 1.0,
+    trace: Trace | None = None,
+) -> Plan:
+    """Compare the lanes for one request: the task's forget set.
+
+    Nothing is changed. A few training steps and the sums over at most 1,024 rows are timed.
+
+    Args:
+        task: model, data and loss; `features` and `provenance` for a head, `make_model` for retraining.
+        budget: what is asked.
+        mechanisms: noisy ones, by name, calibrated.
+        recipe: of training and recovery.
+        recovery_epochs: after a noisy mechanism.
+        training_epochs: of retraining.
+        ridge: of the head.
+        trace: of `train_traced`, where the model was trained so.
+
+    Raises:
+        ValueError: the forget set is not `Examples`.
+    """
+    _validate.positive(recovery_epochs=recovery_epochs, training_epochs=training_epochs, ridge=ridge)
+    how = recipe or Recipe()
+    forget = as_examples(task.forget)
+    if forget is None:
+        raise ValueError("task.forget must be Examples: the plan counts and times its rows")
+    per_epoch = Batches(task.retain, batch_size=how.batch_size, seed=0).per_epoch
+    step = _seconds_of_a_step(task, how)
+    options = [
+        _retrain(task, round(training_epochs * per_epoch), step),
+        *_heads(task, forget, budget, ridge),
+        _replay(trace, forget, step),
+    ]
+    recovery = round(recovery_epochs * per_epoch)
+    for name, mechanism in mechanisms.items():
+        options.append(_noisy(name, mechanism, task, budget, recovery, step))
+    return _recommend(tuple(options), budget)
+
+
+def _recommend(options: tuple[Option, ...], budget: Budget) -> Plan:
+    open_to_us = [o for o in options if o.applies and o.keeps and o.seconds is not None]
+    if not open_to_us:
+        return Plan(options=options, recommended="none", reason="no lane applies; see the reasons")
+    best = min(open_to_us, key=lambda o: cast("float", o.seconds))
+    retraining = next((o for o in options if o.lane == "retrain" and o.applies), None)
+    if best.lane == "retrain":
+        reason = f"nothing that proves ({budget.epsilon:g}, {budget.delta:g}) and keeps anything is cheaper: {best.why}"
+    elif retraining is None or not best.seconds:
+        reason = best.why
+    else:
+        times = cast("float", retraining.seconds) / best.seconds
+        reason = f"about {times:.0f} times as fast as retraining: {best.why}"
+    return Plan(options=options, recommended=best.lane, reason=reason)
+
+
+def _retrain(task: Task, steps: int, step: float) -> Option:
+    if task.make_model is None:
+        return Option(lane="retrain", applies=False, why="the task has no make_model", reads="retained data")
+    return Option(
+        lane="retrain", applies=True, why="any model", kind=str(Kind.EXACT), epsilon=0.0, delta=0.0,
+        steps=steps, seconds=steps * step, reads="retained data",
+    )  # fmt: skip
+
+
+def _heads(task: Task, forget: Examples, budget: Budget, ridge: float) -> tuple[Option, Option]:
+    """The exact head and the convex one: both need a feature map."""
+    why = _no_head(task, forget)
+    if why:
+        return (
+            Option(lane="exact_ridge", applies=False, why=why),
+            Option(lane="measured_residual", applies=False, why=why),
+        )
+    return _ridge(task, forget, ridge), _convex(task, forget, budget)
+
+
+def _no_head(task: Task, forget: Examples) -> str:
+    if task.features is None:
+        return "the task names no feature map (features): a head alone is no whole network"
+    if not task.provenance:
+        return "where the feature map comes from is not declared (provenance): nothing would be proven"
+    labels = forget.tensors[1] if len(forget.tensors) == 2 else None
+    if labels is None or labels.dim() != 1 or labels.is_floating_point():
+        return "it needs Examples(x, y) with a label for each row"
+    return ""
+
+
+def _convex(task: Task, forget: Examples, budget: Budget) -> Option:
+    """Timed as passes of two products over the retained features; how many a request takes is a rule of thumb."""
+    retain = as_examples(task.retain)
+    if retain is None:
+        return Option(lane="measured_residual", applies=False, why="it needs task.retain as Examples")
+    with torch.no_grad():
+        wide = cast("Any", task.features)(retain.tensors[0][:_TIMED_ROWS]).double()
+    weights = torch.zeros(wide.shape[1], int(forget.tensors[1].max()) + 1, dtype=torch.float64)
+    seconds = _PASSES * min(_timed(lambda: wide.T @ (wide @ weights)) for _ in range(3)) * len(retain) / len(wide)
+    return Option(
+        lane="measured_residual", applies=True, kind=str(Kind.EPSILON_DELTA), epsilon=budget.epsilon, delta=budget.delta,
+        seconds=seconds, reads="retained features",
+        why=f"a convex head on the feature map, retrained from where it stands: about {_PASSES} passes over the features",
+    )  # fmt: skip
+
+
+def _ridge(task: Task, forget: Examples, ridge: float) -> Option:
+    seconds, width = _seconds_of_forgetting(cast("Any", task.features), forget, ridge)
+    return Option(
+        lane="exact_ridge", applies=True, kind=str(Kind.EXACT), epsilon=0.0, delta=0.0, seconds=seconds,
+        why=f"subtract {len(forget)} rows from sums of width {width}, and solve; a head on the feature map, not the network",
+        reads="the head's state and the forgotten rows",
+    )  # fmt: skip
+
+
+def _replay(trace: Trace | None, forget: Examples, step: float) -> Option:
+    if trace is None:
+        return Option(lane="replay", applies=False, why="the training left no trace (train_traced)")
+    try:
+        found = cost(trace, forget.ids)
+    except (ExpungeError, ValueError) as error:
+        return Option(lane="replay", applies=False, why=str(error))
+    return Option(
+        lane="replay", applies=True, kind=str(Kind.EXACT), epsilon=0.0, delta=0.0, steps=found.steps,
+        seconds=found.steps * step, reads="retained data and a checkpoint",
+        why=f"{found.steps} of {found.total} steps are repeated, from the first use of a forgotten record",
+    )  # fmt: skip
+
+
+def _noisy(name: str, mechanism: Mechanism, task: Task, budget: Budget, recovery: int, step: float) -> Option:
+    proven = guarantee(mechanism, delta=budget.delta)
+    gap = delta_at(mechanism, 0.0)  # total variation: the most by which the chance of any event can differ
+    try:
+        weights = FlatWeights(
+            copy.deepcopy(task.model), public=task.public, center=task.center, reset_buffers=task.buffers == "reset"
+        )
+    except ExpungeError as error:
+        return Option(lane=name, applies=False, why=str(error))
+    steps = mechanism.gradient_steps + recovery
+    return Option(
+        lane=name, applies=proven.epsilon <= budget.epsilon, why=_words(proven, budget, gap), kind=str(proven.kind),
+        epsilon=proven.epsilon, delta=proven.delta, steps=steps, seconds=steps * step, gap=gap,
+        noise_to_weight=min(mechanism.output_noise_std * sqrt(size) for size in weights.sizes) / mechanism.surviving_norm,
+        reads="retained data",
+    )  # fmt: skip
+
+
+def _words(proven: Guarantee, budget: Budget, gap: float) -> str:
+    if proven.epsilon > budget.epsilon:
+        return f"proves epsilon={proven.epsilon:.4g} only, {budget.epsilon:g} is asked"
+    if gap < _WORTHWHILE:
+        return (
+            f"saves nothing: a start that never saw data comes within {gap:.3f} of its mean accuracy, so training from "
+            "scratch for as long is as good, and exact"
+        )
+    return "keeps some of the trained weights: any loss, any architecture"
+
+
+def _seconds_of_a_step(task: Task, recipe: Recipe) -> float:
+    """One training step, forward and backward, the median of five."""
+    model = copy.deepcopy(task.model)
+    batches = iter(Batches(task.retain, batch_size=recipe.batch_size, seed=0))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=1e-9)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        scalar_loss(task.loss, model, next(batches)).backward()  # pyright: ignore[reportUnknownMemberType]
+        optimizer.step()  # pyright: ignore[reportUnknownMemberType]
+
+    with mode(model, training=True), torch.random.fork_rng():
+        step()
+        return sorted(_timed(step) for _ in range(_TIMED_STEPS))[_TIMED_STEPS // 2]
+
+
+def _seconds_of_forgetting(features: Callable[[Tensor], Tensor], forget: Examples, ridge: float) -> tuple[float, int]:
+    """Features and sums of the rows, timed on the first of them, and a solution; with the width. The better of two."""
+    x, y = (t[:_TIMED_ROWS] for t in forget.tensors)
+    ids, classes = forget.ids[: len(x)], int(forget.tensors[1].max()) + 1
+
+    def once() -> tuple[float, int]:
+        head = AnalyticHead(ridge=ridge, classes=classes)
+        wide: list[Tensor] = []
+
+        def sums() -> None:
+            with torch.no_grad():
+                wide.append(features(x))
+            head.learn(wide[0], y, ids=ids)
+
+        summing = _timed(sums) * len(forget) / len(x)
+        return summing + _timed(lambda: head.weights), wide[0].shape[1]
+
+    return min(once(), once())
+
+
+def _timed(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun

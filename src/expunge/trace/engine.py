@@ -1,0 +1,230 @@
+"""The one training loop of a trace: what trains, retrains and replays, so that all three agree bit for bit."""
+
+import contextlib
+import copy
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from expunge import _validate
+from expunge.coins import build, mode
+from expunge.data import Examples
+from expunge.loss import Loss, scalar_loss
+from expunge.progress import track
+from expunge.record import weights_digest
+from expunge.recovery.training import Recipe, Training, one_cycle
+from expunge.state import StateFile
+from expunge.trace.identity import code_digest, machine, model_code, repeatable
+from expunge.trace.schedule import Schedule
+from expunge.trace.store import File, Folder
+
+__all__ = ["Augment", "Engine", "Program", "Settings", "load_model"]
+
+# augment(batch, generator) -> batch; all its coins come from the generator.
+Augment = Callable[[Any, torch.Generator], Any]
+
+_SAVE_EVERY = 30.0  # seconds between state files,
+_SHARE = 20.0  # and at least so many times what writing one takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The public configuration of a traced training, fixed without the forgotten data.
+
+    Args:
+        steps: of each epoch.
+        recipe: optimiser and the one-cycle schedule over all steps; its batch_size is not used.
+        smallest_batch: a step with fewer records leaves weights and optimiser as they are; 2 for BatchNorm.
+    """
+
+    steps: tuple[int, ...]
+    recipe: Recipe
+    smallest_batch: int = 1
+
+    def __post_init__(self) -> None:
+        _validate.whole(smallest_batch=self.smallest_batch)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready fields."""
+        return {"steps": list(self.steps), "recipe": asdict(self.recipe), "smallest_batch": self.smallest_batch}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Settings":
+        """The settings of `to_dict`."""
+        return cls(
+            steps=tuple(plain["steps"]), recipe=Recipe(**plain["recipe"]), smallest_batch=plain["smallest_batch"]
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """The caller's code: a trace knows it by its digests, and needs it again for a replay."""
+
+    make_model: Callable[[], nn.Module]
+    loss: Loss
+    augment: Augment | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.loss):
+            raise TypeError(f"loss must be a function loss(model, batch) -> scalar tensor, not {self.loss!r}")
+        if self.augment is not None and not callable(self.augment):
+            raise TypeError(f"augment must be a function augment(batch, generator) -> batch, not {self.augment!r}")
+
+
+class Engine:
+    """A training that can be brought to any checkpoint and go on.
+
+    Step t is a function of the state before it, of the records that the schedule assigns to t, and of coins that depend
+    on key and t alone; never of what earlier steps consumed.
+
+    Args:
+        program: model, loss and augmentation.
+        data: holds every record of `first_epochs`, and maybe others, which are not used.
+        first_epochs: name -> the epoch from which the record takes part.
+        settings: the public configuration.
+        key: secret.
+    """
+
+    def __init__(
+        self, program: Program, data: Examples, first_epochs: Mapping[str, int], settings: Settings, key: bytes
+    ) -> None:
+        self._program, self._data, self.settings = program, data, settings
+        self.schedule = Schedule(key, settings.steps)
+        rows = [row for row, name in enumerate(data.ids) if name in first_epochs]
+        self._names = [data.ids[row] for row in rows]
+        self._rows = np.asarray(rows, dtype=np.int64)
+        self._first_epochs = np.asarray([first_epochs[name] for name in self._names], dtype=np.int64)
+        self.model = build(program.make_model, torch.Generator().manual_seed(self.schedule.seed("initialisation")))
+        self.initial = weights_digest(self.model)
+        self.code = {
+            # The model's class may be local to make_model, so both count.
+            "make_model": code_digest(program.make_model) + model_code(self.model),
+            "loss": code_digest(program.loss),
+            "augment": "none" if program.augment is None else code_digest(program.augment),
+        }
+        self.device = next(self.model.parameters()).device
+        self.machine = machine(self.device)
+        self._training = Training(self.model, settings.recipe, steps=self.schedule.total)
+        self._factor = one_cycle(self.schedule.total)
+
+    def run(
+        self, folder: Folder, *, version: int, start: File | None, save_at: Sequence[int], resume: StateFile, label: str
+    ) -> tuple[File, ...]:
+        """Train from a checkpoint, or from the initialisation, to the end; the checkpoints written on the way.
+
+        Args:
+            folder: where they go.
+            version: of the trace that is being made.
+            start: the checkpoint to begin with; None for the initialisation.
+            save_at: numbers of steps done at which a checkpoint is wanted.
+            resume: where an interrupted run left off; deleted by the caller once the manifest is written.
+            label: of the bar.
+
+        Raises:
+            NonFinite: the loss is NaN or infinite; nothing of the trace has changed then.
+            StateError: the checkpoint is missing or was altered.
+        """
+        saved = resume.load()
+        done, written = 0, list[File]()
+        if saved is not None:
+            done, written = int(saved["done"]), [File(**file) for file in saved["written"]]
+            self._restore(saved["state"])
+        elif start is not None:
+            done = start.step
+            self._restore(folder.read_state(start))
+        wanted = {step for step in save_at if step > done}
+        with self._borrowed():
+            saved_at, pause = time.monotonic(), _SAVE_EVERY
+            for step in track(self._steps(done), total=self.schedule.total - done, label=label):
+                if step in wanted:
+                    written.append(folder.write_state(f"v{version}-step{step}.pt", step, self._state()))
+                if time.monotonic() - saved_at >= pause:
+                    begun = time.monotonic()
+                    resume.save({"done": step, "written": [asdict(f) for f in written], "state": self._state()})
+                    saved_at = time.monotonic()
+                    pause = max(_SAVE_EVERY, _SHARE * (saved_at - begun))
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        return tuple(written)
+
+    @contextlib.contextmanager
+    def _borrowed(self) -> Generator[None]:
+        """Torch's global generators, modes and switches, all of which come back."""
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(cuda), mode(self.model, training=True), repeatable():
+            yield
+
+    def batches(self, done: int = 0) -> Iterator[NDArray[np.int64]]:
+        """The rows of the data that each step uses, from step `done` on."""
+        schedule = self.schedule
+        for epoch in range(schedule.epochs):
+            if schedule.starts[epoch + 1] <= done:
+                continue
+            found = schedule.epoch(epoch, self._names, self._first_epochs)
+            for rows in found[max(0, done - schedule.starts[epoch]) :]:
+                yield self._rows[rows]
+
+    def _steps(self, done: int) -> Iterator[int]:
+        for step, rows in enumerate(self.batches(done), start=done):
+            self._step(step, rows)
+            yield step + 1
+
+    def _step(self, step: int, rows: NDArray[np.int64]) -> None:
+        if len(rows) < self.settings.smallest_batch:
+            return  # no decay and no momentum either, so that the step depends on nothing
+        optimizer = self._training.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = self.settings.recipe.learning_rate * self._factor(step)
+        where = torch.from_numpy(rows)
+        batch: Any = tuple(t[where.to(t.device)] for t in self._data.tensors)
+        if self._program.augment is not None:
+            coins = torch.Generator(self._data.tensors[0].device).manual_seed(self.schedule.seed("augmentation", step))
+            batch = self._program.augment(batch, coins)
+        self._seed(self.schedule.seed("step", step))
+        optimizer.zero_grad()
+        scalar_loss(self._program.loss, self.model, batch).backward()  # pyright: ignore[reportUnknownMemberType]
+        optimizer.step()  # pyright: ignore[reportUnknownMemberType]
+
+    def _seed(self, seed: int) -> None:
+        """`torch.manual_seed`, which takes longer than a small step where an accelerator is not initialised."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(seed)
+
+    def _state(self) -> dict[str, Any]:
+        """Everything the next step depends on; buffers that `state_dict` leaves out are among it."""
+        kept = self.model.state_dict()
+        extra = {name: b for name, b in self.model.named_buffers() if name not in kept}
+        return {"model": dict(kept), "buffers": extra, "optimizer": self._training.optimizer.state_dict()}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        load_model(self.model, state)
+        self._training.optimizer.load_state_dict(state["optimizer"])
+
+    def final_state(self) -> dict[str, Any]:
+        """The finished model, without its optimiser."""
+        return {name: part for name, part in self._state().items() if name != "optimizer"}
+
+    def state_bytes(self) -> int:
+        """About how large a checkpoint will be: the model, and one or two numbers a weight for the optimiser."""
+        tensors: list[Tensor] = [*self.model.parameters(), *self.model.buffers()]
+        trained = sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
+        recipe = self.settings.recipe
+        slots = 2 if recipe.optimizer == "adamw" else int(recipe.momentum > 0)
+        return sum(t.numel() * t.element_size() for t in tensors) + slots * trained + 1024 * (len(tensors) + 4)
+
+
+def load_model(model: nn.Module, state: dict[str, Any]) -> None:
+    """Bring a model to a checkpoint's weights and buffers."""
+    model.load_state_dict(copy.copy(state["model"]))
+    buffers = dict(model.named_buffers())
+    with torch.no_grad():
+        for name, value in state["buffers"].items():
+            buffers[name].copy_(value)

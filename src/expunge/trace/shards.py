@@ -1,0 +1,346 @@
+"""Shards (SISA): several models on disjoint parts of the data, each with a trace, so that a request replays little."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from expunge import _validate
+from expunge.data import Examples, new_commitment_key
+from expunge.errors import OutputError, StateError
+from expunge.loss import Loss
+from expunge.record import RunRecord
+from expunge.recovery.training import Recipe
+from expunge.trace import spacing
+from expunge.trace.engine import Augment, Engine, Program, Settings
+from expunge.trace.identity import name_tag
+from expunge.trace.rewind import Replaying, replay_record
+from expunge.trace.schedule import check_key, keyed
+from expunge.trace.store import Folder, read_sealed, write_sealed
+from expunge.trace.trace import Cost, Trace, cost_at, list_ids, refuse_unknown, train_into
+
+__all__ = ["Ensemble", "Plan", "RewoundShards", "Shards", "ShardsCost", "train_shards"]
+
+SCHEMA = "expunge.shards/1"
+_MANIFEST, _PENDING = "shards.json", "pending.json"
+_SHARD = re.compile(r"shard-\d+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How the data are spread, fixed for ever by key and names.
+
+    A keyed hash puts each record into one of shards * slices cells, whatever other records there are. Stage j of a
+    shard trains on its slices 0 to j; a stage's epoch has steps in proportion, so that batches stay about as large.
+
+    Args:
+        shards: models.
+        slices: of each shard.
+        epochs_per_slice: passes of each stage.
+        steps_per_epoch: of a shard's last stage.
+    """
+
+    shards: int
+    slices: int
+    epochs_per_slice: int
+    steps_per_epoch: int
+
+    def __post_init__(self) -> None:
+        _validate.whole(
+            shards=self.shards,
+            slices=self.slices,
+            epochs_per_slice=self.epochs_per_slice,
+            steps_per_epoch=self.steps_per_epoch,
+        )
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Of every epoch of a shard."""
+        stages = (ceil(self.steps_per_epoch * (j + 1) / self.slices) for j in range(self.slices))
+        return tuple(m for m in stages for _ in range(self.epochs_per_slice))
+
+    @property
+    def stage_steps(self) -> tuple[int, ...]:
+        """Of every stage of a shard."""
+        return tuple(m * self.epochs_per_slice for m in self.steps[:: self.epochs_per_slice])
+
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """Steps done at the start of every stage but the first."""
+        return tuple(sum(self.stage_steps[:j]) for j in range(1, self.slices))
+
+    @property
+    def total(self) -> int:
+        """Steps of all shards."""
+        return self.shards * sum(self.steps)
+
+    def cell(self, key: bytes, name: str) -> tuple[int, int]:
+        """(shard, slice) of a record."""
+        digest = keyed(key, "cell", name.encode())
+        return int.from_bytes(digest[:16], "big") % self.shards, int.from_bytes(digest[16:], "big") % self.slices
+
+    def rows(self, key: bytes, names: Sequence[str]) -> list[list[int]]:
+        """The rows of each shard."""
+        found: list[list[int]] = [[] for _ in range(self.shards)]
+        for row, name in enumerate(names):
+            found[self.cell(key, name)[0]].append(row)
+        return found
+
+    def first_epochs(self, key: bytes, names: Sequence[str]) -> dict[str, int]:
+        """Name -> the epoch from which a record takes part in its shard."""
+        return {name: self.cell(key, name)[1] * self.epochs_per_slice for name in names}
+
+    def expected_steps(self, records: int = 1) -> float:
+        """`spacing.expected_shard_steps` of this plan: exact, on average over the key."""
+        return spacing.expected_shard_steps(self.stage_steps, shards=self.shards, records=records)
+
+
+def shard_key(key: bytes, shard: int) -> bytes:
+    """The key of a shard's own trace."""
+    return keyed(key, "shard", shard.to_bytes(8, "big"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsCost:
+    """What forgetting costs: shard -> cost of its replay; total steps of retraining all shards."""
+
+    hit: Mapping[int, Cost]
+    total: int
+
+    @property
+    def steps(self) -> int:
+        """Steps to be replayed."""
+        return sum(cost.steps for cost in self.hit.values())
+
+    @property
+    def fraction(self) -> float:
+        """Of the steps of retraining all shards."""
+        return self.steps / self.total
+
+    @property
+    def gradients(self) -> int:
+        """About how many gradients of single records the replays take."""
+        return sum(cost.gradients for cost in self.hit.values())
+
+
+@dataclass(frozen=True)
+class RewoundShards:
+    """What `Shards.rewind` returns: the ensemble, the record that `issue` needs, and the cost."""
+
+    model: "Ensemble"
+    record: RunRecord
+    cost: ShardsCost
+
+
+class Ensemble(nn.Module):
+    """Predicts by the averaged log-probabilities of its models, normalised again; shape (n, classes)."""
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Log-probabilities."""
+        each = torch.stack([torch.log_softmax(model(*inputs), dim=-1) for model in self.models])
+        return torch.log_softmax(each.mean(0), dim=-1)
+
+
+class Shards:
+    """Trained shards in their folder; private, as a `Trace` is.
+
+    Args:
+        folder: of `train_shards`.
+        key: where it was given to `train_shards`; the folder does not hold it then.
+
+    Raises:
+        StateError: there are no finished shards, something was altered, or the key is another.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, key: bytes | None = None) -> None:
+        self.folder = Path(folder)
+        kept = Folder(folder).key() if key is None else key
+        if kept is None:
+            raise StateError(f"{self.folder} holds no key; pass key=, the one given to train_shards")
+        check_key(kept)
+        self.key = kept
+        plain = read_sealed(self.folder / _MANIFEST, kept)
+        if plain.pop("schema", None) != SCHEMA:
+            raise StateError(f"{self.folder / _MANIFEST} has another schema than {SCHEMA!r}")
+        self.plan = Plan(**plain)
+        self.traces = tuple(
+            Trace(_shard_folder(self.folder, s), key=shard_key(kept, s)) for s in range(self.plan.shards)
+        )
+
+    @property
+    def storage(self) -> int:
+        """Bytes of all traces."""
+        return sum(trace.storage for trace in self.traces)
+
+    def model(self, make_model: Callable[[], nn.Module]) -> Ensemble:
+        """The finished models; raises `StateError` as `Trace.model` does."""
+        return Ensemble([trace.model(make_model) for trace in self.traces])
+
+    def expected_cost(self, records: int = 1) -> float:
+        """The expected fraction of all steps that a request for `records` records replays; exact over random keys."""
+        return self.plan.expected_steps(records) / self.plan.total
+
+    def cost(self, ids: Iterable[str]) -> ShardsCost:
+        """What `rewind` would do for these records; raises as `trace.cost` does, and runs nothing."""
+        hit: dict[int, Cost] = {}
+        for shard, names in self._by_shard(list_ids(ids)).items():
+            trace = self.traces[shard]
+            hit[shard] = cost_at(trace, trace.manifest, trace.roster(), names)
+        return ShardsCost(hit=hit, total=self.plan.total)
+
+    def rewind(
+        self,
+        ids: Iterable[str],
+        data: Examples,
+        *,
+        make_model: Callable[[], nn.Module],
+        loss: Loss,
+        augment: Augment | None = None,
+    ) -> RewoundShards:
+        """Forget records exactly: the shards they hit are replayed from the last stage that had not seen them.
+
+        Every check is made before any shard changes. A request that was cut off between two shards leaves a note of
+        itself; the same request, or a larger one, goes on, and any other is refused until it has.
+
+        Args:
+            ids: names of the records to forget.
+            data: at least the records that remain in the shards that are hit, unchanged.
+            make_model: the training's own.
+            loss: the training's own.
+            augment: the training's own.
+
+        Raises:
+            ValueError, StateError, NonFinite, OutputError: as `trace.rewind`.
+        """
+        names = list_ids(ids)
+        if not isinstance(data, Examples):
+            raise TypeError(f"data must be Examples with the ids of the training, not {type(data).__name__}")
+        open_names = self._still_to_do(names)
+        program = Program(make_model=make_model, loss=loss, augment=augment)
+        rows = self.plan.rows(self.key, data.ids)
+        replays: dict[int, Replaying] = {}
+        for shard, hit in self._by_shard(open_names).items():
+            replays[shard] = Replaying.prepare(self.traces[shard], hit, data, program, rows=rows[shard])
+        pending = self.folder / _PENDING
+        write_sealed(pending, {"tags": sorted(name_tag(self.key, name) for name in names)}, self.key)
+        for shard, replay in replays.items():
+            replay.run(label=f"rewind: shard {shard}")
+        pending.unlink()
+        cost = ShardsCost(hit={shard: replay.cost for shard, replay in replays.items()}, total=self.plan.total)
+        model = self.model(make_model)
+        return RewoundShards(model, replay_record(model, shards=self.plan.shards), cost)
+
+    def _by_shard(self, names: Sequence[str]) -> dict[int, list[str]]:
+        found: dict[int, list[str]] = {}
+        for name in names:
+            found.setdefault(self.plan.cell(self.key, name)[0], []).append(name)
+        return dict(sorted(found.items()))
+
+    def _still_to_do(self, names: Sequence[str]) -> list[str]:
+        """The names, less those that an interrupted request has forgotten already."""
+        path = self.folder / _PENDING
+        pending: set[str] = set(read_sealed(path, self.key)["tags"]) if path.exists() else set()
+        if not pending <= {name_tag(self.key, name) for name in names}:
+            raise StateError(
+                f"a request of {len(pending)} records was interrupted; repeat it first, alone or with more"
+            )
+        left: list[str] = []
+        rosters = {shard: self.traces[shard].roster() for shard in self._by_shard(names)}
+        for shard, hit in self._by_shard(names).items():
+            key = shard_key(self.key, shard)
+            for name in hit:
+                if name_tag(self.key, name) in pending and name_tag(key, name) in rosters[shard].forgotten:
+                    continue
+                refuse_unknown(rosters[shard], key, [name])
+                left.append(name)
+        return left
+
+
+def train_shards(
+    make_model: Callable[[], nn.Module],
+    data: Examples,
+    *,
+    loss: Loss,
+    shards: int,
+    steps_per_epoch: int,
+    folder: str | os.PathLike[str],
+    slices: int = 4,
+    epochs_per_slice: int = 1,
+    recipe: Recipe | None = None,
+    augment: Augment | None = None,
+    smallest_batch: int = 1,
+    key: bytes | None = None,
+) -> Shards:
+    """Train a model on each of several disjoint shards, slice by slice, so that a record can be forgotten cheaply.
+
+    Args:
+        make_model: as in `train_traced`; called once for each shard, under coins of its own.
+        data: with a stable name for every record.
+        loss: as in `train_traced`.
+        shards: how many models; more are cheaper to rewind and less accurate each.
+        steps_per_epoch: steps of one shard's last stage; fixed without the forgotten data.
+        folder: new, empty, or left by this very call when it was interrupted.
+        slices: of each shard; a checkpoint lies before each but the first.
+        epochs_per_slice: passes of each stage.
+        recipe: as in `train_traced`, for each shard.
+        augment: as in `train_traced`.
+        smallest_batch: as in `train_traced`.
+        key: as in `train_traced`.
+
+    Raises:
+        ValueError: a shard has no record.
+        OutputError, StateError, NonFinite: as `train_traced`.
+
+    Source: Bourtoule et al. 2021, arXiv 1912.03817.
+    """
+    plan = Plan(shards=shards, slices=slices, epochs_per_slice=epochs_per_slice, steps_per_epoch=steps_per_epoch)
+    settings = Settings(steps=plan.steps, recipe=recipe or Recipe(), smallest_batch=smallest_batch)
+    program = Program(make_model=make_model, loss=loss, augment=augment)
+    if not isinstance(data, Examples):
+        raise TypeError(f"data must be Examples with ids that stay when rows leave, not {type(data).__name__}")
+    if len(set(data.ids)) < len(data):
+        raise ValueError("ids must be distinct")
+    if key is not None:
+        check_key(key)
+    home = _create(folder)
+    secret = Folder(home).keep_key(new_commitment_key()) if key is None else key
+    for shard, rows in enumerate(plan.rows(secret, data.ids)):
+        if not rows:
+            raise ValueError(f"shard {shard} of {shards} has no record; use fewer shards or another key")
+        part, own = data.take(rows), Folder(_shard_folder(home, shard))
+        starting = plan.first_epochs(secret, part.ids)
+        engine = Engine(program, part, starting, settings, shard_key(secret, shard))
+        train_into(
+            own, engine, part, starting, shard_key(secret, shard), plan.checkpoints,
+            label=f"train, traced: shard {shard}",
+        )  # fmt: skip
+    write_sealed(home / _MANIFEST, {"schema": SCHEMA} | vars(plan), secret)
+    return Shards(home, key=secret)
+
+
+def _create(folder: str | os.PathLike[str]) -> Path:
+    home = Path(folder)
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        names = sorted(entry.name for entry in home.iterdir())
+    except OSError as error:
+        raise OutputError(f"cannot use the folder {home}: {error.strerror or error}") from error
+    if _MANIFEST in names:
+        raise OutputError(f"{home} holds shards already and is not overwritten; choose another folder")
+    others = [name for name in names if name != "key" and not _SHARD.fullmatch(name)]
+    if others:
+        raise OutputError(f"{home} holds other files (e.g. {others[0]!r}); choose an empty folder")
+    return home
+
+
+def _shard_folder(home: Path, shard: int) -> Path:
+    return home / f"shard-{shard}"

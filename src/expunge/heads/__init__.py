@@ -2,8 +2,8 @@
 
 from expunge.heads.analytic import AnalyticHead
 from expunge.heads.convex import ConvexHead, noise_for
-from expunge.heads.fairness import EqualScores
+from expunge.heads.fairness import EqualScores, equalised_odds_gap
 from expunge.heads.features import RandomFeatures
 from expunge.heads.requests import Forget
 
-__all__ = ["AnalyticHead", "ConvexHead", "EqualScores", "Forget", "RandomFeatures", "noise_for"]
+__all__ = ["AnalyticHead", "ConvexHead", "EqualScores", "Forget", "RandomFeatures", "equalised_odds_gap", "noise_for"]

@@ -1,18 +1,18 @@
 """Ridge regression from sums over rows, from which rows can be subtracted: exact."""
 
 from dataclasses import dataclass
-from math import inf
 from typing import ClassVar
 
 from expunge import _validate
-from expunge.accounting.guarantee import Kind, Relation
+from expunge.accounting.guarantee import Relation
 from expunge.accounting.mechanisms import assumptions as assume
+from expunge.accounting.mechanisms.exact import Exact
 
 __all__ = ["ExactRidge"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExactRidge:
+class ExactRidge(Exact):
     """W = (Σ x xᵀ + γ I)⁻¹ Σ x yᵀ over the rows that are retained; a forgotten row is subtracted from both sums.
 
     Args:
@@ -25,7 +25,6 @@ class ExactRidge:
     """
 
     name: ClassVar[str] = "exact_ridge"
-    kind: ClassVar[Kind] = Kind.EXACT
     theorem: ClassVar[str] = (
         "The minimiser of ridge regression is a function of two sums over rows; subtracting a row's terms gives the sums "
         "of the retained rows."
@@ -45,53 +44,6 @@ class ExactRidge:
     def __post_init__(self) -> None:
         _validate.positive(ridge=self.ridge, rounding=self.rounding)
         _validate.text(provenance=self.provenance)
-
-    @property
-    def gradient_steps(self) -> int:
-        """None that the proof counts."""
-        return 0
-
-    @property
-    def noise_draws(self) -> int:
-        """None."""
-        return 0
-
-    @property
-    def noise_std(self) -> float:
-        """None."""
-        return 0.0
-
-    @property
-    def start_radius(self) -> float:
-        """Unbounded: the trained head is not used."""
-        return inf
-
-    @property
-    def output_noise_std(self) -> float:
-        """None."""
-        return 0.0
-
-    @property
-    def surviving_norm(self) -> float:
-        """Nothing of the forgotten rows remains."""
-        return 0.0
-
-    def mu(self, relation: Relation = Relation.RETRAINED) -> float:
-        """0."""
-        Relation(relation)
-        return 0.0
-
-    def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
-        """-inf: nothing leaks at any ε ≥ 0."""
-        _validate.non_negative(epsilon=epsilon)
-        Relation(relation)
-        return -inf
-
-    def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
-        """-inf: no adversary is known."""
-        _validate.non_negative(epsilon=epsilon)
-        Relation(relation)
-        return -inf
 
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
         """Ridge regression on the retained rows."""

@@ -1,18 +1,18 @@
 """A traced training, replayed without the forgotten records from before their first use: exact."""
 
 from dataclasses import dataclass
-from math import inf
 from typing import ClassVar
 
 from expunge import _validate
-from expunge.accounting.guarantee import Kind, Relation
+from expunge.accounting.guarantee import Relation
 from expunge.accounting.mechanisms import assumptions as assume
+from expunge.accounting.mechanisms.exact import Exact
 
 __all__ = ["Replay"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replay:
+class Replay(Exact):
     """A training whose every step is a function of the records that a keyed hash assigns to it: ε = δ = 0.
 
     Up to the first use of a forgotten record the training is that without it; from there it is run again. The coins are
@@ -25,7 +25,6 @@ class Replay:
     """
 
     name: ClassVar[str] = "replay"
-    kind: ClassVar[Kind] = Kind.EXACT
     theorem: ClassVar[str] = (
         "Each step is a function of the records assigned to it by a keyed hash of their own names; until the first use of "
         "a forgotten record the training equals the one without it, and from there it is repeated without it."
@@ -43,51 +42,6 @@ class Replay:
 
     def __post_init__(self) -> None:
         _validate.whole(shards=self.shards)
-
-    @property
-    def gradient_steps(self) -> int:
-        """None that the proof counts."""
-        return 0
-
-    @property
-    def noise_draws(self) -> int:
-        """None."""
-        return 0
-
-    @property
-    def noise_std(self) -> float:
-        """None."""
-        return 0.0
-
-    @property
-    def start_radius(self) -> float:
-        """Unbounded: the trained weights are not used."""
-        return inf
-
-    @property
-    def output_noise_std(self) -> float:
-        """None."""
-        return 0.0
-
-    @property
-    def surviving_norm(self) -> float:
-        """Nothing of the trained weights after the first use remains."""
-        return 0.0
-
-    def mu(self, relation: Relation = Relation.RETRAINED) -> float:
-        """0."""
-        Relation(relation)
-        return 0.0
-
-    def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
-        """-inf: nothing leaks at any ε ≥ 0."""
-        _validate.non_negative(epsilon=epsilon)
-        Relation(relation)
-        return -inf
-
-    def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
-        """-inf: there is nothing to attain."""
-        return self.log_delta(epsilon, relation)
 
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
         """The procedure itself."""

@@ -20,6 +20,20 @@ def later():
     first = digits(0)
     return dataclasses.replace(first, forget=first.retain.take(range(50)), retain=first.retain.take(range(50, 1293)))
 
+def without_nines(forget_them):
+    first = digits(0)
+    nine = first.retain.tensors[1] == 9
+    some = first.forget.take((first.forget.tensors[1] != 9).nonzero().flatten())
+    nines = first.retain.take(nine.nonzero().flatten())
+    rest = first.retain.take((~nine).nonzero().flatten())
+    return dataclasses.replace(first, retain=rest, forget=nines if forget_them else some)
+
+def all_nines_forgotten():
+    return without_nines(True)
+
+def never_a_nine():
+    return without_nines(False)
+
 def undeclared():
     return dataclasses.replace(digits(0), provenance="")
 
@@ -169,6 +183,15 @@ def test_the_next_request_forgets_from_the_heads_state(folder: Path, head: dict[
     summary = json.loads(done.stdout)
     assert (summary["rows"], summary["delete"]) == (1243, "head")
     assert summary["accuracy"]["released"]["held_out"] > 0.95
+
+
+def test_the_released_head_does_not_show_that_the_forget_set_held_the_only_rows_of_a_class(folder: Path):
+    digests: list[str] = []
+    for name in ("all_nines_forgotten", "never_a_nine"):
+        done = run("unlearn", f"mine:{name}", "--mechanism", "exact_ridge", "--out", name, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        digests.append(json.loads((folder / name / "certificate.json").read_text())["weights"]["released"])
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from expunge import _validate
 from expunge.accounting import Mechanism, guarantee
+from expunge.coins import mode
 from expunge.data import Examples, as_examples
 from expunge.heads import AnalyticHead
 from expunge.pipeline import null_start, recover, retrain, unlearn
@@ -18,7 +19,7 @@ from expunge.recovery import Recipe
 from expunge.report.curves import Comparison, Lane
 from expunge.task import Task
 
-__all__ = ["accuracy", "compare", "featured"]
+__all__ = ["accuracy", "compare", "featured", "outputs"]
 
 LABELS = {
     "gradient_clipping": "Gradient clipping",
@@ -188,8 +189,7 @@ def _head(task: Task, ridge: float, epochs: int) -> tuple[list[tuple[float, floa
     parts = {name: cast("Examples", as_examples(getattr(task, name))) for name in ("retain", "forget", "held_out")}
     wide = {name: featured(task, rows) for name, rows in parts.items()}
     labels = {name: rows.tensors[1] for name, rows in parts.items()}
-    classes = int(max(labels[name].max() for name in ("retain", "forget"))) + 1
-    head = AnalyticHead(ridge=ridge, classes=classes, provenance=task.provenance)
+    head = AnalyticHead(ridge=ridge, classes=outputs(task, parts["retain"]), provenance=task.provenance)
     for name in ("retain", "forget"):
         head.learn(wide[name], labels[name], ids=parts[name].ids)
     begun = time.perf_counter()
@@ -199,6 +199,16 @@ def _head(task: Task, ridge: float, epochs: int) -> tuple[list[tuple[float, floa
     hits = {name: (wide[name] @ weights).argmax(1) == labels[name] for name in ("held_out", "forget")}
     point = (float(hits["held_out"].double().mean()), float(hits["forget"].double().mean()))
     return [point] * (epochs + 1), seconds
+
+
+@torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
+def outputs(task: Task, rows: Examples) -> int:
+    """The classes of a head: the width of the network's output, which is public.
+
+    Labels would not do: whether a class exists may depend on the forgotten data, and the shape of the weights is released.
+    """
+    with mode(task.model, training=False):
+        return int(task.model(rows.tensors[0][:1]).shape[-1])
 
 
 @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]

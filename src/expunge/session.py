@@ -13,7 +13,7 @@ from expunge.accounting import Budget, Mechanism, Relation, Retrain
 from expunge.attacks import Effort, audit_task
 from expunge.audit import Audit, Finding
 from expunge.certificate import Certificate, issue, verify
-from expunge.compare import accuracy, compare, featured
+from expunge.compare import accuracy, compare, featured, outputs
 from expunge.data import Examples, as_examples, commit, new_commitment_key
 from expunge.demo import RECIPE, digits, mechanisms
 from expunge.errors import OutputError, StateError, TaskError
@@ -102,8 +102,7 @@ def run_head(where: str, out: Path, budget: Budget, *, ridge: float, previous: P
         forget = _labelled(task, "forget")
         if previous is None:
             rows = _labelled(task, "retain")
-            classes = int(max(rows.tensors[1].max(), forget.tensors[1].max())) + 1
-            head = AnalyticHead(ridge=ridge, classes=classes, provenance=task.provenance)
+            head = AnalyticHead(ridge=ridge, classes=outputs(task, rows), provenance=task.provenance)
             head.learn(featured(task, rows), rows.tensors[1], ids=rows.ids)
         else:
             head = _previous_head(previous)

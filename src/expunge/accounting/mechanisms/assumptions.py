@@ -78,7 +78,7 @@ FEATURES_PUBLIC = (
     "given as provenance."
 )
 FEATURES_UNDECLARED = "Where the feature map comes from was not declared: it may hold the forgotten data."
-OBJECTIVE_PUBLIC = "Loss, penalties and regularisation were chosen without the forgotten data."
+OBJECTIVE_PUBLIC = "Loss, penalties, regularisation and the number of outputs were chosen without the forgotten data."
 SUMS_CORRECT = (
     "The sums held exactly the rows that were learned and not forgotten: each forgotten row was subtracted as it had been "
     "added."

@@ -29,7 +29,7 @@ from expunge.recovery.rescale import rescale_
 from expunge.recovery.training import Recipe, Training, training_steps
 from expunge.state import StateFile
 
-__all__ = ["Unlearned", "null_start", "recover", "retrain", "unlearn"]
+__all__ = ["Unlearned", "noiseless_record", "null_start", "recover", "retrain", "unlearn"]
 
 _log = logging.getLogger("expunge")
 _SAVE_EVERY = 30.0  # seconds between state files; at least twenty times what writing one takes
@@ -211,9 +211,14 @@ def retrain(
     coins = generator if generator is not None else secret_generator()
     model = build(make_model, coins)
     _train(model, retain, loss, epochs, recipe or Recipe(), coins, state, on_epoch, label="retrain")
+    return Unlearned(model, noiseless_record(Retrain(), model))
+
+
+def noiseless_record(mechanism: Mechanism, model: nn.Module) -> RunRecord:
+    """The record of a run without noise and without counted steps: retraining, or another lane that draws none."""
     first = next(model.parameters())
-    record = RunRecord(
-        mechanism=Retrain(),
+    return RunRecord(
+        mechanism=mechanism,
         steps_done=0,
         noise=NO_NOISE,
         layers=tuple((name, p.numel()) for name, p in model.named_parameters()),
@@ -224,7 +229,6 @@ def retrain(
         certified=weights_digest(model),
         environment=environment(first.device),
     )
-    return Unlearned(model, record)
 
 
 def null_start(

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from expunge import _validate
 from expunge._files import write_over
 from expunge.accounting import ExactRidge, UndeclaredFeatures
-from expunge.coins import environment
 from expunge.data import new_commitment_key
 from expunge.errors import RunError
 from expunge.heads.rows import Rows, checked_grid, checked_key, checked_rows, name_of, real
@@ -33,8 +32,7 @@ from expunge.heads.statistics import (
     surely_positive,
     system,
 )
-from expunge.pipeline import Unlearned
-from expunge.record import NO_NOISE, RunRecord, weights_digest
+from expunge.pipeline import Unlearned, noiseless_record
 
 __all__ = ["AnalyticHead"]
 
@@ -279,19 +277,7 @@ class AnalyticHead:
             if self.provenance
             else UndeclaredFeatures(head="exact_ridge")
         )
-        record = RunRecord(
-            mechanism=mechanism,
-            steps_done=0,
-            noise=NO_NOISE,
-            layers=tuple((name, p.numel()) for name, p in layer.named_parameters()),
-            weights_dtype="float64",
-            center="zero",
-            buffers="none",
-            public=(),
-            certified=weights_digest(layer),
-            environment=environment(layer.weight.device),
-        )
-        return Unlearned(layer, record)
+        return Unlearned(layer, noiseless_record(mechanism, layer))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state, atomically, over an older one; readable by its owner alone, without the key.

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from expunge.accounting import Replay
-from expunge.coins import environment
 from expunge.data import Examples
 from expunge.errors import RunError, StateError
 from expunge.loss import Loss
-from expunge.methods.weights import dtype_name
-from expunge.record import NO_NOISE, RunRecord, weights_digest
+from expunge.pipeline import noiseless_record
+from expunge.record import RunRecord
 from expunge.state import StateFile
 from expunge.trace.engine import Augment, Engine, Program, Settings
 from expunge.trace.identity import name_tag, row_digests
@@ -72,7 +71,7 @@ def rewind(
     replay = Replaying.prepare(trace, ids, data, Program(make_model=make_model, loss=loss, augment=augment))
     replay.run()
     model = replay.engine.model
-    return Rewound(model, replay_record(model, shards=1), replay.cost)
+    return Rewound(model, noiseless_record(Replay(), model), replay.cost)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,20 +174,3 @@ def _start_over_after_another(resume: StateFile) -> None:
             "an interrupted replay of another request is dropped; forget its records by a request of their own"
         )
         resume.delete()
-
-
-def replay_record(model: nn.Module, *, shards: int) -> RunRecord:
-    """The record of a finished replay."""
-    first = next(model.parameters())
-    return RunRecord(
-        mechanism=Replay(shards=shards),
-        steps_done=0,
-        noise=NO_NOISE,
-        layers=tuple((name, p.numel()) for name, p in model.named_parameters()),
-        weights_dtype=dtype_name(first.dtype),
-        center="zero",
-        buffers="none",
-        public=(),
-        certified=weights_digest(model),
-        environment=environment(first.device),
-    )

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from expunge import _validate
+from expunge.accounting import Replay
 from expunge.data import Examples, new_commitment_key
 from expunge.errors import OutputError, StateError
 from expunge.loss import Loss
+from expunge.pipeline import noiseless_record
 from expunge.record import RunRecord
 from expunge.recovery.training import Recipe
 from expunge.trace import spacing
 from expunge.trace.engine import Augment, Engine, Program, Settings
 from expunge.trace.identity import name_tag
-from expunge.trace.rewind import Replaying, replay_record
+from expunge.trace.rewind import Replaying
 from expunge.trace.schedule import check_key, keyed
 from expunge.trace.store import Folder, read_sealed, write_sealed
 from expunge.trace.trace import Cost, Trace, cost_at, list_ids, refuse_unknown, train_into
@@ -237,7 +239,7 @@ class Shards:
         pending.unlink()
         cost = ShardsCost(hit={shard: replay.cost for shard, replay in replays.items()}, total=self.plan.total)
         model = self.model(make_model)
-        return RewoundShards(model, replay_record(model, shards=self.plan.shards), cost)
+        return RewoundShards(model, noiseless_record(Replay(shards=self.plan.shards), model), cost)
 
     def _by_shard(self, names: Sequence[str]) -> dict[int, list[str]]:
         found: dict[int, list[str]] = {}

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from expunge import (
+    BlockwiseGradientClipping,
     Budget,
     Certificate,
     ExactRidge,
@@ -22,6 +23,7 @@ from expunge import (
     Replay,
     Retrain,
     RunRecord,
+    ScheduledGradientClipping,
     UndeclaredFeatures,
     issue,
     verify,
@@ -38,6 +40,19 @@ MECHANISMS = {
     ),
     "model_clipping": ModelClipping(model_clip=1.0, learning_rate=0.01, steps=5, noise_std=1.0),
     "output_perturbation": OutputPerturbation(init_clip=1.0, noise_std=2.0),
+    "scheduled_gradient_clipping": ScheduledGradientClipping(
+        init_clip=1.0, grad_clip=1.0, learning_rate=(0.02, 0.01), weight_decay=0.5, noise_std=(0.5, 0.6)
+    ),
+    "blockwise_gradient_clipping": BlockwiseGradientClipping(
+        block_sizes=(5, 7),
+        block_clips=(1.0, 0.5),
+        grad_clip=1.0,
+        learning_rate=0.01,
+        weight_decay=0.5,
+        steps=3,
+        noise_std=0.9,
+        blind=True,
+    ),
     "retrain": Retrain(),
     "replay": Replay(shards=4),
     "exact_ridge": ExactRidge(ridge=1.0, rounding=1e-9, provenance="trained on ImageNet"),
@@ -111,8 +126,10 @@ def leaves(node, path=()):
 def test_what_is_issued_saved_and_loaded_verifies(tmp_path, name, relation):
     path = tmp_path / "certificate.json"
     issued = issue(record_of(MECHANISMS[name]), released=RELEASED, relation=relation)
+    verify(issued)  # in memory, before any file
     issued.save(path)
     loaded = Certificate.load(path)
+    assert loaded.content == issued.content
     assert loaded == issued
     assert loaded.claim.relation is relation
     assert loaded.mechanism == MECHANISMS[name]

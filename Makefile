@@ -3,7 +3,7 @@ BIN := .venv/bin
 BASE := .venv-base/bin
 INPUTS := pyproject.toml constraints.txt src/expunge/_version.py
 
-.PHONY: demo test test-long figures paper paper-quick lint clean
+.PHONY: demo test test-long figures comparison paper paper-quick lint clean
 
 demo: .venv/installed  ## install, then the main job on real data
 	$(BIN)/expunge demo --out demo-$$(date +%Y%m%d-%H%M%S)
@@ -17,6 +17,9 @@ test-long: .venv/installed  ## minutes rather than seconds, MNIST among them
 
 figures: .venv/installed  ## the plots of docs/accounting.md, from the code that certificates rest on
 	$(BIN)/python benchmarks/figures.py
+
+comparison: .venv/installed  ## docs/comparison.md: every lane on the same request, what is not there yet; about 40 minutes
+	$(BIN)/python benchmarks/comparison.py
 
 paper: .venv/installed  ## the paper's figures, everything that is not there yet: a GPU, or days
 	for study in mnist features10 features100 cifar10; do $(BIN)/python benchmarks/paper/run.py $$study || exit 1; done

@@ -199,7 +199,7 @@ def test_the_released_head_does_not_show_that_the_forget_set_held_the_only_rows_
     [
         ("mine:task", ("--head", "head"), 2, "was never learned, or is forgotten already"),
         ("mine:task", ("--head", "nowhere"), 1, "nowhere holds no key of a head"),
-        ("mine:without_features", (), 1, "an exact head needs task.features"),
+        ("mine:without_features", (), 1, "a head needs task.features"),
         ("mine:undeclared", (), 1, "nothing is proven, epsilon=1 was asked"),
         ("mine:task", ("--ridge", "0"), 2, "ridge must be a finite number above 0"),
     ],

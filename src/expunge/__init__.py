@@ -45,7 +45,7 @@ from expunge.record import RunRecord
 
 if TYPE_CHECKING:
     from expunge.data import Examples, commit, new_commitment_key, split
-    from expunge.heads import AnalyticHead, ConvexHead, EqualScores, Forget, RandomFeatures
+    from expunge.heads import AnalyticHead, ConvexHead, EqualScores, Forget, RandomFeatures, TangentFeatures
     from expunge.methods.blockwise_gradient_clipping import layer_sizes
     from expunge.methods.weights import save_weights
     from expunge.pipeline import Unlearned, null_start, recover, retrain, unlearn
@@ -83,6 +83,7 @@ __all__ = [
     "RunRecord",
     "ScheduledGradientClipping",
     "Shards",
+    "TangentFeatures",
     "Task",
     "Trace",
     "UndeclaredFeatures",
@@ -130,6 +131,7 @@ _TORCH_BACKED = {
     "RandomFeatures": "heads",
     "Recipe": "recovery",
     "Shards": "trace",
+    "TangentFeatures": "heads",
     "Task": "task",
     "Trace": "trace",
     "Unlearned": "pipeline",

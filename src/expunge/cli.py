@@ -3,11 +3,15 @@
 Exit codes: 0 done, 1 refused (a guarantee, certificate, model or file), 2 a mistake in the call.
 """
 
+import functools
+import inspect
 import json
+import shlex
 import sys
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_type_hints
 
 import typer
 from rich.console import Console
@@ -15,8 +19,8 @@ from rich.table import Table
 
 import expunge as ex
 from expunge._files import write_new
-from expunge.accounting import MECHANISMS, Mechanism
-from expunge.errors import ExpungeError, OutputError
+from expunge.errors import ExpungeError, OutputError, RunError
+from expunge.settings import FAMILIES, HEADS, LANES, Noisy, Settings
 
 __all__ = ["app", "main"]
 
@@ -29,17 +33,47 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Epsilon = Annotated[float, typer.Option(help="Budget: epsilon.")]
 Delta = Annotated[float, typer.Option(help="Budget: delta.")]
 InRelation = Annotated[ex.Relation, typer.Option(help="The reading to certify.")]
-# The mechanisms whose settings fit on a command line; the others are for the library.
-_FAMILIES = {m.name: m for m in (ex.GradientClipping, ex.ModelClipping, ex.OutputPerturbation)}
-_NAMES = ", ".join([*_FAMILIES, ex.Retrain.name])
-Kind = Annotated[str, typer.Option("--mechanism", help=f"One of: {_NAMES}; for unlearn also {ex.ExactRidge.name}.")]
-Ridge = Annotated[float, typer.Option(help="Exact head: ridge.")]
-InitClip = Annotated[float, typer.Option(help="Radius of the start (fixed without looking at the model).")]
-GradClip = Annotated[float, typer.Option(help="Radius of each minibatch gradient.")]
-ModelClip = Annotated[float, typer.Option(help="Radius of the weights after each step.")]
-LearningRate = Annotated[float, typer.Option(help="Learning rate of the noisy steps.")]
-WeightDecay = Annotated[float, typer.Option(help="Decay towards the centre in the noisy steps.")]
-Steps = Annotated[int, typer.Option(help="Number of noisy steps.")]
+TaskName = Annotated[str, typer.Argument(help="module:function or file.py:function that returns an expunge.Task.")]
+
+
+def _command(run: Callable[..., None]) -> Callable[..., None]:
+    """Make a command; a parameter whose type is a dataclass of settings becomes an option for each of its fields."""
+    hints = get_type_hints(run, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(run).parameters.values():
+        hint = hints[parameter.name]
+        plain = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint)
+        parameters.extend(_options(hint) if is_dataclass(hint) else [plain])
+
+    @functools.wraps(run)
+    def command(**given: Any) -> None:
+        run(**{name: _built(hints[name], name, given) for name in inspect.signature(run).parameters})
+
+    cast("Any", command).__signature__ = inspect.Signature(parameters)
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return app.command()(command)
+
+
+def _options(settings: Any) -> Iterator[inspect.Parameter]:
+    """One option for each field of a dataclass, and of those that are its fields."""
+    hints = get_type_hints(settings)
+    for entry in fields(settings):
+        hint = hints[entry.name]
+        if is_dataclass(hint):
+            yield from _options(hint)
+        else:
+            told = Annotated[hint, typer.Option(help=entry.metadata["help"])]
+            yield inspect.Parameter(
+                entry.name, inspect.Parameter.KEYWORD_ONLY, default=entry.default, annotation=told
+            )  # fmt: skip
+
+
+def _built(hint: Any, name: str, given: dict[str, Any]) -> Any:
+    """A parameter of the command from the options that were given."""
+    if not is_dataclass(hint):
+        return given[name]
+    inner = get_type_hints(hint)
+    return cast("Any", hint)(**{entry.name: _built(inner[entry.name], entry.name, given) for entry in fields(hint)})
 
 
 def main() -> None:
@@ -59,29 +93,20 @@ def main() -> None:
         sys.exit(2)
 
 
-@app.command()
+@_command
 def calibrate(
-    mechanism: Kind = "gradient_clipping",
+    noisy: Noisy,
+    mechanism: Annotated[str, typer.Option(help=f"One of: {', '.join(FAMILIES)}.")] = "gradient_clipping",
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
     relation: InRelation = ex.Relation.RETRAINED,
-    init_clip: InitClip = 0.5,
-    grad_clip: GradClip = 1.0,
-    model_clip: ModelClip = 0.5,
-    learning_rate: LearningRate = 0.01,
-    weight_decay: WeightDecay = 20.0,
-    steps: Steps = 50,
     interval: Annotated[
         bool, typer.Option(help="Also what an adversary attains: [proved lower, proved upper]. Seconds for many steps.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """The least noise that meets a budget. Needs no torch."""
-    settings = {
-        "init_clip": init_clip, "grad_clip": grad_clip, "model_clip": model_clip,
-        "learning_rate": learning_rate, "weight_decay": weight_decay, "steps": steps,
-    }  # fmt: skip
-    found = _calibrated(mechanism, settings, ex.Budget(epsilon=epsilon, delta=delta), relation)
+    found = noisy.calibrated(mechanism, ex.Budget(epsilon=epsilon, delta=delta), relation)
     proven = [ex.guarantee(found, delta=delta, relation=r) for r in ex.Relation]
     lower = {r: ex.interval(found, delta=delta, relation=r, tolerance=1e-4)[0] for r in ex.Relation if interval}
     if as_json:
@@ -98,7 +123,7 @@ def calibrate(
     _out.print(table)
 
 
-@app.command()
+@_command
 def verify(
     certificate: Path,
     weights: Annotated[Path | None, typer.Option(help="The released weights (safetensors).")] = None,
@@ -123,7 +148,7 @@ def verify(
     _out.print(loaded.content["claim"]["proves"], highlight=False)
 
 
-@app.command()
+@_command
 def report(
     certificate: Path,
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML page to write.")] = Path("report.html"),
@@ -140,106 +165,85 @@ def report(
     _out.print(f"wrote {output}")
 
 
-@app.command()
+@_command
 def unlearn(
-    task: Annotated[str, typer.Argument(help="module:function or file.py:function that returns an expunge.Task.")],
+    task: TaskName,
     out: Annotated[Path, typer.Option(help="The folder to make.")],
-    mechanism: Kind = "gradient_clipping",
+    settings: Settings,
+    mechanism: Annotated[str, typer.Option(help=f"One of: {', '.join(LANES)}.")] = "gradient_clipping",
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
     relation: InRelation = ex.Relation.RETRAINED,
-    init_clip: InitClip = 0.5,
-    grad_clip: GradClip = 1.0,
-    model_clip: ModelClip = 0.5,
-    learning_rate: LearningRate = 0.01,
-    weight_decay: WeightDecay = 20.0,
-    steps: Steps = 50,
-    epochs: Annotated[float, typer.Option(help="Recovery (or retraining): epochs.")] = 5,
-    recovery_lr: Annotated[float, typer.Option(help="Recovery: peak learning rate.")] = 0.1,
-    optimizer: Annotated[str, typer.Option(help="Recovery: sgd or adamw.")] = "sgd",
-    batch_size: Annotated[int, typer.Option(help="Examples a batch.")] = 128,
-    rescale: Annotated[bool, typer.Option(help="Recovery: first rescale layers.")] = True,
-    ridge: Ridge = 1.0,
-    head: Annotated[Path | None, typer.Option(help="Exact head: the folder of the last call, to forget from.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where an interrupted call stopped.")] = False,
     as_json: Json = False,
 ) -> None:
     """Unlearn, recover, certify; writes certificate, weights, commitment key and report into a new folder."""
-    settings = {
-        "init_clip": init_clip, "grad_clip": grad_clip, "model_clip": model_clip,
-        "learning_rate": learning_rate, "weight_decay": weight_decay, "steps": steps,
-    }  # fmt: skip
+    settings.refuse_foreign(mechanism)
     budget = ex.Budget(epsilon=epsilon, delta=delta)
-    if mechanism == ex.ExactRidge.name:
-        from expunge.session import run_head
+    from expunge.session import run_lane
 
-        _print_summary(run_head(task, out, budget, ridge=ridge, previous=head), as_json=as_json)
-        return
-    chosen = ex.Retrain() if mechanism == "retrain" else _calibrated(mechanism, settings, budget, relation)
-    recipe = ex.Recipe(optimizer=cast("Any", optimizer), learning_rate=recovery_lr, batch_size=batch_size)
-    from expunge.session import run_task
-
-    summary = run_task(
-        task, out, chosen, budget, relation=relation, epochs=epochs, recipe=recipe, rescale=rescale, resume=resume
-    )
-    _print_summary(summary, as_json=as_json)
+    summary = run_lane(task, out, mechanism, budget, settings, relation=relation, resume=resume)
+    if as_json:
+        _print_json(summary)
+    else:
+        _print_summary(summary)
 
 
-@app.command()
+@_command
 def plan(
-    task: Annotated[str, typer.Argument(help="module:function or file.py:function that returns an expunge.Task.")],
+    task: TaskName,
+    settings: Settings,
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
-    init_clip: InitClip = 0.5,
-    grad_clip: GradClip = 1.0,
-    model_clip: ModelClip = 0.5,
-    learning_rate: LearningRate = 0.01,
-    weight_decay: WeightDecay = 20.0,
-    steps: Steps = 50,
-    epochs: Annotated[float, typer.Option(help="Recovery: epochs.")] = 5,
     training_epochs: Annotated[float, typer.Option(help="Retraining: epochs.")] = 30,
-    batch_size: Annotated[int, typer.Option(help="Examples a batch.")] = 128,
-    ridge: Ridge = 1.0,
-    trace: Annotated[Path | None, typer.Option(help="The folder of a traced training.")] = None,
+    run: Annotated[bool, typer.Option("--run", help="Take the recommended lane; needs --out.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The folder to make, with --run.")] = None,
     as_json: Json = False,
 ) -> None:
     """Compare the lanes for a task's forget set before anything is run: guarantee, cost, what they read."""
-    settings = {
-        "init_clip": init_clip, "grad_clip": grad_clip, "model_clip": model_clip,
-        "learning_rate": learning_rate, "weight_decay": weight_decay, "steps": steps,
-    }  # fmt: skip
+    if run and out is None:
+        raise ValueError("out is not given: --run needs --out, the folder to make")
+    if out is not None and not run:
+        raise ValueError(f"out={out} is of use with --run alone: without it nothing is written")
     budget = ex.Budget(epsilon=epsilon, delta=delta)
-    noisy = {name: _calibrated(name, settings, budget, ex.Relation.RETRAINED) for name in _FAMILIES}
+    noisy = {name: settings.noisy.calibrated(name, budget, ex.Relation.RETRAINED) for name in FAMILIES}
     from expunge.planner import plan as compare_lanes
+    from expunge.session import load_head, open_trace, run_lane
     from expunge.task import load_task
-    from expunge.trace import Trace
 
+    traced = None if settings.trace is None else open_trace(settings.trace)
+    head = None if settings.head is None else load_head(settings.head)
     found = compare_lanes(
-        load_task(task), budget, mechanisms=noisy, recipe=ex.Recipe(batch_size=batch_size), recovery_epochs=epochs,
-        training_epochs=training_epochs, ridge=ridge, trace=None if trace is None else Trace(trace),
+        load_task(task), budget, mechanisms=noisy, recipe=ex.Recipe(batch_size=settings.batch_size),
+        recovery_epochs=settings.epochs, training_epochs=training_epochs, ridge=settings.ridge,
+        trace=traced if isinstance(traced, ex.Trace) else None,
+        shards=traced if isinstance(traced, ex.Shards) else None, head=head,
     )  # fmt: skip
-    if as_json:
-        _print_json(found.to_dict())
+    lane, chosen = found.lane, settings.for_lane(found.lane)
+    if lane == ex.Retrain.name:
+        chosen = replace(chosen, epochs=training_epochs)
+    if lane in HEADS and isinstance(head, ex.AnalyticHead) is not (lane == ex.ExactRidge.name):
+        chosen = replace(chosen, head=None)  # a head of the other kind: this one is new
+    if not as_json:
+        _print_plan(found)
+        if not run and lane in LANES:
+            _out.print(_unlearn_command(task, lane, budget, chosen), highlight=False, soft_wrap=True)
+    if not run:
+        if as_json:
+            _print_json(found.to_dict())
         return
-    table = Table("lane", "guarantee", "steps", "seconds", "noise / weights", "reads")
-    for o in found.options:
-        proven = f"epsilon={o.epsilon:.4g}" if o.kind == ex.Kind.EPSILON_DELTA else o.kind
-        seconds = "" if o.seconds is None else f"{o.seconds:.3g}"
-        noise = "" if o.noise_to_weight is None else f"{o.noise_to_weight:.3g}"
-        row = (proven, str(o.steps), seconds, noise, o.reads) if o.applies else ("does not apply",)
-        style = "bold green" if o.lane == found.recommended else None if o.applies and o.keeps else "dim"
-        table.add_row(o.lane, *row, style=style)
-    _out.print(table)
-    for o in found.options:
-        _out.print(f"{o.lane}: {o.why}", highlight=False)
-    _out.print(f"Recommended: {found.recommended}: {found.reason}.", highlight=False)
-    if found.recommended in (ex.ExactRidge.name, ex.Retrain.name, *_FAMILIES):
-        _out.print(f"expunge unlearn {task} --mechanism {found.recommended} --out unlearned", highlight=False)
+    if lane not in LANES:
+        raise RunError(f"nothing is run: {found.reason}")
+    summary = run_lane(task, cast("Path", out), lane, budget, chosen)
+    if as_json:
+        _print_json(found.to_dict() | {"run": summary})
+    else:
+        _print_summary(summary)
 
 
-@app.command()
+@_command
 def audit(
-    task: Annotated[str, typer.Argument(help="module:function or file.py:function that returns an expunge.Task.")],
+    task: TaskName,
     certificate: Annotated[Path, typer.Option(help="The certificate to attack.")],
     out: Annotated[Path, typer.Option(help="The audit.json to write.")] = Path("audit.json"),
     epochs: Annotated[int, typer.Option(help="Recovery: epochs, as in unlearn.")] = 5,
@@ -282,7 +286,7 @@ def audit(
         raise typer.Exit(1)
 
 
-@app.command()
+@_command
 def demo(
     out: Annotated[Path, typer.Option(help="The folder to make.")] = Path("demo"),
     seeds: Annotated[int, typer.Option(help="Runs of each method.")] = 5,
@@ -314,36 +318,53 @@ def demo(
     _out.print(f"All certificates verified. Open {out}/report.html", highlight=False)
 
 
-def _print_summary(summary: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        _print_json(summary)
-        return
+def _print_summary(summary: dict[str, Any]) -> None:
     table = Table("accuracy", "held out", "forgotten data")
     for name in ("original", "released"):
         table.add_row(name, *(f"{summary['accuracy'][name][part]:.3f}" for part in ("held_out", "forget")))
     _out.print(table)
     proven = f"epsilon={summary['epsilon']:.6g} at delta={summary['delta']:g}, relation '{summary['relation']}'"
     _out.print(f"{'exact' if summary['kind'] == 'exact' else proven}; see {summary['folder']}/report.html")
+    replayed = summary.get("replayed")
+    if replayed and replayed["before"]:
+        _out.print(f"{summary['trace']} had forgotten these records before: nothing was replayed.", highlight=False)
+    elif replayed:
+        steps = f"{replayed['steps']} of {replayed['total']} steps ({100 * replayed['fraction']:.1f} % of the training)"
+        _out.print(f"Replayed {steps}. {summary['trace']} has forgotten; delete copies of it.", highlight=False)
     if summary.get("delete"):
         _out.print(f"{summary['delete']} still holds what the forgotten rows added: delete it.", highlight=False)
 
 
-def _calibrated(name: str, settings: dict[str, Any], budget: ex.Budget, relation: ex.Relation) -> Mechanism:
-    if name == ex.Retrain.name:
-        raise ValueError("retrain meets every budget and has nothing to calibrate")
-    if name not in _FAMILIES:
-        library = " (from Python: expunge.calibrate)" if name in MECHANISMS else ""
-        raise ValueError(f"mechanism must be one of {', '.join(_FAMILIES)}, not {name!r}{library}")
-    family = _FAMILIES[name]
-    used = {key: value for key, value in settings.items() if key in _field_names(family)}
-    return ex.calibrate(lambda s: cast("Any", family)(**used, noise_std=s), budget, relation=relation)
+def _print_plan(found: Any) -> None:
+    table = Table("lane", "guarantee", "steps", "seconds", "noise / weights", "reads")
+    for o in found.options:
+        proven = f"epsilon={o.epsilon:.4g}" if o.kind == ex.Kind.EPSILON_DELTA else o.kind
+        seconds = "" if o.seconds is None else f"{o.seconds:.3g}"
+        noise = "" if o.noise_to_weight is None else f"{o.noise_to_weight:.3g}"
+        row = (proven, str(o.steps), seconds, noise, o.reads) if o.applies else ("does not apply",)
+        style = "bold green" if o.lane == found.recommended else None if o.applies and o.keeps else "dim"
+        table.add_row(o.lane, *row, style=style)
+    _out.print(table)
+    for o in found.options:
+        _out.print(f"{o.lane}: {o.why}", highlight=False)
+    _out.print(f"Recommended: {found.recommended}: {found.reason}.", highlight=False)
 
 
-def _field_names(family: type[Mechanism]) -> set[str]:
-    return set(cast("Any", family).__dataclass_fields__)
+def _unlearn_command(task: str, lane: str, budget: ex.Budget, settings: Settings) -> str:
+    """The call that takes this lane with these settings."""
+    asked = {
+        name: value
+        for name, value, default in (("epsilon", budget.epsilon, 1.0), ("delta", budget.delta, 1e-5))
+        if value != default
+    }
+    words = ["expunge", "unlearn", task, "--mechanism", lane]
+    for name, value in (asked | settings.changed()).items():
+        option = name.replace("_", "-")
+        words += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
+    return shlex.join([*words, "--out", "unlearned"])
 
 
-def _fields(mechanism: Mechanism) -> dict[str, Any]:
+def _fields(mechanism: ex.Mechanism) -> dict[str, Any]:
     return asdict(cast("Any", mechanism))
 
 

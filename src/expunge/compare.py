@@ -10,16 +10,15 @@ from torch import Tensor, nn
 
 from expunge import _validate
 from expunge.accounting import Mechanism, guarantee
-from expunge.coins import mode
 from expunge.data import Examples, as_examples
 from expunge.heads import AnalyticHead
 from expunge.pipeline import null_start, recover, retrain, unlearn
 from expunge.progress import track
 from expunge.recovery import Recipe
 from expunge.report.curves import Comparison, Lane
-from expunge.task import Task
+from expunge.task import Task, featured, outputs
 
-__all__ = ["accuracy", "compare", "featured", "outputs"]
+__all__ = ["accuracy", "compare"]
 
 LABELS = {
     "gradient_clipping": "Gradient clipping",
@@ -199,22 +198,6 @@ def _head(task: Task, ridge: float, epochs: int) -> tuple[list[tuple[float, floa
     hits = {name: (wide[name] @ weights).argmax(1) == labels[name] for name in ("held_out", "forget")}
     point = (float(hits["held_out"].double().mean()), float(hits["forget"].double().mean()))
     return [point] * (epochs + 1), seconds
-
-
-@torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
-def outputs(task: Task, rows: Examples) -> int:
-    """The classes of a head: the width of the network's output, which is public.
-
-    Labels would not do: whether a class exists may depend on the forgotten data, and the shape of the weights is released.
-    """
-    with mode(task.model, training=False):
-        return int(task.model(rows.tensors[0][:1]).shape[-1])
-
-
-@torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
-def featured(task: Task, rows: Examples) -> Tensor:
-    """The task's features of rows, shape (n, d)."""
-    return torch.cat([cast("Any", task.features)(x) for x, *_ in rows.chunks(1024)])
 
 
 def _hits(model: nn.Module, batch: Any) -> Tensor:

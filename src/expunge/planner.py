@@ -4,30 +4,32 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from math import sqrt
+from math import ceil, sqrt
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from expunge import _validate
-from expunge.accounting import Budget, Guarantee, Kind, Mechanism, delta_at, guarantee
+from expunge.accounting import Budget, Guarantee, Kind, Mechanism, Replay, delta_at, guarantee
 from expunge.coins import mode
 from expunge.data import Batches, Examples, as_examples
 from expunge.errors import ExpungeError
-from expunge.heads import AnalyticHead
+from expunge.heads import AnalyticHead, ConvexHead
 from expunge.loss import scalar_loss
 from expunge.methods import FlatWeights
 from expunge.recovery import Recipe
-from expunge.task import Task
-from expunge.trace import Trace, cost
+from expunge.task import Task, outputs
+from expunge.trace import Cost, Shards, ShardsCost, Trace, cost
 
 __all__ = ["Option", "Plan", "plan"]
 
 # A gap between trained and null start below this leaves a mechanism nothing that training from scratch has not.
 _WORTHWHILE = 0.5
 _TIMED_STEPS, _TIMED_ROWS = 5, 1024
-_PASSES = 40
+# Passes over the features that a convex head takes: a rule of thumb, rounded up from the 31 and 225 Hessian products that
+# benchmarks/convex_head.py counts on CIFAR-10 features, and the gradients between them.
+_PASSES_KEPT, _PASSES_NEW = 40, 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class Option:
     """One lane.
 
     Args:
-        lane: "retrain", "exact_ridge", "measured_residual", "replay", or the name of a mechanism.
+        lane: "retrain", "exact_ridge", "measured_residual", "replay", "shards", or the name of a mechanism.
         applies: whether it can be run on this task and meets the budget.
         why: what speaks for it, or why it does not apply.
         kind: of its guarantee.
@@ -81,6 +83,11 @@ class Plan:
     recommended: str
     reason: str
 
+    @property
+    def lane(self) -> str:
+        """The mechanism that takes the recommended lane: shards are replayed as one model is."""
+        return Replay.name if self.recommended == "shards" else self.recommended
+
     def option(self, lane: str) -> Option:
         """By name; raises `KeyError`."""
         return {option.lane: option for option in self.options}[lane]
@@ -102,10 +109,13 @@ def plan(
     training_epochs: float = 30,
     ridge: float = 1.0,
     trace: Trace | None = None,
+    shards: Shards | None = None,
+    head: AnalyticHead | ConvexHead | None = None,
 ) -> Plan:
     """Compare the lanes for one request: the task's forget set.
 
-    Nothing is changed. A few training steps and the sums over at most 1,024 rows are timed.
+    Nothing is changed. A few training steps, and features, sums and products over at most 1,024 rows, are timed; a convex
+    head's number of passes over the features is a rule of thumb, and the option says so.
 
     Args:
         task: model, data and loss; `features` and `provenance` for a head, `make_model` for retraining.
@@ -116,6 +126,9 @@ def plan(
         training_epochs: of retraining.
         ridge: of the head.
         trace: of `train_traced`, where the model was trained so.
+        shards: of `train_shards`, likewise.
+        head: one that has learned the forget set. A lane of heads is costed as a request to such a head in any case; where
+            none is given, `why` says what a first one costs.
 
     Raises:
         ValueError: the forget set is not `Examples`.
@@ -126,11 +139,12 @@ def plan(
     if forget is None:
         raise ValueError("task.forget must be Examples: the plan counts and times its rows")
     per_epoch = Batches(task.retain, batch_size=how.batch_size, seed=0).per_epoch
-    step = _seconds_of_a_step(task, how)
+    step = _seconds_of_a_step(task, how.batch_size)
     options = [
         _retrain(task, round(training_epochs * per_epoch), step),
-        *_heads(task, forget, budget, ridge),
-        _replay(trace, forget, step),
+        *_heads(task, forget, budget, ridge, head),
+        _replay(task, trace, forget),
+        _shards(task, shards, forget),
     ]
     recovery = round(recovery_epochs * per_epoch)
     for name, mechanism in mechanisms.items():
@@ -163,15 +177,27 @@ def _retrain(task: Task, steps: int, step: float) -> Option:
     )  # fmt: skip
 
 
-def _heads(task: Task, forget: Examples, budget: Budget, ridge: float) -> tuple[Option, Option]:
+def _heads(
+    task: Task, forget: Examples, budget: Budget, ridge: float, head: AnalyticHead | ConvexHead | None
+) -> tuple[Option, Option]:
     """The exact head and the convex one: both need a feature map."""
-    why = _no_head(task, forget)
+    lanes, why = ("exact_ridge", "measured_residual"), _no_head(task, forget)
     if why:
-        return (
-            Option(lane="exact_ridge", applies=False, why=why),
-            Option(lane="measured_residual", applies=False, why=why),
-        )
-    return _ridge(task, forget, ridge), _convex(task, forget, budget)
+        return Option(lane=lanes[0], applies=False, why=why), Option(lane=lanes[1], applies=False, why=why)
+    exact = head if isinstance(head, AnalyticHead) else None
+    convex = head if isinstance(head, ConvexHead) else None
+    strangers = 0 if head is None else sum(name not in head for name in forget.ids)
+    unknown = (
+        f"{strangers} of the {len(forget)} forgotten rows were never learned by the head, or are forgotten already"
+    )
+    return (
+        Option(lane=lanes[0], applies=False, why=unknown)
+        if exact is not None and strangers
+        else _ridge(task, forget, ridge, kept=exact is not None),
+        Option(lane=lanes[1], applies=False, why=unknown)
+        if convex is not None and strangers
+        else _convex(task, budget, kept=convex is not None),
+    )
 
 
 def _no_head(task: Task, forget: Examples) -> str:
@@ -179,49 +205,101 @@ def _no_head(task: Task, forget: Examples) -> str:
         return "the task names no feature map (features): a head alone is no whole network"
     if not task.provenance:
         return "where the feature map comes from is not declared (provenance): nothing would be proven"
-    labels = forget.tensors[1] if len(forget.tensors) == 2 else None
-    if labels is None or labels.dim() != 1 or labels.is_floating_point():
-        return "it needs Examples(x, y) with a label for each row"
+    retain = as_examples(task.retain)
+    if retain is None:
+        return "it needs task.retain as Examples"
+    for rows in (retain, forget):
+        labels = rows.tensors[1] if len(rows.tensors) == 2 else None
+        if labels is None or labels.dim() != 1 or labels.is_floating_point():
+            return "it needs Examples(x, y) with a label for each row"
+        width = outputs(task, retain)
+        if int(labels.max()) >= width:
+            return f"the network has {width} outputs, and labels reach {int(labels.max())}: a head needs one for each label"
     return ""
 
 
-def _convex(task: Task, forget: Examples, budget: Budget) -> Option:
-    """Timed as passes of two products over the retained features; how many a request takes is a rule of thumb."""
-    retain = as_examples(task.retain)
-    if retain is None:
-        return Option(lane="measured_residual", applies=False, why="it needs task.retain as Examples")
-    with torch.no_grad():
-        wide = cast("Any", task.features)(retain.tensors[0][:_TIMED_ROWS]).double()
-    weights = torch.zeros(wide.shape[1], int(forget.tensors[1].max()) + 1, dtype=torch.float64)
-    seconds = _PASSES * min(_timed(lambda: wide.T @ (wide @ weights)) for _ in range(3)) * len(retain) / len(wide)
+def _convex(task: Task, budget: Budget, *, kept: bool) -> Option:
+    """Features of the retained rows, and as many passes of two products over them as the rule of thumb says."""
+    retain = cast("Examples", as_examples(task.retain))
+    x, wide = retain.tensors[0][:_TIMED_ROWS], list[Tensor]()
+    classes = outputs(task, retain)
+    if classes < 2:
+        return Option(
+            lane="measured_residual", applies=False, why=f"it needs 2 outputs at least, the network has {classes}"
+        )
+
+    def features() -> None:
+        with torch.no_grad():
+            wide.append(cast("Any", task.features)(x).double())
+
+    mapping = min(_timed(features) for _ in range(2))
+    weights = torch.zeros(wide[0].shape[1], classes, dtype=torch.float64)
+    product = min(_timed(lambda: wide[0].T @ (wide[0] @ weights)) for _ in range(3))
+    seconds = [(mapping + passes * product) * len(retain) / len(x) for passes in (_PASSES_KEPT, _PASSES_NEW)]
+    first = "" if kept else f"; a first one is fitted in about {_PASSES_NEW}: {seconds[1]:.2g} s"
     return Option(
         lane="measured_residual", applies=True, kind=str(Kind.EPSILON_DELTA), epsilon=budget.epsilon, delta=budget.delta,
-        seconds=seconds, reads="retained features",
-        why=f"a convex head on the feature map, retrained from where it stands: about {_PASSES} passes over the features",
+        seconds=seconds[0], reads="the head's state and the retained features",
+        why=f"a convex head on the feature map, from where it stands: features of {len(retain)} rows, timed on {len(x)}, and "
+        f"about {_PASSES_KEPT} passes over them, a rule of thumb{first}",
     )  # fmt: skip
 
 
-def _ridge(task: Task, forget: Examples, ridge: float) -> Option:
-    seconds, width = _seconds_of_forgetting(cast("Any", task.features), forget, ridge)
+def _ridge(task: Task, forget: Examples, ridge: float, *, kept: bool) -> Option:
+    retain = cast("Examples", as_examples(task.retain))
+    row, solving, width = _seconds_of_sums(cast("Any", task.features), forget, ridge, outputs(task, retain))
+    first = "" if kept else f"; a first one sums the {len(retain)} retained rows: {len(retain) * row + solving:.2g} s"
     return Option(
-        lane="exact_ridge", applies=True, kind=str(Kind.EXACT), epsilon=0.0, delta=0.0, seconds=seconds,
-        why=f"subtract {len(forget)} rows from sums of width {width}, and solve; a head on the feature map, not the network",
-        reads="the head's state and the forgotten rows",
+        lane="exact_ridge", applies=True, kind=str(Kind.EXACT), epsilon=0.0, delta=0.0,
+        seconds=len(forget) * row + solving, reads="the head's state and the forgotten rows",
+        why=f"subtract {len(forget)} rows from sums of width {width}, and solve; a head on the feature map, not the "
+        f"network{first}",
     )  # fmt: skip
 
 
-def _replay(trace: Trace | None, forget: Examples, step: float) -> Option:
+def _replay(task: Task, trace: Trace | None, forget: Examples) -> Option:
     if trace is None:
         return Option(lane="replay", applies=False, why="the training left no trace (train_traced)")
-    try:
-        found = cost(trace, forget.ids)
-    except (ExpungeError, ValueError) as error:
-        return Option(lane="replay", applies=False, why=str(error))
+    found = _replay_cost(task, lambda: cost(trace, forget.ids))
+    if isinstance(found, str):
+        return Option(lane="replay", applies=False, why=found)
     return Option(
         lane="replay", applies=True, kind=str(Kind.EXACT), epsilon=0.0, delta=0.0, steps=found.steps,
-        seconds=found.steps * step, reads="retained data and a checkpoint",
+        seconds=_seconds_of_a_replay(task, found), reads="retained data and a checkpoint",
         why=f"{found.steps} of {found.total} steps are repeated, from the first use of a forgotten record",
     )  # fmt: skip
+
+
+def _shards(task: Task, shards: Shards | None, forget: Examples) -> Option:
+    if shards is None:
+        return Option(lane="shards", applies=False, why="the model was not trained in shards (train_shards)")
+    found = _replay_cost(task, lambda: shards.cost(forget.ids))
+    if isinstance(found, str):
+        return Option(lane="shards", applies=False, why=found)
+    assert isinstance(found, ShardsCost)
+    average = shards.plan.expected_steps(len(forget))
+    return Option(
+        lane="shards", applies=True, kind=str(Kind.EXACT), epsilon=0.0, delta=0.0, steps=found.steps,
+        seconds=_seconds_of_a_replay(task, found), reads="retained data and checkpoints of the shards that are hit",
+        why=f"{found.steps} of {found.total} steps are repeated, in {len(found.hit)} of {shards.plan.shards} shards; for as "
+        f"many records at random {average:.0f} on average",
+    )  # fmt: skip
+
+
+def _replay_cost(task: Task, look: Callable[[], Cost | ShardsCost]) -> Cost | ShardsCost | str:
+    """The cost, exactly; or why there is no replay."""
+    if task.make_model is None:
+        return "the task has no make_model"
+    try:
+        return look()
+    except (ExpungeError, ValueError) as error:
+        return str(error)
+
+
+def _seconds_of_a_replay(task: Task, found: Cost | ShardsCost) -> float:
+    """Its steps, timed with batches of their mean size and with the augmentation."""
+    size = max(1, ceil(found.gradients / max(1, found.steps)))
+    return found.steps * _seconds_of_a_step(task, size, augmented=True)
 
 
 def _noisy(name: str, mechanism: Mechanism, task: Task, budget: Budget, recovery: int, step: float) -> Option:
@@ -253,16 +331,19 @@ def _words(proven: Guarantee, budget: Budget, gap: float) -> str:
     return "keeps some of the trained weights: any loss, any architecture"
 
 
-def _seconds_of_a_step(task: Task, recipe: Recipe) -> float:
+def _seconds_of_a_step(task: Task, batch_size: int, *, augmented: bool = False) -> float:
     """One training step, forward and backward, the median of five."""
     model = copy.deepcopy(task.model)
-    batches = iter(Batches(task.retain, batch_size=recipe.batch_size, seed=0))
+    batches = iter(Batches(task.retain, batch_size=batch_size, seed=0))
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=1e-9)
 
     def step() -> None:
+        batch = next(batches)
+        if augmented and task.augment is not None:
+            batch = task.augment(batch, torch.Generator(batch[0].device).manual_seed(0))
         optimizer.zero_grad()
-        scalar_loss(task.loss, model, next(batches)).backward()  # pyright: ignore[reportUnknownMemberType]
+        scalar_loss(task.loss, model, batch).backward()  # pyright: ignore[reportUnknownMemberType]
         optimizer.step()  # pyright: ignore[reportUnknownMemberType]
 
     with mode(model, training=True), torch.random.fork_rng():
@@ -270,12 +351,14 @@ def _seconds_of_a_step(task: Task, recipe: Recipe) -> float:
         return sorted(_timed(step) for _ in range(_TIMED_STEPS))[_TIMED_STEPS // 2]
 
 
-def _seconds_of_forgetting(features: Callable[[Tensor], Tensor], forget: Examples, ridge: float) -> tuple[float, int]:
-    """Features and sums of the rows, timed on the first of them, and a solution; with the width. The better of two."""
-    x, y = (t[:_TIMED_ROWS] for t in forget.tensors)
-    ids, classes = forget.ids[: len(x)], int(forget.tensors[1].max()) + 1
+def _seconds_of_sums(
+    features: Callable[[Tensor], Tensor], rows: Examples, ridge: float, classes: int
+) -> tuple[float, float, int]:
+    """Features and sums, a row, timed on the first 1,024; of a solution; and the width. The better of two."""
+    x, y = (t[:_TIMED_ROWS] for t in rows.tensors)
+    ids = rows.ids[: len(x)]
 
-    def once() -> tuple[float, int]:
+    def once() -> tuple[float, float, int]:
         head = AnalyticHead(ridge=ridge, classes=classes)
         wide: list[Tensor] = []
 
@@ -284,8 +367,7 @@ def _seconds_of_forgetting(features: Callable[[Tensor], Tensor], forget: Example
                 wide.append(features(x))
             head.learn(wide[0], y, ids=ids)
 
-        summing = _timed(sums) * len(forget) / len(x)
-        return summing + _timed(lambda: head.weights), wide[0].shape[1]
+        return _timed(sums) / len(x), _timed(lambda: head.weights), wide[0].shape[1]
 
     return min(once(), once())
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
-from expunge.data import as_examples
+from expunge.coins import mode
+from expunge.data import Examples, as_examples
 from expunge.errors import TaskError
 from expunge.loss import Loss
 
-__all__ = ["Task", "load_task"]
+__all__ = ["Task", "featured", "labelled", "load_task", "outputs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,7 @@ class Task:
             of the model's outputs for the batch's first tensor is compared with its second.
         features: a feature map for exact heads, from rows x to shape (n, d); optional.
         provenance: why that map does not depend on data that may be forgotten, in a line; "" where this is not known.
+        augment: `augment(batch, generator) -> batch`, for replays: the one that the trace was made with; optional.
     """
 
     model: nn.Module
@@ -49,6 +52,7 @@ class Task:
     accuracy: Callable[[nn.Module, Any], Tensor] | None = None
     features: Callable[[Tensor], Tensor] | None = None
     provenance: str = ""
+    augment: Callable[[Any, torch.Generator], Any] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -57,11 +61,47 @@ class Task:
             raise TaskError(f"task.loss must be a function loss(model, batch), not {self.loss!r}")
         if self.make_model is not None and (isinstance(self.make_model, nn.Module) or not callable(self.make_model)):
             raise TaskError("task.make_model must be a function that builds a fresh model")
+        if self.augment is not None and not callable(self.augment):
+            raise TaskError(f"task.augment must be a function augment(batch, generator), not {self.augment!r}")
         for name in ("retain", "forget", "held_out"):
             try:
                 as_examples(getattr(self, name))
             except (TypeError, ValueError) as error:
                 raise TaskError(f"task.{name}: {error}") from error
+
+
+def labelled(task: Task, part: str) -> Examples:
+    """The rows of a part of a task, "retain", "forget" or "held_out", as a head needs them.
+
+    Raises:
+        TaskError: they are no `Examples(x, y)` with a label for each row.
+    """
+    rows = as_examples(getattr(task, part))
+    if rows is None or len(rows.tensors) != 2 or rows.tensors[1].dim() != 1 or rows.tensors[1].is_floating_point():
+        raise TaskError(f"a head needs task.{part} as Examples(x, y) with a label for each row")
+    return rows
+
+
+@torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
+def outputs(task: Task, rows: Examples) -> int:
+    """The classes of a head: the width of the network's output, which is public.
+
+    Labels would not do: whether a class exists may depend on the forgotten data, and the shape of the weights is released.
+    """
+    with mode(task.model, training=False):
+        return int(task.model(rows.tensors[0][:1]).shape[-1])
+
+
+@torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
+def featured(task: Task, rows: Examples) -> Tensor:
+    """The task's features of rows, shape (n, d).
+
+    Raises:
+        TaskError: the task names no feature map.
+    """
+    if task.features is None:
+        raise TaskError("a head needs task.features, a map from rows to features, and task.provenance")
+    return torch.cat([task.features(x) for x, *_ in rows.chunks(1024)])
 
 
 def load_task(where: str) -> Task:

@@ -8,7 +8,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from expunge.accounting import gaussian
-from expunge.audit.evidence import EVIDENCE, Counts, GaussianFit, Means, OneRun
+from expunge.audit.evidence import EVIDENCE, Counts, GaussianFit, Means, OneRun, OneRunViaCertifier
 
 DELTA, CONFIDENCE = 1e-5, 0.95
 
@@ -139,6 +139,34 @@ def test_the_one_run_bound_is_where_the_papers_p_value_crosses_alpha(m, r, v, de
         assert chance_by_the_papers_loop(m, r, v, 0.0, delta) > 0.05
 
 
+@pytest.mark.parametrize("delta", [0.0, 1e-5, 1e-3])
+def test_through_a_certifier_the_one_run_bound_is_that_of_two_steps(delta):
+    """P ≤ e^ε C + δ and C ≤ e^ε Q + δ: the canary's coin moves the output by (2ε, (1 + e^ε) δ)."""
+    counts = {"canaries": 200, "guesses": 100, "correct": 95}
+    bound = OneRunViaCertifier(**counts).epsilon(delta=delta, confidence=CONFIDENCE)
+    assert bound > 0
+
+    def chance(epsilon):
+        return chance_by_the_papers_loop(200, 100, 95, 2 * epsilon, (1 + exp(epsilon)) * delta)
+
+    assert chance(bound) <= 0.05 <= chance(bound * (1 + 1e-6))
+    plain = OneRun(**counts)
+    if delta == 0:
+        assert 2 * bound == pytest.approx(plain.epsilon(delta=0.0, confidence=CONFIDENCE), rel=1e-6)
+    assert OneRunViaCertifier(**counts).ceiling(delta=delta, confidence=0.95) < plain.ceiling(
+        delta=delta, confidence=0.95
+    )
+
+
+def test_two_outputs_at_either_side_of_a_certifier_are_refuted_by_one_run_and_not_through_the_certifier():
+    """N(1, 1) and N(-1, 1), each 1-GDP to N(0, 1): the expected guesses above 3.3 and below -3.3 of four million coins."""
+    claim, delta = gaussian.epsilon(1.0, 1e-9), 1e-9
+    right, wrong = (round(4e6 * stats.norm.sf(3.3 - mean)) for mean in (1, -1))
+    counts = {"canaries": 4_000_000, "guesses": right + wrong, "correct": right}
+    assert OneRun(**counts).epsilon(delta=delta, confidence=CONFIDENCE) > claim
+    assert OneRunViaCertifier(**counts).epsilon(delta=delta, confidence=CONFIDENCE) < 0.6 * claim
+
+
 def test_randomised_response_is_not_refuted_by_one_run_more_often_than_promised():
     """ε = 1 exactly: the case where Theorem 3.1 is tight for δ = 0."""
     rng, truth = np.random.default_rng(5), 1.0
@@ -157,7 +185,7 @@ def test_more_canaries_raise_the_ceiling_of_one_run():
 
 
 def test_every_kind_of_evidence_is_in_the_table_under_its_name():
-    assert set(EVIDENCE) == {"counts", "means", "gaussian_fit", "one_run"}
+    assert set(EVIDENCE) == {"counts", "means", "gaussian_fit", "one_run", "one_run_via_certifier"}
     assert all(cls.kind == name and cls.assumes for name, cls in EVIDENCE.items())
 
 

@@ -5,8 +5,8 @@ from math import sqrt
 
 import pytest
 
-from expunge import OutputPerturbation, Relation, guarantee
-from expunge.audit.evidence import Counts, GaussianFit, Means, OneRun
+from expunge import OutputPerturbation, Relation, UndeclaredFeatures, guarantee
+from expunge.audit.evidence import Counts, GaussianFit, Means, OneRun, OneRunViaCertifier
 from expunge.audit.finding import Finding
 from expunge.audit.report import Audit
 from expunge.errors import MalformedAudit
@@ -17,6 +17,7 @@ KINDS = [
     Means(p_mean=0.9, p_runs=30, q_mean=0.2, q_runs=30),
     GaussianFit(p_mean=2.0, p_samples=100, q_mean=0.0, q_samples=100, std=1.0),
     OneRun(canaries=500, guesses=200, correct=190),
+    OneRunViaCertifier(canaries=500, guesses=200, correct=190),
 ]
 
 
@@ -51,6 +52,10 @@ def test_a_claim_of_another_relation_or_a_larger_delta_is_not_compared():
     with pytest.raises(ValueError, match=r"delta=1e-05, the guarantee speaks of delta=0\.001"):
         finding().refutes(claim(0.3, delta=1e-3))
     finding().refutes(claim(0.3, delta=1e-6))  # a smaller delta claims more
+
+
+def test_nothing_refutes_a_guarantee_of_kind_none():
+    assert not finding().refutes(guarantee(UndeclaredFeatures(head="exact_ridge"), delta=1e-5))
 
 
 @pytest.mark.parametrize("evidence", KINDS, ids=lambda e: e.kind)

@@ -1,9 +1,7 @@
 """The audit of a task: every attack that applies to it, in parts that an interruption does not lose."""
 
-import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,17 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from expunge import _validate
-from expunge._files import write_over
 from expunge.accounting import Mechanism, Retrain
 from expunge.attacks.arena import Arena, mechanism, retraining
+from expunge.attacks.lanes import LANES, lane_canaries, lane_membership, lane_worlds
 from expunge.attacks.membership import membership
 from expunge.attacks.one_training import canaries, losses
+from expunge.attacks.parts import Effort, How, Kept, Part, left_out
 from expunge.attacks.worlds import two_worlds
 from expunge.audit.finding import Finding
 from expunge.audit.null_start import null_start
 from expunge.audit.report import Audit
 from expunge.data import Examples, as_examples
-from expunge.errors import ExpungeError, MalformedAudit, ModelRefused, StateError
+from expunge.errors import ExpungeError, ModelRefused
 from expunge.methods import EXECUTORS
 from expunge.pipeline import recover, retrain, unlearn
 from expunge.recovery import Recipe, rescale_
@@ -31,31 +30,6 @@ from expunge.replicates import Pictures, RunBatches, Stack, accuracy_runs, recov
 from expunge.task import Task
 
 __all__ = ["Effort", "audit_task"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Effort:
-    """How much is spent.
-
-    Args:
-        replicates: runs of each world in the two-worlds attack.
-        seeds: runs from each start in the null-start audit, at least 8.
-        runs: models in the membership attacks, at least 8; 0 leaves them out, for models too large for shadow models.
-    """
-
-    replicates: int = 100_000
-    seeds: int = 64
-    runs: int = 128
-
-    def __post_init__(self) -> None:
-        _validate.whole(100, replicates=self.replicates)
-        _validate.whole(8, seeds=self.seeds)
-        _validate.whole(8 if self.runs else 0, runs=self.runs)
-
-    @classmethod
-    def quick(cls) -> "Effort":
-        """Under a minute for a small task."""
-        return cls(replicates=20_000, seeds=48, runs=32)
 
 
 def audit_task(
@@ -78,7 +52,7 @@ def audit_task(
     A part that does not apply to the task is left out, and the audit says why.
 
     Args:
-        task: trained model and data; `make_model` for the membership attacks.
+        task: trained model and data; `make_model` for the membership attacks and for a replay, `features` for heads.
         attacked: the mechanism of the certificate.
         certificate: its content digest.
         delta: δ at which ε is bounded.
@@ -97,9 +71,9 @@ def audit_task(
     _validate.whole(recovery_epochs=recovery_epochs, training_epochs=training_epochs)
     spend = effort or Effort()
     settings = [repr(attacked), certificate, delta, confidence, repr(recipe), recovery_epochs, training_epochs]
-    kept = _Kept(state, repr([*settings, rescale, spend, seed]))
-    how = _How(task, attacked, delta, confidence, recipe, recovery_epochs, training_epochs, rescale, spend, seed)
-    parts: dict[str, Callable[[_How], _Part]] = {
+    kept = Kept(state, repr([*settings, rescale, spend, seed]))
+    how = How(task, attacked, delta, confidence, recipe, recovery_epochs, training_epochs, rescale, spend, seed)
+    parts: dict[str, Callable[[How], Part]] = {
         "two worlds": _worlds,
         "null start": _null_start,
         "membership": _membership,
@@ -118,49 +92,30 @@ def audit_task(
     return Audit(certificate=certificate, findings=tuple(findings), details=details)
 
 
-_Part = tuple[list[Finding], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class _How:
-    task: Task
-    mechanism: Mechanism
-    delta: float
-    confidence: float
-    recipe: Recipe
-    recovery_epochs: int
-    training_epochs: int
-    rescale: bool
-    effort: Effort
-    seed: int
-
-
-def _left_out(reason: object) -> _Part:
-    return [], {"left_out": str(reason)}
-
-
-def _worlds(how: _How) -> _Part:
+def _worlds(how: How) -> Part:
     if isinstance(how.mechanism, Retrain):
-        return _left_out("retraining is exact: no output depends on the start")
+        return left_out("retraining is exact: no output depends on the start")
+    if isinstance(how.mechanism, LANES):
+        return lane_worlds(how)
     coins = torch.Generator().manual_seed(how.seed)
     try:
         found = two_worlds(
             how.mechanism, replicates=how.effort.replicates, delta=how.delta, confidence=how.confidence, generator=coins
         )
     except TypeError as error:
-        return _left_out(error)
+        return left_out(error)
     return list(found.findings), found.details
 
 
-def _null_start(how: _How) -> _Part:
+def _null_start(how: How) -> Part:
     """Accuracy on held-out data after recovery, from the trained model and from zero, as one stack of runs."""
     if type(how.mechanism) not in EXECUTORS:
-        return _left_out(f"'{how.mechanism.name}' has no start in a ball")
+        return left_out(f"'{how.mechanism.name}' has no start in a ball")
     try:
         pictures, rows = _held(how.task)
         one = Stack.of([how.task.model])
     except (ExpungeError, ValueError, TypeError) as error:
-        return _left_out(error)
+        return left_out(error)
     n = how.effort.seeds
     stack = one.with_theta(torch.cat([one.theta.expand(n, -1), torch.zeros(n, one.theta.shape[1])]).contiguous())
     retain = rows["retain"].expand(2 * n, -1)
@@ -187,18 +142,20 @@ def _null_start(how: _How) -> _Part:
     return found, {"trained": accuracy[:n], "null": accuracy[n:], "unit": "share of right answers"}
 
 
-def _membership(how: _How) -> _Part:
+def _membership(how: How) -> Part:
     if how.effort.runs == 0:
-        return _left_out("no shadow models were asked for")
+        return left_out("no shadow models were asked for")
+    if isinstance(how.mechanism, LANES):
+        return lane_membership(how)
     if not _can_be_run(how.mechanism):
-        return _left_out(f"'{how.mechanism.name}' does not start from trained models and their retained data")
+        return left_out(f"'{how.mechanism.name}' does not start from trained models and their retained data")
     if how.task.make_model is None:
-        return _left_out("the task has no make_model: shadow models cannot be trained")
+        return left_out("the task has no make_model: shadow models cannot be trained")
     try:
         pictures, rows = _held(how.task)
         Stack.of([how.task.model])
     except (ExpungeError, ValueError, TypeError) as error:
-        return _left_out(error)
+        return left_out(error)
     arena = Arena(
         pictures=pictures, retain=rows["retain"], candidates=rows["forget"], population=rows["held_out"],
         runs=how.effort.runs, make_model=how.task.make_model, loss=cast("Any", how.task.loss), recipe=how.recipe,
@@ -209,18 +166,20 @@ def _membership(how: _How) -> _Part:
     return list(found.findings), found.details
 
 
-def _canaries(how: _How) -> _Part:
+def _canaries(how: How) -> Part:
     """One training with the verbs that a user has, so for any model and data that they take."""
+    if isinstance(how.mechanism, LANES):
+        return lane_canaries(how)
     task, make_model = how.task, how.task.make_model
     if not _can_be_run(how.mechanism):
-        return _left_out(f"'{how.mechanism.name}' does not start from a trained model and its retained data")
+        return left_out(f"'{how.mechanism.name}' does not start from a trained model and its retained data")
     if make_model is None:
-        return _left_out("the task has no make_model: no model can be trained with half of the forget set")
+        return left_out("the task has no make_model: no model can be trained with half of the forget set")
     if task.center is not None:
-        return _left_out("the ball has a centre: a fresh training would need one of its own")
+        return left_out("the ball has a centre: a fresh training would need one of its own")
     retain, forget = as_examples(task.retain), as_examples(task.forget)
     if retain is None or forget is None or len(forget) < 20:
-        return _left_out("it needs task.retain and task.forget as Examples, at least 20 to forget")
+        return left_out("it needs task.retain and task.forget as Examples, at least 20 to forget")
     coins = torch.Generator().manual_seed(how.seed + 4)
 
     def learn(own: Examples | None) -> nn.Module:
@@ -250,7 +209,7 @@ def _canaries(how: _How) -> _Part:
             learn, release, forget, score=score, delta=how.delta, confidence=how.confidence, generator=coins
         )
     except ModelRefused as error:
-        return _left_out(error)
+        return left_out(error)
     return list(found.findings), found.details
 
 
@@ -277,39 +236,3 @@ def _held(task: Task) -> tuple[Pictures, dict[str, Tensor]]:
     x, y = (torch.cat([e.tensors[k] for e in held.values()]) for k in (0, 1))
     rows = dict(zip(held, torch.arange(len(y)).split([len(e) for e in held.values()]), strict=True))
     return Pictures(x, y), rows
-
-
-class _Kept:
-    """Finished parts in a state file."""
-
-    def __init__(self, path: Path | None, settings: str) -> None:
-        self.path, self.key = path, hashlib.sha256(settings.encode()).hexdigest()
-        self.parts: dict[str, Any] = {}
-        if path is None or not path.exists():
-            return
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            key, self.parts = content["settings"], dict(content["parts"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StateError(f"{path} is not a whole audit state: {error}; remove it to start again") from error
-        if key != self.key:
-            raise StateError(f"{path} belongs to an audit with other settings; remove it, or repeat those settings")
-
-    def get(self, name: str) -> _Part | None:
-        held = self.parts.get(name)
-        if held is None:
-            return None
-        try:
-            return [Finding.from_dict(fields) for fields in held["findings"]], held["details"]
-        except (MalformedAudit, KeyError, TypeError) as error:
-            raise StateError(f"{self.path}: {name}: {error}; remove it to start again") from error
-
-    def put(self, name: str, part: _Part) -> None:
-        if self.path is None:
-            return
-        self.parts[name] = {"findings": [finding.to_dict() for finding in part[0]], "details": part[1]}
-        write_over(self.path, json.dumps({"settings": self.key, "parts": self.parts}).encode())
-
-    def remove(self) -> None:
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)

@@ -13,12 +13,13 @@ from expunge.accounting import Relation
 from expunge.attacks.arena import Arena, Unlearner
 from expunge.attacks.attacked import Attacked
 from expunge.audit import membership as scoring
+from expunge.audit.evidence import OneRun
 from expunge.audit.finding import Finding
 from expunge.audit.one_run import one_run
 from expunge.audit.scores import auc, roc, tpr_at_fpr
 from expunge.replicates import Stack
 
-__all__ = ["MEMBERSHIP_ATTACKS", "membership"]
+__all__ = ["MEMBERSHIP_ATTACKS", "Seen", "coins_guessed", "log_probability", "membership"]
 
 Array = NDArray[np.float64]
 MEMBERSHIP_ATTACKS = ("loss threshold", "LiRA", "U-LiRA", "RMIA")
@@ -27,13 +28,33 @@ _ENOUGH = 64  # shadow models, for a variance of each candidate's own
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What models say of candidates and of the population: probabilities of the true label, logits of them, losses."""
+class Seen:
+    """What models say of candidates and of the population, shapes (runs, rows).
+
+    Args:
+        confidence: logit confidence in the candidates' true labels.
+        loss: of the candidates.
+        probability: of the candidates' true labels.
+        population: probability of the true labels of rows that no run saw.
+    """
 
     confidence: Array
     loss: Array
     probability: Array
     population: Array
+
+    @classmethod
+    def of(cls, candidates: Tensor, labels: Tensor, population: Tensor, population_labels: Tensor) -> "Seen":
+        """From logits of shape (runs, rows, classes) and labels of shape (rows,)."""
+        log_p = log_probability(candidates, labels)
+        true = labels.cpu().numpy()
+        logits = candidates.double().cpu().numpy()
+        return cls(
+            confidence=np.stack([scoring.logit_confidence_from_logits(one, true) for one in logits]),
+            loss=-log_p,
+            probability=np.exp(log_p),
+            population=np.exp(log_probability(population, population_labels)),
+        )
 
 
 def membership(
@@ -59,19 +80,51 @@ def membership(
     before = arena.trained() if trained is None else trained
     shadows = _seen(arena, before)
     released = unlearner(arena, before.copy())
-    seen, null = _seen(arena, released), _seen(arena, arena.retrained())
-    coins = arena.coins.cpu().numpy()
+    found = coins_guessed(
+        arena.coins.cpu().numpy(), shadows=shadows, released=_seen(arena, released), null=_seen(arena, arena.retrained()),
+        delta=delta, confidence=confidence,
+    )  # fmt: skip
+    extra = {"retained": _retained(arena, released), "accuracy": _accuracy(arena, released)}
+    return Attacked(findings=found.findings, details=extra | found.details)
+
+
+def coins_guessed(
+    coins: NDArray[np.bool_],
+    *,
+    shadows: Seen,
+    released: Seen,
+    null: Seen,
+    delta: float,
+    confidence: float,
+    kind: type[OneRun] = OneRun,
+) -> Attacked:
+    """Every attack on what models said, whatever they are: see `membership`.
+
+    Args:
+        coins: who was in, shape (runs, candidates), at least 8 runs.
+        shadows: what the models said before they unlearned.
+        released: after it.
+        null: what models said that never saw a candidate.
+        delta: δ at which ε is bounded.
+        confidence: of all findings together.
+        kind: of the evidence, see `one_run`.
+    """
     each = 1 - (1 - confidence) / len(MEMBERSHIP_ATTACKS)
     findings: list[Finding] = []
-    details: dict[str, Any] = {"retained": _retained(arena, released), "accuracy": _accuracy(arena, released)}
-    half = arena.runs // 2
+    details: dict[str, Any] = {}
+    half = len(coins) // 2
     for name in MEMBERSHIP_ATTACKS:
         score = _ATTACKS[name]
-        own, other = (score(s, s if name == "U-LiRA" else shadows, coins, half) for s in (seen, null))
-        members, quarter = coins[half:], (arena.runs - half) // 2
+        own, other = (score(s, s if name == "U-LiRA" else shadows, coins, half) for s in (released, null))
+        members, quarter = coins[half:], (len(coins) - half) // 2
         evidence, nothing = (
             one_run(
-                s[quarter:], members[quarter:], practice=(s[:quarter], members[:quarter]), delta=delta, confidence=each
+                s[quarter:],
+                members[quarter:],
+                practice=(s[:quarter], members[:quarter]),
+                delta=delta,
+                confidence=each,
+                kind=kind,
             )
             for s in (own, other)
         )
@@ -85,29 +138,26 @@ def membership(
     return Attacked(findings=tuple(findings), details=details)
 
 
-def _seen(arena: Arena, stack: Stack) -> _Seen:
-    log_p = _log_probability(arena, stack, arena.candidates)
-    return _Seen(
-        confidence=arena.confidences(stack),
-        loss=-log_p,
-        probability=np.exp(log_p),
-        population=np.exp(_log_probability(arena, stack, arena.population)),
-    )
+def _seen(arena: Arena, stack: Stack) -> Seen:
+    labels = arena.pictures.labels
+    return Seen.of(
+        arena.outputs(stack), labels[arena.candidates], arena.outputs(stack, arena.population), labels[arena.population]
+    )  # fmt: skip
 
 
-def _log_probability(arena: Arena, stack: Stack, rows: Tensor) -> Array:
+def log_probability(logits: Tensor, labels: Tensor) -> Array:
     """Of the true labels, shape (runs, rows)."""
-    log_p = arena.outputs(stack, rows).double().log_softmax(-1)
-    index = arena.pictures.labels[rows].expand(stack.runs, -1)[..., None]
+    log_p = logits.double().log_softmax(-1)
+    index = labels.expand(len(logits), -1)[..., None]
     return log_p.gather(-1, index)[..., 0].cpu().numpy()
 
 
-def _by_loss(seen: _Seen, _shadows: _Seen, _coins: NDArray[np.bool_], half: int) -> Array:
+def _by_loss(seen: Seen, _shadows: Seen, _coins: NDArray[np.bool_], half: int) -> Array:
     losses = seen.loss[half:]
     return scoring.loss_scores(losses.reshape(-1)).reshape(losses.shape)
 
 
-def _by_ratio(seen: _Seen, shadows: _Seen, coins: NDArray[np.bool_], half: int) -> Array:
+def _by_ratio(seen: Seen, shadows: Seen, coins: NDArray[np.bool_], half: int) -> Array:
     """A candidate that too few shadow models speak of gets 0: no opinion."""
     taught, was_in = shadows.confidence[:half], coins[:half]
     ins, outs = np.where(was_in, taught, np.nan), np.where(was_in, np.nan, taught)
@@ -122,14 +172,14 @@ def _by_ratio(seen: _Seen, shadows: _Seen, coins: NDArray[np.bool_], half: int) 
     return scores
 
 
-def _by_rmia(seen: _Seen, shadows: _Seen, _coins: NDArray[np.bool_], half: int) -> Array:
+def _by_rmia(seen: Seen, shadows: Seen, _coins: NDArray[np.bool_], half: int) -> Array:
     """Reference models: the trained ones of the teaching half, in and out alike on average (the coins are fair)."""
     reference, population = shadows.probability[:half], shadows.population[:half]
     pairs = zip(seen.probability[half:], seen.population[half:], strict=True)
     return np.stack([scoring.rmia(row, reference, others, population) for row, others in pairs])
 
 
-_ATTACKS: dict[str, Callable[[_Seen, _Seen, NDArray[np.bool_], int], Array]] = {
+_ATTACKS: dict[str, Callable[[Seen, Seen, NDArray[np.bool_], int], Array]] = {
     "loss threshold": _by_loss,
     "LiRA": _by_ratio,
     "U-LiRA": _by_ratio,
@@ -157,7 +207,9 @@ def _curve(scores: Array, members: NDArray[np.bool_]) -> dict[str, Any]:
 def _retained(arena: Arena, stack: Stack) -> dict[str, Any]:
     """Loss-threshold AUC of retained rows against the population: what learning, not forgetting, leaves."""
     rows = arena.retain[: len(arena.population)]
-    kept, never = (_log_probability(arena, stack, r).reshape(-1) for r in (rows, arena.population))
+    kept, never = (
+        log_probability(arena.outputs(stack, r), arena.pictures.labels[r]).reshape(-1) for r in (rows, arena.population)
+    )
     return {"auc": auc(kept, never), "direction": "0.5: not told apart"}
 
 

@@ -32,6 +32,7 @@ def canaries(
     delta: float = 1e-5,
     confidence: float = 0.95,
     generator: torch.Generator,
+    kind: type[OneRun] = OneRun,
 ) -> Attacked:
     """Train once with a random half of the candidates, forget that half, and guess from the released model which it was.
 
@@ -47,6 +48,7 @@ def canaries(
         delta: δ at which ε is bounded.
         confidence: of the bound.
         generator: of the coins.
+        kind: of the evidence, see `one_run`.
 
     Raises:
         ValueError: fewer than 20 candidates, or scores of another shape, NaN, or all alike.
@@ -65,7 +67,7 @@ def canaries(
 
     def evidence(truth: NDArray[np.bool_]) -> OneRun:
         known = (scores[practice], truth[practice])
-        return one_run(scores[counted], truth[counted], practice=known, delta=delta, confidence=confidence)
+        return one_run(scores[counted], truth[counted], practice=known, delta=delta, confidence=confidence, kind=kind)
 
     found = Finding(
         attack="canaries: one training", relation=Relation.RETRAINED, delta=delta, confidence=confidence,

@@ -3,10 +3,21 @@
 An audit never proves a guarantee. It refutes one, or it does not.
 """
 
-from expunge.audit.evidence import Counts, Evidence, GaussianFit, Means, OneRun
+from expunge.audit.evidence import Counts, Evidence, GaussianFit, Means, OneRun, OneRunViaCertifier
 from expunge.audit.finding import Finding
 from expunge.audit.null_start import null_start
 from expunge.audit.one_run import one_run
 from expunge.audit.report import Audit
 
-__all__ = ["Audit", "Counts", "Evidence", "Finding", "GaussianFit", "Means", "OneRun", "null_start", "one_run"]
+__all__ = [
+    "Audit",
+    "Counts",
+    "Evidence",
+    "Finding",
+    "GaussianFit",
+    "Means",
+    "OneRun",
+    "OneRunViaCertifier",
+    "null_start",
+    "one_run",
+]

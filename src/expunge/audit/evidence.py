@@ -21,7 +21,7 @@ from expunge import _validate
 from expunge.accounting import gaussian
 from expunge.accounting.search import smallest
 
-__all__ = ["EVIDENCE", "Counts", "Evidence", "GaussianFit", "Means", "OneRun"]
+__all__ = ["EVIDENCE", "Counts", "Evidence", "GaussianFit", "Means", "OneRun", "OneRunViaCertifier"]
 
 
 class Evidence(Protocol):
@@ -245,10 +245,10 @@ class OneRun:
         """The largest ε whose chance of so many right guesses is at most 1 - confidence."""
         _check(delta, confidence)
         alpha = 1 - confidence
-        if self._chance(0.0, delta) > alpha:
+        if self._chance(*self._apart(0.0, delta)) > alpha:
             return 0.0
         # The chance grows with ε. `smallest` returns an ε that passes; the bound is the last that fails.
-        edge = smallest(lambda e: alpha - self._chance(e, delta), tolerance=1e-9)
+        edge = smallest(lambda e: alpha - self._chance(*self._apart(e, delta)), tolerance=1e-9)
         return edge * (1 - 1e-8) if isfinite(edge) else inf
 
     def mu(self, *, confidence: float) -> None:
@@ -257,9 +257,14 @@ class OneRun:
 
     def ceiling(self, *, delta: float, confidence: float) -> float:
         """All canaries guessed, all right."""
-        return OneRun(canaries=self.canaries, guesses=self.canaries, correct=self.canaries).epsilon(
+        return type(self)(canaries=self.canaries, guesses=self.canaries, correct=self.canaries).epsilon(
             delta=delta, confidence=confidence
         )
+
+    @staticmethod
+    def _apart(epsilon: float, delta: float) -> tuple[float, float]:
+        """How close the outputs with a canary in and out are, where the mechanism is (ε, δ)-close."""
+        return epsilon, delta
 
     def _chance(self, epsilon: float, delta: float) -> float:
         """An upper bound on the probability of `correct` right guesses or more, for an (ε, δ)-close mechanism."""
@@ -273,7 +278,26 @@ class OneRun:
         return min(tail + 2 * self.canaries * delta * float(lost.max()), 1.0)
 
 
-EVIDENCE: dict[str, type[Any]] = {kind.kind: kind for kind in (Counts, Means, GaussianFit, OneRun)}
+@dataclass(frozen=True, kw_only=True)
+class OneRunViaCertifier(OneRun):
+    """`OneRun` for a guarantee that compares each output with a certifier, and not two outputs with each other.
+
+    With a canary in, P ≤ e^ε C + δ; with it out, C ≤ e^ε Q + δ. So P ≤ e^2ε Q + (1 + e^ε) δ, and no more is claimed of
+    two runs. The bound is the largest ε that is refuted in that form.
+    """
+
+    kind: ClassVar[str] = "one_run_via_certifier"
+    assumes: ClassVar[str] = (
+        "one run; every canary in or out by an independent fair coin; with a canary in and with it out the output is "
+        "(ε, δ)-close to one certifier"
+    )
+
+    @staticmethod
+    def _apart(epsilon: float, delta: float) -> tuple[float, float]:
+        return 2 * epsilon, min((1 + exp(min(epsilon, 700.0))) * delta, 1.0)
+
+
+EVIDENCE: dict[str, type[Any]] = {kind.kind: kind for kind in (Counts, Means, GaussianFit, OneRun, OneRunViaCertifier)}
 
 
 def _check(delta: float, confidence: float) -> None:

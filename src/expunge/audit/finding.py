@@ -7,7 +7,7 @@ from math import inf, isclose, isfinite
 from typing import Any, cast
 
 from expunge import _validate
-from expunge.accounting import Guarantee, Relation
+from expunge.accounting import Guarantee, Kind, Relation
 from expunge.audit.evidence import EVIDENCE, Evidence
 from expunge.errors import MalformedAudit
 
@@ -63,11 +63,15 @@ class Finding:
     def refutes(self, guarantee: Guarantee) -> bool:
         """Whether a bound exceeds what is claimed: ε at a δ no larger than this finding's, or μ.
 
+        A guarantee of kind `none` claims nothing, and nothing refutes it.
+
         Raises:
             ValueError: the guarantee is about another relation, or about a larger δ than the finding.
         """
         if guarantee.relation is not self.relation:
             raise ValueError(f"the finding is about {self.relation}, the guarantee about {guarantee.relation}")
+        if guarantee.kind is Kind.NONE:
+            return False
         if guarantee.delta > self.delta:
             raise ValueError(
                 f"the finding bounds epsilon at delta={self.delta:g}, the guarantee speaks of delta={guarantee.delta:g}"

@@ -17,6 +17,7 @@ def one_run(
     practice: tuple[NDArray[np.float64], NDArray[np.bool_]] | None = None,
     delta: float,
     confidence: float,
+    kind: type[OneRun] = OneRun,
 ) -> OneRun:
     """Guess "in" for the highest scores and "out" for the lowest, and count.
 
@@ -30,6 +31,7 @@ def one_run(
             are guessed.
         delta: δ at which ε is to be bounded.
         confidence: of the bound.
+        kind: `OneRunViaCertifier` where the guarantee compares with a certifier alone.
 
     Raises:
         ValueError: NaN, mismatched shapes, or fewer than 2 canaries.
@@ -43,7 +45,8 @@ def one_run(
         high, low = max(
             pairs, key=lambda pair: _scaled(_guess(sp, mp, *pair), len(s)).epsilon(delta=delta, confidence=confidence)
         )
-    return _guess(s, m, high, low)
+    seen = _guess(s, m, high, low)
+    return kind(canaries=seen.canaries, guesses=seen.guesses, correct=seen.correct)
 
 
 def _guess(scores: NDArray[np.float64], members: NDArray[np.bool_], high: float, low: float) -> OneRun:

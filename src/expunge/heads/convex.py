@@ -1,21 +1,27 @@
 """A linear head with a strongly convex objective: retrained from where it stands, to a residual that is measured."""
 
-import secrets
+import hmac
+import os
 from collections.abc import Callable
-from typing import Literal, cast
+from dataclasses import asdict
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from expunge import _validate
+from expunge._files import write_over
 from expunge.accounting import Budget, MeasuredResidual, Mechanism, UndeclaredFeatures, calibrate
 from expunge.coins import environment
+from expunge.data import new_commitment_key
 from expunge.errors import RunError
 from expunge.heads.fairness import EqualScores
 from expunge.heads.newton import Dense, Kronecker, Preconditioner, Solution, minimise
 from expunge.heads.objectives import LOSSES, Measured, Objective
-from expunge.heads.requests import Corrections, Forget
+from expunge.heads.requests import Corrections, Forget, digest
+from expunge.heads.rows import checked_key
+from expunge.heads.saved_convex import Kept, pack, unpack
 from expunge.heads.streams import Blocks, Rows, ids_of
 from expunge.methods import Noise, secret_generator
 from expunge.pipeline import Unlearned
@@ -51,6 +57,7 @@ class ConvexHead:
         fairness: an optional convex penalty (`EqualScores`).
         factor_limit: the largest classes · (features + 1) for which an inverse Hessian is kept from `fit` (4 bytes times its square),
             with which later requests need few passes; 0 for none.
+        key: of the digests of ids and of state files, at least 32 bytes, secret; by default a fresh one, see `key`.
 
     All of these must be chosen without the rows that may be forgotten. Weights are float64; so is the model.
     """
@@ -67,6 +74,7 @@ class ConvexHead:
         bias: bool = True,
         fairness: EqualScores | None = None,
         factor_limit: int = 6144,
+        key: bytes | None = None,
     ) -> None:
         if not isinstance(loss, str) or loss not in LOSSES:
             raise ValueError(
@@ -83,6 +91,7 @@ class ConvexHead:
         if isinstance(noise_std, Budget):
             noise_std = noise_for(noise_std, residual=residual, regularization=regularization)
         _validate.positive(noise_std=noise_std)
+        self._key = new_commitment_key() if key is None else checked_key(key)
         self._loss, self._regularization, self._classes = LOSSES[loss], float(regularization), int(classes)
         self._residual, self._bias, self._fairness = float(residual), bool(bias), fairness
         self._factor_limit = factor_limit
@@ -94,10 +103,37 @@ class ConvexHead:
             else UndeclaredFeatures(head="measured_residual", noise_std=noise_std)
         )
         self._noise_std = float(noise_std)
+        self._settings: dict[str, Any] = {
+            "loss": loss, "regularization": self._regularization, "classes": self._classes, "residual": self._residual,
+            "noise_std": self._noise_std, "provenance": provenance, "bias": self._bias, "fairness": fairness,
+            "factor_limit": int(factor_limit),
+        }  # fmt: skip
         self._width = 0
         self._corrections: Corrections | None = None
         self._solution: Solution | None = None
         self._preconditioner: Preconditioner | None = None
+
+    def __len__(self) -> int:
+        """Rows learned and not deleted."""
+        return 0 if self._corrections is None else self._corrections.retained
+
+    def __contains__(self, row_id: str) -> bool:
+        """Whether a row of this id was learned and not deleted."""
+        known = self._corrections
+        if known is None:
+            return False
+        name = digest(row_id, known.key)
+        return name in known.learned and name not in known.removed
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that it was made with, without the key; noise_std as a number."""
+        return dict(self._settings)
+
+    @property
+    def key(self) -> bytes:
+        """The secret key of digests and state files. Keep it apart from the file: with both, ids can be guessed."""
+        return self._key
 
     @property
     def noise_std(self) -> float:
@@ -129,11 +165,11 @@ class ConvexHead:
         """
         if self._solution is not None:
             raise ValueError("this head is fitted already; make a new one, or call unlearn(rows, request)")
-        key = secrets.token_bytes(32)
+        key = _digest_key(self._key)
         learned, width = ids_of(rows, key=key)
         corrections = Corrections(key=key, learned=learned)
         objective = self._objective(rows, corrections, width)
-        preconditioner = Kronecker(objective) if objective.shape[1] <= _WIDEST else _Plain()
+        preconditioner = _start_factor(objective)
         start = torch.zeros(objective.shape, dtype=torch.float64)
         solution = minimise(objective, start, residual=self._residual, preconditioner=preconditioner)
         if prepare and self._classes * objective.shape[1] <= self._factor_limit:
@@ -161,15 +197,55 @@ class ConvexHead:
         if not isinstance(request, Forget):
             raise TypeError(f"request must be made by Forget.rows, .labels or .features, not {request!r}")
         assert self._corrections is not None
-        assert self._preconditioner is not None
         corrections = self._corrections.after(request, classes=self._classes, width=self._width)
         objective = self._objective(rows, corrections, self._width)
-        solution = minimise(
-            objective, before.weights, residual=self._residual, preconditioner=self._preconditioner
-        )  # fmt: skip
+        factor = self._preconditioner or _start_factor(objective)  # saved without it
+        solution = minimise(objective, before.weights, residual=self._residual, preconditioner=factor)
         released = self._release(solution, self._width, generator)
-        self._corrections, self._solution = corrections, solution
+        self._corrections, self._solution, self._preconditioner = corrections, solution, factor
         return released
+
+    def save(self, path: str | os.PathLike[str], *, inverse: bool = True) -> None:
+        """Write the state, atomically, over an older one; readable by its owner alone, without the key.
+
+        The file is as secret as the head: it holds the exact weights. With `inverse` it also holds the inverse Hessian
+        that `fit` has kept, computed from all rows of that time, those forgotten since among them: 4 (classes ·
+        (features + 1))² bytes (105 MB for 10 classes and 512 features), or a Gram matrix of 8 (features + 1)². A
+        head loaded from it answers bit for bit as this one. Without it the file takes 8 bytes a weight and 16 a row, the
+        next request makes a Gram matrix of the rows it is given, and is slower, to the same certified residual.
+
+        Raises:
+            RunError: nothing was fitted.
+            OutputError: the disk is full, or writing is not allowed; the old file is untouched.
+        """
+        solution = self.solution
+        assert self._corrections is not None
+        factor = self._preconditioner if inverse else None
+        kept = Kept(width=self._width, corrections=self._corrections, solution=solution, factor=factor)
+        fairness = None if self._fairness is None else asdict(self._fairness)
+        write_over(path, pack(self._settings | {"fairness": fairness}, kept, key=self._key), private=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, key: bytes, noise_std: float | Budget | None = None) -> "ConvexHead":
+        """The head of `save`.
+
+        Args:
+            path: the file.
+            key: the `key` of the head that was saved.
+            noise_std: of the releases to come, a number or a budget; by default as it was saved.
+
+        Raises:
+            StateError: the file is missing, truncated, altered, of another key or version, or its weights are not float64.
+        """
+        settings, kept = unpack(path, key=checked_key(key), digest_key=_digest_key(key))
+        if settings["fairness"] is not None:
+            settings["fairness"] = EqualScores(**settings["fairness"])
+        if noise_std is not None:
+            settings["noise_std"] = noise_std
+        head = cls(**settings, key=key)
+        head._width, head._corrections, head._solution = kept.width, kept.corrections, kept.solution
+        head._preconditioner = kept.factor
+        return head
 
     def _objective(self, rows: Rows, corrections: Corrections, width: int) -> Objective:
         groups = self._fairness.groups if self._fairness is not None else 0
@@ -213,6 +289,16 @@ class _Plain:
     def at(self, here: Measured) -> Callable[[Tensor], Tensor]:  # noqa: ARG002
         """The identity."""
         return lambda r: r.clone()
+
+
+def _start_factor(objective: Objective) -> Preconditioner:
+    """What can be had of one pass over the rows."""
+    return Kronecker(objective) if objective.shape[1] <= _WIDEST else _Plain()
+
+
+def _digest_key(key: bytes) -> bytes:
+    """The key of the ids' digests, 32 bytes, which a digest of the file tells nothing of."""
+    return hmac.digest(key, b"expunge.convex_head.ids", "sha256")
 
 
 def noise_for(budget: Budget, *, residual: float, regularization: float) -> float:

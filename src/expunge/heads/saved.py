@@ -1,4 +1,7 @@
-"""The file of an analytic head's state: a line of version, a keyed digest of the rest, then safetensors."""
+"""The file of a head's state: a line of version, a keyed digest of the rest, then safetensors. Nothing in it is run.
+
+`pack` and `unpack` are those of an analytic head; `saved_convex` has those of a convex one.
+"""
 
 import hmac
 import json
@@ -15,10 +18,57 @@ from expunge.errors import StateError
 from expunge.heads.rows import DIGEST
 from expunge.heads.statistics import Sums
 
-__all__ = ["pack", "unpack"]
+__all__ = ["ANALYTIC", "CONVEX", "kind_of", "pack", "seal", "unpack", "unseal"]
 
-_MAGIC = b"expunge.analytic_head/1\n"
+ANALYTIC, CONVEX = "analytic_head", "convex_head"
 _MAC = 64  # hexadecimal digits
+
+
+def seal(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, key: bytes) -> bytes:
+    """A file's content: a function of its arguments alone."""
+    payload = safetensors.torch.save(dict(tensors), {"config": json.dumps(config, sort_keys=True)})
+    return b"".join((_magic(kind), _mac(kind, payload, key), payload))
+
+
+def unseal(kind: str, path: str | os.PathLike[str], *, key: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The arguments of `seal`; nothing is read of a file before its keyed digest was found right.
+
+    Raises:
+        StateError: missing, truncated, altered, of another kind, key or version.
+    """
+    where = os.fspath(path)
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise StateError(f"cannot read {where}: {error.strerror}") from error
+    magic = _magic(kind)
+    head = len(magic) + _MAC
+    if not content.startswith(magic) or len(content) < head:
+        raise StateError(f"{where} is not a whole state of {_words(kind)}, version 1")
+    mac, payload = content[len(magic) : head], content[head:]
+    if not hmac.compare_digest(_mac(kind, payload, key), mac):
+        raise StateError(f"{where} is truncated, was altered, or was saved under another key")
+    # Whoever wrote this had the key.
+    size = int.from_bytes(payload[:8], "little")
+    config: dict[str, Any] = json.loads(json.loads(payload[8 : 8 + size])["__metadata__"]["config"])
+    return config, safetensors.torch.load(payload)
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """Which head a file says that it holds, `ANALYTIC` or `CONVEX`; only `unseal` finds out whether that is true.
+
+    Raises:
+        StateError: it cannot be read, or holds neither.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise StateError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
+    for kind in (ANALYTIC, CONVEX):
+        if start.startswith(_magic(kind)):
+            return kind
+    raise StateError(f"{os.fspath(path)} is not a whole state of a head, version 1")
 
 
 def pack(
@@ -38,8 +88,7 @@ def pack(
     if sums is not None:
         tensors |= {"gram": sums.gram.cpu().contiguous(), "moment": sums.moment.cpu().contiguous()}
         tensors |= {} if sums.counts is None else {"counts": sums.counts}
-    payload = safetensors.torch.save(tensors, {"config": json.dumps(config, sort_keys=True)})
-    return _MAGIC + _mac(payload, key) + payload
+    return seal(ANALYTIC, config, tensors, key=key)
 
 
 def unpack(
@@ -48,23 +97,10 @@ def unpack(
     """Settings, ledger, sums and grid of a file.
 
     Raises:
-        StateError: missing, truncated, altered, of another key or version, or sums of another type than their settings say.
+        StateError: as `unseal`; or sums of another type than their settings say.
     """
     where = os.fspath(path)
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise StateError(f"cannot read {where}: {error.strerror}") from error
-    head = len(_MAGIC) + _MAC
-    if not content.startswith(_MAGIC) or len(content) < head:
-        raise StateError(f"{where} is not a whole state of an analytic head, version 1")
-    mac, payload = content[len(_MAGIC) : head], content[head:]
-    if not hmac.compare_digest(_mac(payload, key), mac):
-        raise StateError(f"{where} is truncated, was altered, or was saved under another key")
-    # Whoever wrote this had the key.
-    size = int.from_bytes(payload[:8], "little")
-    config: dict[str, Any] = json.loads(json.loads(payload[8 : 8 + size])["__metadata__"]["config"])
-    tensors = safetensors.torch.load(payload)
+    config, tensors = unseal(ANALYTIC, path, key=key)
     flat, width = tensors["digests"].numpy().tobytes(), 2 * DIGEST
     ledger = {flat[k : k + DIGEST]: flat[k + DIGEST : k + width] for k in range(0, len(flat), width)}
     rows, errors = config.pop("rows"), (config.pop("gram_error"), config.pop("moment_error"))
@@ -82,5 +118,13 @@ def unpack(
     return config, ledger, Sums(gram.to(device), moment.to(device), counts, rows, *errors), tensors.get("grid")
 
 
-def _mac(payload: bytes, key: bytes) -> bytes:
-    return hmac.digest(key, _MAGIC + payload, "sha256").hex().encode()
+def _magic(kind: str) -> bytes:
+    return f"expunge.{kind}/1\n".encode()
+
+
+def _words(kind: str) -> str:
+    return f"a{'n' if kind == ANALYTIC else ''} {kind.replace('_', ' ')}"
+
+
+def _mac(kind: str, payload: bytes, key: bytes) -> bytes:
+    return hmac.digest(key, _magic(kind) + payload, "sha256").hex().encode()

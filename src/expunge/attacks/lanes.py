@@ -1,0 +1,163 @@
+"""The parts of an audit for the lanes that keep the model: exact head, convex head, replay."""
+
+from dataclasses import replace
+from typing import cast
+
+import torch
+
+from expunge.accounting import ExactRidge, MeasuredResidual, Replay, UndeclaredFeatures
+from expunge.attacks.attacked import Attacked
+from expunge.attacks.head_canaries import convex_lane, exact_lane, head_canaries
+from expunge.attacks.heads import HeadArena, bits, convex, exact, head_membership
+from expunge.attacks.parts import How, Part, left_out
+from expunge.attacks.replays import replay_canaries
+from expunge.attacks.residual import residual_worlds
+from expunge.audit.evidence import OneRun, OneRunViaCertifier
+from expunge.data import Examples, as_examples
+from expunge.errors import ExpungeError
+from expunge.task import Task, featured, labelled, outputs
+
+__all__ = ["LANES", "lane_canaries", "lane_membership", "lane_worlds"]
+
+LANES = (ExactRidge, MeasuredResidual, Replay, UndeclaredFeatures)
+
+_FEWEST = 20  # candidates, for canaries
+_ROWS = 2000  # retained rows that convex heads are fitted to
+_SHARE = 4  # of the runs asked for, one in so many is made of convex heads: each needs a fit
+# What an UndeclaredFeatures certificate does not say of the head that was run.
+_RIDGE, _RESIDUAL, _CONVEXITY = 1.0, 1e-8, 1e-3
+
+_Head = ExactRidge | MeasuredResidual
+
+
+def lane_worlds(how: How) -> Part:
+    """Two worlds for a measured residual; of an exact head the bits that rounding leaves."""
+    of = how.mechanism
+    if isinstance(of, MeasuredResidual):
+        coins = torch.Generator().manual_seed(how.seed)
+        return _part(
+            residual_worlds(
+                of, replicates=how.effort.replicates, delta=how.delta, confidence=how.confidence, generator=coins
+            )
+        )
+    if isinstance(of, UndeclaredFeatures) and of.head == MeasuredResidual.name:
+        return left_out("nothing is claimed, neither a residual nor a strong convexity")
+    reason = "exact: no noise to attack"
+    if isinstance(of, Replay):
+        return left_out(reason)
+    head = cast("ExactRidge", _head_of(how))
+    try:
+        arena = _arena(how.task, runs=8, seed=how.seed)
+        found = bits(arena, ridge=head.ridge, rounding=head.rounding)
+    except (ExpungeError, ValueError, TypeError) as error:
+        return left_out(f"{reason}; bits are not compared: {error}")
+    return [], left_out(reason)[1] | {"bits": found}
+
+
+def lane_membership(how: How) -> Part:
+    """Many heads; a replay has none."""
+    if isinstance(how.mechanism, Replay):
+        return left_out("a replay is compared with retraining bit for bit, see canaries")
+    try:
+        head = _head_of(how)
+        if isinstance(head, ExactRidge):
+            arena = _arena(how.task, runs=how.effort.runs, seed=how.seed)
+            releases = exact(arena, ridge=head.ridge, rounding=head.rounding)
+        else:
+            arena = _arena(how.task, runs=max(8, how.effort.runs // _SHARE), seed=how.seed)
+            arena = replace(arena, retain=arena.retain.take(range(min(_ROWS, len(arena.retain)))))
+            releases = convex(arena, head)
+    except (ExpungeError, ValueError, TypeError) as error:
+        return left_out(error)
+    found = head_membership(arena, releases, delta=how.delta, confidence=how.confidence)
+    return list(found.findings), found.details | {"retained rows": len(arena.retain)} | _assumed(how)
+
+
+def lane_canaries(how: How) -> Part:
+    """One training of the lane."""
+    coins = torch.Generator().manual_seed(how.seed + 4)
+    try:
+        if isinstance(how.mechanism, Replay):
+            return _replay(how, how.mechanism, coins)
+        arena = _arena(how.task, runs=8, seed=how.seed)
+        if len(arena.candidates) < _FEWEST:
+            return left_out(f"it needs at least {_FEWEST} rows to forget, not {len(arena.candidates)}")
+        head, noise = _head_of(how), torch.Generator().manual_seed(how.seed + 5)
+        if isinstance(head, ExactRidge):
+            lane, kind = exact_lane(classes=arena.classes, ridge=head.ridge, rounding=head.rounding), OneRun
+        else:
+            lane, kind = convex_lane(head, classes=arena.classes, generator=noise), OneRunViaCertifier
+        found = head_canaries(
+            lane, arena.retain, arena.candidates, delta=how.delta, confidence=how.confidence, generator=coins, kind=kind
+        )
+    except (ExpungeError, ValueError, TypeError) as error:
+        return left_out(error)
+    return list(found.findings), found.details | _assumed(how)
+
+
+def _replay(how: How, of: Replay, coins: torch.Generator) -> Part:
+    task = how.task
+    if task.make_model is None:
+        return left_out("the task has no make_model: no traced training can be run")
+    retain, forget = as_examples(task.retain), as_examples(task.forget)
+    if retain is None or forget is None or len(forget) < _FEWEST:
+        return left_out(f"it needs task.retain and task.forget as Examples, at least {_FEWEST} to forget")
+    return _part(
+        replay_canaries(
+            task.make_model, _named("retain", retain), _named("forget", forget), loss=task.loss,
+            epochs=how.training_epochs, recipe=how.recipe, augment=task.augment, shards=of.shards, delta=how.delta,
+            confidence=how.confidence, generator=coins,
+        )
+    )  # fmt: skip
+
+
+def _part(found: Attacked) -> Part:
+    return list(found.findings), found.details
+
+
+def _head_of(how: How) -> _Head:
+    """The head that is run; stand-ins for what an `UndeclaredFeatures` certificate does not name."""
+    of = how.mechanism
+    if isinstance(of, ExactRidge | MeasuredResidual):
+        return of
+    undeclared = cast("UndeclaredFeatures", of)
+    if undeclared.head == ExactRidge.name:
+        return ExactRidge(ridge=_RIDGE, rounding=1e-9, provenance="not declared")
+    return MeasuredResidual(
+        residual=_RESIDUAL, strong_convexity=_CONVEXITY, noise_std=undeclared.noise_std, provenance="not declared"
+    )
+
+
+def _assumed(how: How) -> dict[str, object]:
+    """What the certificate does not say, and this audit had to choose."""
+    head = _head_of(how)
+    chosen: dict[str, object] = {"grid": "none"} if isinstance(head, ExactRidge) else {"loss": "logistic"}
+    if isinstance(how.mechanism, UndeclaredFeatures):
+        own = {"ridge": _RIDGE} if isinstance(head, ExactRidge) else {
+            "residual": _RESIDUAL, "strong_convexity": _CONVEXITY,
+        }  # fmt: skip
+        chosen |= own
+    return {"assumed": chosen}
+
+
+def _arena(task: Task, *, runs: int, seed: int) -> HeadArena:
+    """The task's rows as features.
+
+    Raises:
+        TaskError: the task has no feature map, or its data are no labelled rows.
+    """
+    rows = {name: labelled(task, name) for name in ("retain", "forget", "held_out")}
+    parts = {
+        name: _named(name, Examples(featured(task, part).cpu(), part.tensors[1].cpu(), ids=part.ids))
+        for name, part in rows.items()
+    }
+    classes = outputs(task, rows["retain"])
+    return HeadArena(
+        retain=parts["retain"], candidates=parts["forget"], population=parts["held_out"], classes=classes, runs=runs,
+        seed=seed + 3,
+    )  # fmt: skip
+
+
+def _named(part: str, rows: Examples) -> Examples:
+    """With names that no other part has: by default rows are named by their position in a part."""
+    return Examples(*rows.tensors, ids=[f"{part}/{name}" for name in rows.ids])

@@ -1,0 +1,89 @@
+"""The folder of a job: it appears when it is complete, or not at all."""
+
+import contextlib
+import shutil
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+from expunge._files import write_new
+from expunge.accounting import Budget, Relation
+from expunge.certificate import Certificate, issue, verify
+from expunge.errors import OutputError
+from expunge.methods.weights import save_weights
+from expunge.pipeline import Unlearned
+from expunge.report import render
+from expunge.report.curves import Comparison
+
+__all__ = ["Accuracies", "refuse_existing", "summary", "working_folder", "write"]
+
+Accuracies = dict[str, dict[str, float]]
+"""By model ("original", "released") and part ("held_out", "forget")."""
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise `OutputError` where `out` is there already."""
+    if out.exists():
+        raise OutputError(f"{out} exists already and is not overwritten; choose another folder or remove it")
+
+
+@contextlib.contextmanager
+def working_folder(out: Path, *, resume: bool) -> Generator[Path]:
+    """A private folder to work in, which becomes `out` at the end; after a failure only a state file is left of it."""
+    work = out.with_name(out.name + ".partial")
+    refuse_existing(out)
+    if work.exists() and not resume:
+        raise OutputError(f"{work} is left from an interrupted run: go on with --resume, or remove it")
+    try:
+        work.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make {work}: {error.strerror}") from error
+    _clear(work)  # of what a run left that was killed at its end
+    try:
+        yield work
+    except BaseException:
+        _clear(work)
+        if not any(work.iterdir()):
+            work.rmdir()
+        raise
+    try:
+        work.replace(out)
+    except OSError as error:
+        raise OutputError(f"cannot rename {work} to {out}: {error.strerror}") from error
+
+
+def write(
+    folder: Path,
+    done: Unlearned,
+    released: Any,
+    budget: Budget,
+    relation: Relation,
+    commitments: Mapping[str, str],
+    comparison: Comparison | None = None,
+) -> Certificate:
+    """Weights, certificate and page; the certificate is verified against the file that was written."""
+    weights = folder / "model.safetensors"
+    save_weights(released, weights)
+    certificate = issue(done.record, released=weights, asked=budget, relation=relation, commitments=commitments)
+    verify(certificate, weights=weights)
+    certificate.save(folder / "certificate.json")
+    write_new(folder / "report.html", render(certificate, comparison).encode())
+    return certificate
+
+
+def summary(out: Path, certificate: Certificate, accuracy: Accuracies, **more: Any) -> dict[str, Any]:
+    """What a job returns: the claim, the accuracies, and what is particular to it."""
+    claim = certificate.claim
+    return {
+        "folder": str(out), "epsilon": claim.epsilon, "delta": claim.delta, "mu": claim.mu,
+        "relation": str(claim.relation), "kind": str(claim.kind), "accuracy": accuracy,
+    } | more  # fmt: skip
+
+
+def _clear(work: Path) -> None:
+    """Leave nothing but state files."""
+    for leftover in work.iterdir():
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        elif leftover.suffix != ".state":
+            leftover.unlink()

@@ -1,0 +1,146 @@
+"""A head on a task's feature map: fitted on the retained rows, or brought from the last request to the next."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from expunge._files import write_new
+from expunge.accounting import Budget, ExactRidge, MeasuredResidual, Relation
+from expunge.compare import accuracy
+from expunge.data import Examples, commit, new_commitment_key
+from expunge.errors import StateError, TaskError
+from expunge.heads import AnalyticHead, ConvexHead, Forget
+from expunge.heads.saved import CONVEX, kind_of
+from expunge.pipeline import Unlearned
+from expunge.session.folder import summary, working_folder, write
+from expunge.settings import Settings
+from expunge.task import Task, featured, labelled, load_task, outputs
+
+__all__ = ["load_head", "run_head"]
+
+
+def run_head(
+    where: str, out: Path, lane: str, budget: Budget, settings: Settings, *, resume: bool = False
+) -> dict[str, Any]:
+    """Forget with a head on the task's feature map; returns a summary.
+
+    The folder keeps the head's state and its key, both secret, for the next request. Without a previous folder the head
+    learns the retained rows alone. With one, `exact_ridge` subtracts the forget set from its sums and reads no retained
+    data; `measured_residual` goes on from its weights and reads the retained features. The previous folder then still
+    holds what the forgotten rows added: delete it.
+
+    Args:
+        where: as in `run_task`; the task names `features` and their `provenance`.
+        out: the folder to make.
+        lane: "exact_ridge" or "measured_residual".
+        budget: what the certificate is to meet; the noise of a convex head is calibrated to it.
+        settings: `ridge`; or `loss`, `regularization` and `residual`; of a new head. `head` is the previous folder.
+        resume: take a folder that a killed call left.
+
+    Raises:
+        TaskError: the task names no feature map or no provenance, or its data are not rows with labels.
+        StateError, ValueError, RunError: see `AnalyticHead` and `ConvexHead`. Nothing is left behind then, and the
+            previous folder is as it was.
+    """
+    with working_folder(out, resume=resume) as work:
+        task = load_task(where)
+        _refuse_unproven(task, budget)
+        forget = labelled(task, "forget")
+        head, done = (_exact if lane == ExactRidge.name else _convex)(task, forget, budget, settings)
+        commitments = {"forget": commit(forget.ids, key=new_commitment_key(work / "commitment.key"))}
+        certificate = write(work, done, done.model, budget, Relation.RETRAINED, commitments)
+        head.save(work / "head.state")
+        write_new(work / "head.key", head.key.hex().encode() + b"\n", private=True)
+    right = {part: _right(task, labelled(task, part), done.model) for part in ("held_out", "forget")}
+    original = {part: accuracy(task.model, getattr(task, part), task.accuracy) for part in right}
+    previous = None if settings.head is None else str(settings.head)
+    return summary(out, certificate, {"original": original, "released": right}, rows=len(head), delete=previous)
+
+
+def load_head(folder: Path, *, noise: Budget | None = None) -> AnalyticHead | ConvexHead:
+    """The head that a call of `run_head` left.
+
+    Args:
+        folder: of that call.
+        noise: what the releases of a convex head are to meet from now on; by default as before.
+
+    Raises:
+        StateError: key or state is missing, or was altered.
+    """
+    try:
+        key = bytes.fromhex((folder / "head.key").read_text(encoding="utf-8").strip())
+    except (OSError, ValueError) as error:
+        raise StateError(f"{folder} holds no key of a head (head.key): {error}") from error
+    if len(key) < 32:
+        raise StateError(f"{folder / 'head.key'} holds {len(key)} bytes, not a whole key of 32")
+    state = folder / "head.state"
+    if kind_of(state) == CONVEX:
+        return ConvexHead.load(state, key=key, noise_std=noise)
+    return AnalyticHead.load(state, key=key)
+
+
+def _exact(task: Task, forget: Examples, budget: Budget, settings: Settings) -> tuple[AnalyticHead, Unlearned]:  # noqa: ARG001
+    if settings.head is None:
+        rows = labelled(task, "retain")
+        head = AnalyticHead(ridge=settings.ridge, classes=outputs(task, rows), provenance=task.provenance)
+        head.learn(featured(task, rows), rows.tensors[1], ids=rows.ids)
+        return head, head.unlearned()
+    head = load_head(settings.head)
+    if not isinstance(head, AnalyticHead):
+        raise StateError(f"{settings.head} holds a convex head: go on with --mechanism {MeasuredResidual.name}")
+    _refuse_other(settings, {"ridge": head.ridge}, head.provenance, task)
+    head.forget(featured(task, forget), forget.tensors[1], ids=forget.ids)
+    return head, head.unlearned()
+
+
+def _convex(task: Task, forget: Examples, budget: Budget, settings: Settings) -> tuple[ConvexHead, Unlearned]:
+    previous = None if settings.head is None else load_head(settings.head, noise=budget)
+    if isinstance(previous, AnalyticHead):
+        raise StateError(f"{settings.head} holds an exact head: go on with --mechanism {ExactRidge.name}")
+    retain = labelled(task, "retain")
+    if previous is not None:
+        held = {name: previous.settings[name] for name in ("loss", "regularization", "residual")}
+        _refuse_other(settings, held, previous.settings["provenance"], task)
+    head = previous or ConvexHead(
+        loss=cast("Any", settings.loss), regularization=settings.regularization, residual=settings.residual,
+        classes=outputs(task, retain), noise_std=budget, provenance=task.provenance,
+    )  # fmt: skip
+    rows = Examples(featured(task, retain), retain.tensors[1], ids=retain.ids)
+    return head, head.fit(rows) if previous is None else head.unlearn(rows, Forget.rows(forget.ids))
+
+
+def _refuse_other(settings: Settings, held: Mapping[str, Any], provenance: str, task: Task) -> None:
+    """Raise `ValueError` where a setting is asked for that the previous head was not made with."""
+    default = {f.name: f.default for f in fields(settings)}
+    for name, value in held.items():
+        asked = getattr(settings, name)
+        if asked not in (default[name], value):
+            raise ValueError(
+                f"{name}={asked!r} is not that of the head in {settings.head}, {value!r}, which cannot change: leave it "
+                "out, or fit a new head without --head"
+            )
+    if task.provenance != provenance:
+        raise ValueError(
+            f"task.provenance is {task.provenance!r}, the head in {settings.head} was fitted with {provenance!r}: a head "
+            "belongs to one feature map"
+        )
+
+
+def _refuse_unproven(task: Task, budget: Budget) -> None:
+    if task.features is None:
+        raise TaskError("a head needs task.features, a map from rows to features, and task.provenance")
+    if not task.provenance:
+        raise TaskError(
+            f"nothing is proven, epsilon={budget.epsilon:g} was asked: task.provenance is '', so that the feature map may "
+            "depend on the forgotten data; say in a line why it does not, or use the head from Python"
+        )
+
+
+@torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
+def _right(task: Task, rows: Examples, model: nn.Module) -> float:
+    """The share of right labels."""
+    return float((model(featured(task, rows).double()).argmax(1).cpu() == rows.tensors[1].cpu()).double().mean())

@@ -1,0 +1,66 @@
+"""A task's network, by a noisy mechanism and recovery, or by retraining."""
+
+from pathlib import Path
+from typing import Any, cast
+
+from expunge.accounting import Budget, Mechanism, Relation, Retrain
+from expunge.compare import accuracy
+from expunge.data import as_examples, commit, new_commitment_key
+from expunge.errors import TaskError
+from expunge.methods.weights import save_weights
+from expunge.pipeline import Unlearned, recover, retrain, unlearn
+from expunge.recovery import Recipe
+from expunge.session.folder import summary, working_folder, write
+from expunge.task import Task, load_task
+
+__all__ = ["certified", "run_task"]
+
+
+def run_task(
+    where: str,
+    out: Path,
+    mechanism: Mechanism,
+    budget: Budget,
+    *,
+    relation: Relation,
+    epochs: float,
+    recipe: Recipe,
+    rescale: bool,
+    resume: bool,
+) -> dict[str, Any]:
+    """Take one task through to a verified certificate; returns a summary.
+
+    Work is done in `<out>.partial`, readable by its owner alone, which becomes `out` at the end. After an interruption
+    its state file stays, and the same call with `resume` goes on from it.
+
+    Raises:
+        OutputError: `out` exists, or `<out>.partial` does and `resume` is not set.
+    """
+    with working_folder(out, resume=resume) as work:
+        task = load_task(where)
+        done = certified(task, mechanism, epochs=epochs, recipe=recipe, state=work / "run.state")
+        released = done.model
+        if not isinstance(mechanism, Retrain):
+            released = recover(done.model, task.retain, loss=task.loss, epochs=epochs, recipe=recipe, rescale=rescale)
+        key = new_commitment_key(work / "commitment.key")
+        forget = as_examples(task.forget)
+        commitments = {} if forget is None else {"forget": commit(forget.ids, key=key)}
+        save_weights(done.model, work / "certified.safetensors")
+        certificate = write(work, done, released, budget, relation, commitments)
+    measured = {
+        name: {part: accuracy(model, getattr(task, part), task.accuracy) for part in ("held_out", "forget")}
+        for name, model in {"original": task.model, "released": released}.items()
+    }
+    return summary(out, certificate, measured, start_clipped=done.start_clipped)
+
+
+def certified(task: Task, mechanism: Mechanism, *, epochs: float, recipe: Recipe, state: Path | None) -> Unlearned:
+    """What the certificate speaks of, before recovery."""
+    if not isinstance(mechanism, Retrain):
+        return unlearn(
+            task.model, task.retain, mechanism, loss=task.loss, batch_size=recipe.batch_size, public=task.public,
+            buffers=cast("Any", task.buffers), center=task.center, state=state,
+        )  # fmt: skip
+    if task.make_model is None:
+        raise TaskError("retraining needs task.make_model, a function that builds a fresh model")
+    return retrain(task.make_model, task.retain, loss=task.loss, epochs=epochs, recipe=recipe, state=state)

@@ -1,0 +1,150 @@
+"""The comparison of all lanes on one request, on a small set."""
+
+import importlib
+import json
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+import expunge as ex
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+OURS = ("lanes", "paper", "comparison")
+
+
+def forget_modules():
+    for name in list(sys.modules):
+        if name.partition(".")[0] in OURS:
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def ours():
+    """Importer of the benchmarks' modules."""
+    forget_modules()
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module
+    sys.path.remove(str(BENCHMARKS))
+    forget_modules()
+
+
+def rows() -> tuple[ex.Examples, ex.Examples]:
+    data = load_digits()
+    x, y = torch.as_tensor(data.data / 16).float(), torch.as_tensor(data.target)
+    return ex.Examples(x[:1400], y[:1400]), ex.Examples(x[1400:], y[1400:])
+
+
+@pytest.fixture(scope="module")
+def setting(ours):
+    sets = ours("lanes.sets")
+    return sets.Setting(
+        name="Adult", rows=rows, width=64, classes=10, make_model=partial(sets.network, 64, 16, 10),
+        recipe=ex.Recipe(learning_rate=0.2, batch_size=64), features=Tensor.double, provenance="pixels", epochs=5,
+        recovery_epochs=1,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found(ours, setting):
+    return ours("comparison").run(setting, 0)
+
+
+def test_what_is_forgotten_is_not_retained_and_the_canaries_have_wrong_labels(ours, setting):
+    case = ours("lanes.sets").Case(setting, *rows(), 1)
+    names = [set(part.ids) for part in (case.retain, case.candidates)]
+    assert not names[0] & names[1]
+    assert set(case.forget.ids) < names[1]
+    assert set(case.learned.ids) == names[0] | set(case.forget.ids)
+    own = dict(zip(case.train.ids, case.train.tensors[1].tolist(), strict=True))
+    wrong = [
+        own[name] != label for name, label in zip(case.candidates.ids, case.candidates.tensors[1].tolist(), strict=True)
+    ]
+    assert wrong == [k < case.canaries for k in range(len(wrong))]
+    assert not set(case.ordinary.ids) & set(case.candidates.ids[: case.canaries])
+
+
+def test_another_seed_is_another_split_and_other_coins(ours, setting):
+    one, same, other = (ours("lanes.sets").Case(setting, *rows(), seed) for seed in (0, 0, 1))
+    assert one.forget.ids == same.forget.ids
+    assert one.forget.ids != other.forget.ids
+
+
+def test_every_lane_is_certified_as_what_it_is(found):
+    kinds = {name: (lane["kind"], lane.get("epsilon")) for name, lane in found["lanes"].items()}
+    exact = ("retrain", "retrain_shortly", "exact_ridge", "replay", "shards")
+    assert {name for name, (kind, _) in kinds.items() if kind == "exact"} == set(exact)
+    assert {name for name, (kind, _) in kinds.items() if kind == "none"} == {"nothing", "null_start"}
+    noisy = [epsilon for kind, epsilon in kinds.values() if kind == "epsilon_delta"]
+    assert len(noisy) == 6
+    assert all(0.99 < epsilon <= 1.0 for epsilon in noisy)
+
+
+def test_lanes_that_keep_something_say_how_much_and_the_others_nothing(found):
+    keeps = {name for name, lane in found["lanes"].items() if lane["kept"] > 0}
+    assert keeps == {"exact_ridge", "measured_residual", "replay", "shards"}
+    assert all(lane["one_row"] > 0 for name, lane in found["lanes"].items() if name in keeps)
+
+
+def test_lanes_without_noise_classify_and_noisy_ones_with_one_epoch_are_above_chance(found):
+    test = {name: lane["accuracy"]["test"] for name, lane in found["lanes"].items()}
+    assert all(test[name] > 0.75 for name in ("nothing", "retrain", "exact_ridge", "measured_residual", "replay"))
+    assert all(accuracy > 0.3 for accuracy in test.values())
+
+
+def test_guessing_shows_a_model_that_tells_and_not_one_that_never_saw(ours, setting):
+    sets, measures = ours("lanes.sets"), ours("lanes.measures")
+    case = sets.Case(replace(setting, epochs=1), *rows(), 0)
+    y = case.candidates.tensors[1]
+    members = case.members
+
+    def telling(asked: Tensor) -> Tensor:
+        sure = torch.nn.functional.one_hot(y[: len(asked)], 10).double()
+        return sure * torch.where(members[: len(asked)], 9.0, 0.0)[:, None]
+
+    assert measures.guessing(case, telling, None)["auc"] == 1.0
+    assert measures.guessing(case, telling, None)["epsilon"] > 0.5
+    honest = measures.guessing(case, case.trained(case.retain, 4).model, ex.Retrain())
+    assert honest["epsilon"] == 0.0
+    assert 0.2 < honest["auc"] < 0.8
+
+
+def test_two_worlds_stay_below_what_is_proven(found):
+    seen = {name: lane["worlds"] for name, lane in found["lanes"].items() if lane["worlds"] is not None}
+    assert set(seen) == {
+        "gradient_clipping", "scheduled_gradient_clipping", "model_clipping", "output_perturbation", "measured_residual",
+    }  # fmt: skip
+    assert all(bound <= 1.0 for bound in seen.values())
+    assert min(seen["output_perturbation"], seen["measured_residual"]) > 0.9
+
+
+def test_the_page_has_a_line_for_every_lane_and_a_figure(ours, found, tmp_path):
+    page = ours("lanes.page")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "comparison.md").write_text(f"before\n{page.START}\nold\n{page.END}\nafter\n")
+    for seed in (0, 1):
+        (tmp_path / f"adult-{seed}.json").write_text(json.dumps(found | {"seed": seed}))
+    page.write_page(tmp_path, tmp_path)
+    text = (tmp_path / "comparison.md").read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    lines = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
+    assert len(lines) == 1 + len(found["lanes"])
+    assert any(line.startswith("| exact head | exact | ") for line in lines)
+    assert (tmp_path / "figures" / "comparison.svg").read_text().startswith("<?xml")
+
+
+def test_what_is_there_is_not_run_again(ours, found, tmp_path, monkeypatch):
+    comparison = ours("comparison")
+    for seed in (0, 1, 2):
+        (tmp_path / f"adult-{seed}.json").write_text(json.dumps(found))
+    monkeypatch.setattr(comparison, "run", lambda *_: pytest.fail("was run"))
+    monkeypatch.setattr(comparison, "write_page", lambda results: None)
+    monkeypatch.setattr(sys, "argv", ["comparison.py", "--only", "Adult", "--results", str(tmp_path)])
+    comparison.main()

@@ -25,7 +25,7 @@ LABELS = {
     "output_perturbation": "output perturbation", "null_start": "null start (control)",
 }  # fmt: skip
 GROUPS = {
-    "controls": ("#999999", "x", ("nothing", "null_start")),
+    "null start (control)": ("#999999", "x", ("null_start",)),
     "retraining": ("#222222", "s", ("retrain", "retrain_shortly")),
     "heads": ("#0072b2", "o", ("exact_ridge", "measured_residual")),
     "replay": ("#009e73", "^", ("replay", "shards")),
@@ -92,22 +92,22 @@ def _mean(values: Any) -> float:
 def draw(runs: dict[str, Runs], path: Path) -> None:
     """Test accuracy against seconds, a panel a data set."""
     mpl.rcParams["svg.hashsalt"] = "expunge"
-    figure, axes = plt.subplots(1, len(runs), figsize=(3.4 * len(runs), 3.4), squeeze=False)
+    figure, axes = plt.subplots(1, len(runs), figsize=(3.2 * len(runs), 3.6), squeeze=False)
     for axis, (name, seen) in zip(axes[0], runs.items(), strict=True):
         for label, (colour, marker, lanes) in GROUPS.items():
-            points = [_point(lane, seen) for lane in lanes if lane in seen[0]["lanes"]]
+            points = [_point(lane, seen) for lane in lanes]
             axis.scatter(*zip(*points, strict=True), color=colour, marker=marker, s=36, label=label, alpha=0.85)
         axis.set_xscale("log")
         axis.set_title(name, fontsize=10)
         axis.set_xlabel("seconds from request to model")
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("test accuracy, %")
-    axes[0][-1].legend(fontsize=8, loc="best")
-    figure.tight_layout()
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=len(GROUPS), frameon=False)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
 
 def _point(lane: str, seen: Runs) -> tuple[float, float]:
     rows = [r["lanes"][lane] for r in seen]
-    return max(_mean(r["seconds"] for r in rows), 1e-3), 100 * _mean(r["accuracy"]["test"] for r in rows)
+    return _mean(r["seconds"] for r in rows), 100 * _mean(r["accuracy"]["test"] for r in rows)

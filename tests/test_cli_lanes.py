@@ -43,8 +43,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return call
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
+    """For the traces that are made once, too: a replay refuses another number."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

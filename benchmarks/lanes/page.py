@@ -53,7 +53,7 @@ def write_page(results: Path, docs: Path = DOCS) -> None:
     _, _, after = rest.partition(END)
     tables = "\n\n".join(table(name, runs[name]) for name in SETS if name in runs)
     page.write_text(f"{before}{START}\n\n{tables}\n\n{END}{after}", encoding="utf-8")
-    draw({name: runs[name] for name in SETS if name in runs}, docs / "figures" / "comparison.svg")
+    draw({name: runs[name] for name in SETS if name in runs}, docs / "comparison.svg")
 
 
 def table(name: str, runs: Runs) -> str:

@@ -18,6 +18,7 @@ import lane_tasks
 from expunge.cli import main
 from expunge.heads import noise_for
 from expunge.session import load_head, open_trace
+from expunge.task import featured
 from expunge.trace import train_shards, train_traced
 from expunge.trace.identity import name_tag
 from expunge.trace.store import write_sealed
@@ -486,3 +487,20 @@ def test_a_task_with_an_augmentation_that_is_no_function_is_refused():
         ex.errors.TaskError, match=r"task\.augment must be a function augment\(batch, generator\), not 3"
     ):
         replace(lane_tasks.task(), augment=3)
+
+
+# Audits
+
+
+def test_an_audit_of_a_certificate_that_claims_nothing_attacks_its_head_and_refutes_nothing(run: Run, tmp_path: Path):
+    task = lane_tasks.task()
+    head = ex.AnalyticHead(ridge=1.0, classes=10)
+    head.learn(featured(task, task.retain), task.retain.tensors[1], ids=task.retain.ids)
+    released = head.unlearned()
+    issued = ex.issue(released.record, released=released.model)
+    assert (issued.claim.kind, issued.claim.delta) == (ex.Kind.NONE, 1.0)
+    issued.save(tmp_path / "none.json")
+    found = done(run, "audit", "lane_tasks:task", "--certificate", "none.json", "--quick", "--no-shadows")
+    assert found["refuted_by"] == []
+    assert [finding["delta"] for finding in found["findings"]] == [1e-5] * len(found["findings"])
+    assert found["findings"]

@@ -40,8 +40,9 @@ def run_audit(
     verify(loaded)
     task, claim = load_task(where), loaded.claim
     effort = Effort.quick() if quick else Effort()
+    delta = claim.delta if 0 < claim.delta < 1 else 1e-5  # 0 where the claim is exact, 1 where it is none
     done = audit_task(
-        task, loaded.mechanism, certificate=loaded.content["digest"], delta=claim.delta if 0 < claim.delta < 1 else 1e-5, confidence=confidence,
+        task, loaded.mechanism, certificate=loaded.content["digest"], delta=delta, confidence=confidence,
         recipe=recipe, recovery_epochs=recovery_epochs, training_epochs=training_epochs, rescale=rescale,
         effort=effort if shadows else replace(effort, runs=0), seed=seed, state=out.with_name(out.name + ".partial"),
     )  # fmt: skip

@@ -19,6 +19,8 @@ __all__ = ["Experiment"]
 
 CACHE = Path(__file__).parent / ".cache"
 BATCH = 128
+# Rows measured at a time; what a convolution makes of them stays in a CPU's cache.
+MEASURED = 250
 # Accuracy of every run, by metric, by epoch.
 Measured = dict[str, dict[int, list[float]]]
 
@@ -36,15 +38,16 @@ class Experiment:
         data: as `study.data()` loads them.
         seeds: of the block.
         device: where to run.
-        compiled: as in `Stack`.
+        compiled, autocast: as in `Stack`.
         original_epochs: of the original training, where not the study's.
     """
 
     def __init__(
         self, study: Study, data: DataSet, seeds: Sequence[int], *, device: str, compiled: bool = False,
-        original_epochs: int | None = None,
+        autocast: torch.dtype | None = None, original_epochs: int | None = None,
     ) -> None:  # fmt: skip
-        self.study, self.seeds, self.device, self.compiled = study, list(seeds), device, compiled
+        self.study, self.seeds, self.device = study, list(seeds), device
+        self.compiled, self.autocast = compiled, autocast
         self.original_epochs = original_epochs or study.original_epochs
         tables = None if study.tables is None else study.tables(data.train_x.shape[1:])
         self.train = Pictures(data.train_x, data.train_y, tables=tables, mean=data.mean, std=data.std).to(device)
@@ -91,7 +94,8 @@ class Experiment:
         return stack
 
     def _fresh(self, seeds: Sequence[int]) -> Stack:
-        return Stack.fresh(self.study.make_model, seeds, compiled=self.compiled).to(self.device)
+        made = Stack.fresh(self.study.make_model, seeds, compiled=self.compiled, autocast=self.autocast)
+        return made.to(self.device)
 
     def _finished(self, stack: Stack, job: Job) -> Measured:
         """Train the stack on the retained rows of its runs, and measure it on the way."""
@@ -118,13 +122,15 @@ class Experiment:
         """Accuracy of every run: augmented validation rows (the paper's metric), plain test pictures, forgotten rows."""
         coins = torch.Generator(self.device).manual_seed(7)
         repeats = stack.runs // len(self.seeds)
-        everything = torch.arange(len(self.test), device=self.device).split(1000)
+        everything = torch.arange(len(self.test), device=self.device).split(MEASURED)
         found = {"test": accuracy_runs(stack, (self.test.batch(index) for index in everything)).tolist()}
         for name, rows, generator in (("validation", self.validation, coins), ("forget", self.forget, None)):
             each: list[float] = []
             for run, own in enumerate(rows.repeat(repeats, 1)):
                 one = stack.with_theta(stack.theta[run : run + 1])
-                each += accuracy_runs(one, (self.train.batch(c, generator=generator) for c in own.split(1000))).tolist()
+                each += accuracy_runs(
+                    one, (self.train.batch(c, generator=generator) for c in own.split(MEASURED))
+                ).tolist()
             found[name] = each
         return found
 

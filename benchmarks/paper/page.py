@@ -242,6 +242,14 @@ def shortened(cells: list[dict[str, Any]], study: str) -> list[str]:
     return [f"**Shortened:** original training of {n} epoch{'s' * (n > 1)}, not {whole}." for n in sorted(lengths)]
 
 
+def mixed(cells: list[dict[str, Any]]) -> list[str]:
+    """A sentence for trainings in mixed precision."""
+    each = ["autocast" in block for cell in cells for block in cell["blocks"] for _ in block["seeds"]]
+    if not any(each):
+        return []
+    return [f"**Mixed precision** (bfloat16): {sum(each)} of {len(each)} runs; the blocks of each result say which."]
+
+
 def claims_table(rows: list[dict[str, Any]]) -> list[str]:
     """Claimed against true ε of every configuration of the paper's figures, whether it was run here or not."""
     lines = [
@@ -263,7 +271,8 @@ def tables(results: Path) -> list[str]:
     for study in STUDIES:
         cells = read(results, study)
         if cells:
-            lines += ["", f"### {TITLES[study]}", "", *shortened(cells, study), "", *accuracy_table(study, cells)]
+            remarks = [*shortened(cells, study), *mixed(cells)]
+            lines += ["", f"### {TITLES[study]}", "", *remarks, "", *accuracy_table(study, cells)]
     claims = results / "claims.json"
     if claims.is_file():
         lines += [

@@ -89,7 +89,9 @@ def run_block(job: Job, experiment: Experiment, path: Path) -> None:
         }  # fmt: skip
     held["accuracy"] = merged(held["accuracy"], found)
     held["seeds"] += experiment.seeds
-    held["blocks"].append({"seeds": experiment.seeds, "seconds": seconds, **environment(experiment.device)})
+    precision = {} if experiment.autocast is None else {"autocast": str(experiment.autocast)}
+    block = {"seeds": experiment.seeds, "seconds": seconds, **precision, **environment(experiment.device)}
+    held["blocks"].append(block)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
@@ -123,6 +125,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help=f"how many; {SEEDS} unless quick")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="compile the training step (needs a C++ compiler)")
+    parser.add_argument("--bfloat16", action="store_true", help="train in mixed precision; the results say so")
     parser.add_argument("--original-epochs", type=int, help="shorten the original training; the results say so")
     parser.add_argument("--first-seed", type=int, default=0, help="so that several processes can share the seeds")
     parser.add_argument("--only", nargs="+", default=[""], help="jobs whose name contains one of these")
@@ -138,8 +141,10 @@ def main() -> None:
 
     @lru_cache(2)
     def experiment(own: tuple[int, ...]) -> Experiment:
-        device, compiled = arguments.device, arguments.compile
-        return Experiment(study, data, own, device=device, compiled=compiled, original_epochs=original_epochs)
+        return Experiment(
+            study, data, own, device=arguments.device, compiled=arguments.compile,
+            autocast=torch.bfloat16 if arguments.bfloat16 else None, original_epochs=original_epochs,
+        )  # fmt: skip
 
     size = study.block if arguments.device == "cpu" else seeds
     blocks = [range(first, min(first + size, seeds)) for first in range(arguments.first_seed, seeds, size)]

@@ -9,7 +9,7 @@ import pytest
 def cell(method, reading, accuracy, *, setting="", training="paper", target=1.0, original_epochs=30, study="mnist"):
     held = {
         "study": study, "method": method, "reading": reading, "setting": setting, "training": {"name": training},
-        "epochs": 2, "original_epochs": original_epochs, "target": target, "seeds": [0, 1],
+        "epochs": 2, "original_epochs": original_epochs, "target": target, "seeds": [0, 1], "blocks": [{"seeds": [0, 1]}],
         "accuracy": {
             start: dict.fromkeys(("test", "validation", "forget"), curve) for start, curve in accuracy.items()
         },
@@ -110,3 +110,10 @@ def test_the_papers_own_points_agree_with_its_text(paper):
     assert dict(map(tuple, points["mnist"]["gradient_clipping"]))[1] == pytest.approx(0.702, abs=5e-4)
     assert dict(map(tuple, points["cifar10"]["gradient_clipping"]))[49] == pytest.approx(0.569, abs=1e-3)
     assert dict(map(tuple, points["features10"]["dp_training"]))[50] == pytest.approx(0.872, abs=5e-4)
+
+
+def test_runs_in_mixed_precision_are_counted(page):
+    mixed = cell("retrain", "exact", {"fresh": {"1": [0.7, 0.7]}})
+    assert "Mixed" not in page([mixed])
+    mixed["blocks"] = [{"seeds": [0], "autocast": "torch.bfloat16"}, {"seeds": [1]}]
+    assert "**Mixed precision** (bfloat16): 1 of 2 runs" in page([mixed])

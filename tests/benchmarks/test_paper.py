@@ -90,12 +90,12 @@ def tiny(studies, data, paper, monkeypatch, tmp_path):
     )  # fmt: skip
     run = paper("run")
 
-    def go(seeds, *, block=2, original_epochs=None):
+    def go(seeds, *, block=2, **options):
         blocks = [range(first, min(first + block, seeds)) for first in range(0, seeds, block)]
         ran = []
 
         def make(own):
-            made = experiment.Experiment(study, held, own, device="cpu", original_epochs=original_epochs)
+            made = experiment.Experiment(study, held, own, device="cpu", **options)
             whole = made.run
             made.run = lambda job: ran.append((job.name, own)) or whole(job)
             return made
@@ -130,6 +130,13 @@ def test_a_result_tells_how_it_came_about(tiny):
         assert block["versions"]["torch"] == torch.__version__.partition("+")[0]
     proven = next(c for n, c in found.items() if "-proven-" in n)
     assert proven["proven_epsilon"]["retrained"] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_result_tells_which_seeds_were_run_in_mixed_precision(tiny):
+    tiny(1)
+    _, found = tiny(2, autocast=torch.bfloat16)
+    for cell in found.values():
+        assert [(b["seeds"], b.get("autocast")) for b in cell["blocks"]] == [([0], None), ([1], "torch.bfloat16")]
 
 
 def test_results_from_a_shortened_original_training_are_not_taken_for_whole_ones(tiny):

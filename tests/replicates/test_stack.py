@@ -83,12 +83,62 @@ def test_only_convolutions_on_a_cpu_take_turns():
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")  # torch's own, on its first import
-def test_a_compiled_stack_has_the_same_gradients(stack):
+def test_a_compiled_stack_has_the_same_gradients_and_outputs(stack):
     (batch,) = batches(1)
     compiled = Stack(stack.model(0), stack.theta, compiled=True).copy()
     torch.testing.assert_close(
         compiled.gradient(loss)(stack.theta, batch), stack.gradient(loss)(stack.theta, batch), rtol=1e-4, atol=1e-6
     )
+    torch.testing.assert_close(compiled.outputs(batch[0][0]), stack.outputs(batch[0][0]), rtol=1e-4, atol=1e-6)
+
+
+def pictures_network():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4)
+    )
+
+
+@pytest.fixture
+def of_pictures():
+    coins = torch.Generator().manual_seed(0)
+    batch = torch.randn(RUNS, 16, 3, 12, 12, generator=coins), torch.randint(4, (RUNS, 16), generator=coins)
+    return Stack.fresh(pictures_network, range(RUNS)), batch
+
+
+def test_convolutions_of_pictures_are_the_models_although_channels_are_last(of_pictures):
+    stack, (x, y) = of_pictures
+    found = stack.gradient(loss)(stack.theta, (x, y))
+    outputs = stack.outputs(x[0])
+    for run in range(RUNS):
+        model = stack.model(run)
+        loss(model, (x[run], y[run])).backward()
+        alone = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
+        torch.testing.assert_close(found[run], alone, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(outputs[run], model(x[0]).detach(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", [pictures_network, lambda: nn.Sequential(nn.Flatten(), nn.Linear(432, 4))])
+def test_mixed_precision_changes_gradients_by_its_rounding_only(of_pictures, network):
+    _, batch = of_pictures
+    plain = Stack.fresh(network, range(RUNS))
+    mixed = Stack.fresh(network, range(RUNS), autocast=torch.bfloat16).copy()
+    exact, found = (stack.gradient(loss)(plain.theta, batch) for stack in (plain, mixed))
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, exact)
+    assert ((found - exact).norm(dim=1) < 0.02 * exact.norm(dim=1)).all()
+    assert torch.equal(mixed.outputs(batch[0][0]), plain.outputs(batch[0][0]))
+
+
+def test_in_mixed_precision_the_loss_sees_outputs_of_the_type_of_the_weights(of_pictures):
+    _, batch = of_pictures
+    stack = Stack.fresh(pictures_network, range(RUNS), autocast=torch.bfloat16)
+
+    def checked(model, batch):
+        outputs = model(batch[0])
+        assert outputs.dtype == torch.float32
+        return F.cross_entropy(outputs, batch[1])
+
+    stack.gradient(checked)(stack.theta, batch)
 
 
 def test_outputs_are_those_of_the_models(stack):

@@ -20,20 +20,24 @@ class Stack:
     """R models of one architecture; `theta`, shape (R, d), holds a model a row, in the order of its parameters.
 
     On an accelerator all models take a step together (`torch.func.vmap`). On a CPU models with convolutions take it one
-    after another: together they would be grouped convolutions, which are slower there.
+    after another, channels last: together they would be grouped convolutions, which are slower there.
 
     Args:
         model: the architecture; its own weights are not used. All parameters are covered, buffers must be absent.
         theta: the weights, shape (R, d), float32 or float64; kept, not copied.
         compiled: whether `torch.compile` makes one program of a model's loss and its derivative; it needs a C++ compiler
             and some seconds at the first step.
+        autocast: the type of mixed precision, torch.bfloat16, in which `gradient` calls the model (`torch.autocast`); weights,
+            losses, updates and `outputs` stay in theta's. None: all in theta's.
 
     Raises:
         ModelRefused: the model has buffers.
         ValueError: theta has another shape.
     """
 
-    def __init__(self, model: nn.Module, theta: Tensor, *, compiled: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, theta: Tensor, *, compiled: bool = False, autocast: torch.dtype | None = None
+    ) -> None:
         buffers = [name for name, _ in model.named_buffers()]
         if buffers:
             raise ModelRefused(f"a stack of models holds parameters only; '{buffers[0]}' is a buffer")
@@ -43,28 +47,35 @@ class Stack:
         if theta.dim() != 2 or theta.shape[1] != sum(self._sizes):
             raise ValueError(f"theta must have shape (runs, {sum(self._sizes)}), not {tuple(theta.shape)}")
         self.theta = theta
-        self._compiled = compiled
+        self._compiled, self._autocast = compiled, autocast
         convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
         has_convolutions = any(isinstance(module, convolutions) for module in model.modules())
         self._one_by_one = theta.device.type == "cpu" and has_convolutions
 
     @classmethod
-    def of(cls, models: Sequence[nn.Module], *, compiled: bool = False) -> "Stack":
+    def of(cls, models: Sequence[nn.Module], *, compiled: bool = False, autocast: torch.dtype | None = None) -> "Stack":
         """The weights of given models, copied."""
         if not models:
             raise ValueError("a stack needs at least one model")
         rows = [torch.cat([p.detach().reshape(-1) for p in model.parameters()]) for model in models]
-        return cls(models[0], torch.stack(rows), compiled=compiled)
+        return cls(models[0], torch.stack(rows), compiled=compiled, autocast=autocast)
 
     @classmethod
-    def fresh(cls, make_model: Callable[[], nn.Module], seeds: Sequence[int], *, compiled: bool = False) -> "Stack":
+    def fresh(
+        cls,
+        make_model: Callable[[], nn.Module],
+        seeds: Sequence[int],
+        *,
+        compiled: bool = False,
+        autocast: torch.dtype | None = None,
+    ) -> "Stack":
         """One freshly initialised model for each seed; torch's global generator is left as it was."""
         models: list[nn.Module] = []
         for seed in seeds:
             with torch.random.fork_rng([]):
                 torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
                 models.append(make_model())
-        return cls.of(models, compiled=compiled)
+        return cls.of(models, compiled=compiled, autocast=autocast)
 
     @property
     def runs(self) -> int:
@@ -81,7 +92,7 @@ class Stack:
 
     def with_theta(self, theta: Tensor) -> "Stack":
         """Other weights for the same architecture, shape (any number of runs, d); kept, not copied."""
-        return Stack(self._model, theta, compiled=self._compiled)
+        return Stack(self._model, theta, compiled=self._compiled, autocast=self._autocast)
 
     def model(self, run: int) -> nn.Module:
         """One of them as a module of its own."""
@@ -102,9 +113,9 @@ class Stack:
         """
 
         def one(weights: dict[str, Tensor], batch: Any) -> Tensor:
-            return loss(lambda *inputs: functional_call(self._model, weights, inputs), batch)
+            return loss(lambda *inputs: self._call(weights, inputs, self._autocast), batch)
 
-        each = self._for_each(torch.compile(one) if self._compiled else one)
+        each = self._for_each(self._program(one))
 
         def gradient(theta: Tensor, batch: Any) -> Tensor:
             with torch.enable_grad():
@@ -116,6 +127,17 @@ class Stack:
             return found
 
         return gradient
+
+    def _program(self, one: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return torch.compile(one) if self._compiled else one
+
+    def _call(self, weights: dict[str, Tensor], inputs: tuple[Any, ...], autocast: torch.dtype | None = None) -> Any:
+        """What one model says; a single tensor in theta's type."""
+        if autocast is None:
+            return functional_call(self._model, weights, inputs)
+        with torch.autocast(self.theta.device.type, dtype=autocast):
+            found = functional_call(self._model, weights, inputs)
+        return found.to(self.theta.dtype) if isinstance(found, Tensor) else found
 
     def _for_each(self, one: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """A function of the parts of one run as a function of all runs', with the runs as leading axis of its result."""
@@ -133,11 +155,12 @@ class Stack:
         """What every model says of the same inputs, shape (R, n, ...)."""
         training = self._model.training
         self._model.eval()
+        x = _channels_last(x) if self._one_by_one else x
 
         def one(weights: dict[str, Tensor]) -> Tensor:
-            return functional_call(self._model, weights, (x,))
+            return self._call(weights, (x,))
 
-        found = self._for_each(one)(self._named(self.theta))
+        found = self._for_each(self._program(one))(self._named(self.theta))
         self._model.train(training)
         return found
 
@@ -149,10 +172,15 @@ class Stack:
         }
 
 
+def _channels_last(x: Tensor) -> Tensor:
+    """Pictures, and weights of their convolutions, as CPU kernels like them; anything else as it is."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
 def _of_run(batch: Any, run: int) -> Any:
-    """One run's part of tensors, lists, tuples and dicts of them whose leading axis is the runs."""
+    """One run's part of tensors, lists, tuples and dicts of them whose leading axis is the runs, channels last."""
     if isinstance(batch, dict):
         return {key: _of_run(value, run) for key, value in cast("dict[Any, Any]", batch).items()}
     if isinstance(batch, list | tuple):
         return tuple(_of_run(value, run) for value in cast("tuple[Any, ...]", batch))
-    return batch[run]
+    return _channels_last(batch[run])

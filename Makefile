@@ -21,8 +21,10 @@ figures: .venv/installed  ## the plots of docs/accounting.md, from the code that
 comparison: .venv/installed  ## docs/comparison.md: every lane on the same request, what is not there yet; about 40 minutes
 	$(BIN)/python benchmarks/comparison.py
 
-paper: .venv/installed  ## the paper's figures, everything that is not there yet: a GPU, or days
-	for study in mnist features10 features100 cifar10; do $(BIN)/python benchmarks/paper/run.py $$study || exit 1; done
+# On a CPU with a C++ compiler: make paper CIFAR10="--compile --bfloat16"
+paper: .venv/installed  ## the paper's figures, everything that is not there yet: a GPU, or a day or more
+	for study in mnist features10 features100; do $(BIN)/python benchmarks/paper/run.py $$study || exit 1; done
+	$(BIN)/python benchmarks/paper/run.py cifar10 $(CIFAR10)
 	$(BIN)/python benchmarks/paper/claims.py
 	$(BIN)/python benchmarks/paper/page.py
 

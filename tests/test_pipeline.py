@@ -461,3 +461,25 @@ def test_a_run_with_schedules_is_certified_and_its_record_holds_every_scale(reta
     other = replace(done.record.noise, std=(*SCHEDULED.noise_std[:-1], 0.1))
     with pytest.raises(RunError, match="drew noise of scale"):
         ex.issue(replace(done.record, noise=other), released=done.model)
+
+
+def test_recovery_with_a_limit_on_gradients_is_bounded_by_it(retain: ex.Examples) -> None:
+    """Each step of SGD without momentum and decay moves the weights by no more than the rate times the limit."""
+    start = build()
+    options = {"learning_rate": 10.0, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 64}
+    moved = {}
+    for limit in (1e-3, None):
+        done = ex.recover(
+            start, retain, loss=loss, epochs=1, recipe=ex.Recipe(max_grad_norm=limit, **options), generator=coins()
+        )
+        parts = zip(done.parameters(), start.parameters(), strict=True)
+        moved[limit] = float(torch.cat([(p - q).detach().reshape(-1) for p, q in parts]).norm())
+    steps = len(retain) // 64
+    assert 0 < moved[1e-3] <= 10.0 * 1e-3 * steps
+    assert moved[None] > 10.0 * 1e-3 * steps
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_limit_on_gradients_that_is_none_is_refused(limit: float) -> None:
+    with pytest.raises(ValueError, match="max_grad_norm must be"):
+        ex.Recipe(max_grad_norm=limit)

@@ -114,7 +114,7 @@ class Experiment:
         recover_runs(
             stack, batches, loss=loss, steps=job.epochs * batches.per_epoch, optimizer=training.optimizer,
             learning_rate=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay,
-            on_step=measure,
+            max_grad_norm=training.max_grad_norm, on_step=measure,
         )  # fmt: skip
         return found
 
@@ -144,7 +144,7 @@ class Experiment:
             done = ex.train_private(
                 self.study.make_model, (x, y), mechanism, loss=loss, learning_rate=training.learning_rate,
                 momentum=training.momentum, expected_batch=mechanism.sampling_rate * len(self.train),
-                at_once=1024, generator=coins,
+                at_once=128, generator=coins,
             )  # fmt: skip
             models.append(done.model)
         stack = Stack.of(models).to(self.device)

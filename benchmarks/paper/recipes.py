@@ -5,7 +5,7 @@ The paper: Koloskova et al., ICML 2025, arXiv 2506.06985. *As published*: the no
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import ceil, log, sqrt
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ class Training:
         optimizer: "sgd" or "adamw".
         weight_decay: of either.
         rescale: whether layers are first brought to their initialisation scale.
+        max_grad_norm: of a step's gradient; None: any.
     """
 
     name: str
@@ -39,6 +40,11 @@ class Training:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     weight_decay: float = 5e-4
     rescale: bool = False
+    max_grad_norm: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready fields, those that are None left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def stored(path: Path, job: Job, original_epochs: int | None) -> dict[str, Any] 
     if not path.is_file():
         return None
     found = json.loads(path.read_text(encoding="utf-8"))
-    same = (found["training"], found["original_epochs"]) == (asdict(job.training), original_epochs)
+    same = (found["training"], found["original_epochs"]) == (job.training.to_dict(), original_epochs)
     return found if same else None
 
 
@@ -84,7 +84,7 @@ def run_block(job: Job, experiment: Experiment, path: Path) -> None:
     if held is None:
         held = {
             "study": experiment.study.name, "method": job.cell.method, "reading": job.cell.reading,
-            "setting": job.cell.setting, "training": asdict(job.training), "epochs": job.epochs,
+            "setting": job.cell.setting, "training": job.training.to_dict(), "epochs": job.epochs,
             "original_epochs": originals(job, experiment), **describe(job.cell), "seeds": [], "accuracy": {}, "blocks": [],
         }  # fmt: skip
     held["accuracy"] = merged(held["accuracy"], found)

@@ -7,7 +7,6 @@ For gradient clipping at a true (1, 1e-5), and for retraining with the same effo
 
 import argparse
 import json
-from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -48,7 +47,14 @@ def candidates() -> list[Training]:
         for rate in (0.05, 0.1)
         for rescale in (False, True)
     ]  # fmt: skip
-    return [*sgd, *adamw, Training("the paper's: sgd 0.1", learning_rate=0.1), *rescaled, *decayed]
+    limited = [
+        Training(
+            f"sgd {rate:g}, momentum 0.9, rescaled, norm {norm:g}",
+            learning_rate=rate, momentum=0.9, rescale=True, max_grad_norm=norm,
+        )
+        for rate, norm in ((0.2, 1.0), (0.4, 1.0), (0.2, 2.0), (0.4, 2.0))
+    ]  # fmt: skip
+    return [*sgd, *adamw, Training("the paper's: sgd 0.1", learning_rate=0.1), *rescaled, *decayed, *limited]
 
 
 def main() -> None:
@@ -57,15 +63,17 @@ def main() -> None:
     parser.add_argument("study", choices=list(STUDIES))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="compile the training step (needs a C++ compiler)")
+    parser.add_argument("--bfloat16", action="store_true", help="train in mixed precision; the result says so")
+    parser.add_argument("--seeds", type=int, help="how many; the study's block unless given")
     parser.add_argument("--original-epochs", type=int, help="shorten the original training; the result says so")
     parser.add_argument("--only", nargs="+", help="candidates of these names")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     study = STUDIES[arguments.study]
-    size = study.block if arguments.device == "cpu" else 8
+    size = arguments.seeds or (study.block if arguments.device == "cpu" else 8)
     experiment = Experiment(
         study, study.data(), range(FIRST_SEED, FIRST_SEED + size), device=arguments.device, compiled=arguments.compile,
-        original_epochs=arguments.original_epochs,
+        autocast=torch.bfloat16 if arguments.bfloat16 else None, original_epochs=arguments.original_epochs,
     )  # fmt: skip
     tuned = [job.cell for job in study.jobs() if job.training.name == "tuned"]
     compared = [next(cell for cell in tuned if cell.method == method) for method in ("gradient_clipping", "retrain")]
@@ -78,7 +86,12 @@ def main() -> None:
                 continue
             found = {b: experiment.run(Job(cell, training, b, (b,))) for b in study.tuning}
             accuracy = {str(b): next(iter(f.values()))["validation"][b] for b, f in found.items()}
-            row = {"training": asdict(training), "method": cell.method, "setting": cell.setting, "validation": accuracy}
+            row = {
+                "training": training.to_dict(),
+                "method": cell.method,
+                "setting": cell.setting,
+                "validation": accuracy,
+            }
             rows.append(row)
             Console(stderr=True).print(training.name, cell.method, {b: round(mean(a), 4) for b, a in accuracy.items()})
             write(arguments.json, experiment, rows)
@@ -100,7 +113,7 @@ def write(path: Path | None, experiment: Experiment, rows: list[dict[str, Any]])
         return
     result = {
         "study": experiment.study.name, "seeds": experiment.seeds, "original_epochs": experiment.original_epochs,
-        "rows": rows, **environment(experiment.device),
+        "autocast": str(experiment.autocast), "rows": rows, **environment(experiment.device),
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

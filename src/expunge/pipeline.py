@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -270,7 +270,7 @@ def _train(
         per_epoch = Batches(retain, batch_size=recipe.batch_size, seed=seed).per_epoch
         total = max(1, round(epochs * per_epoch))
         training = Training(model, recipe, steps=total)
-        file = _state_file(state, label, model, retain, {"recipe": asdict(recipe), "steps": total})
+        file = _state_file(state, label, model, retain, {"recipe": recipe.to_dict(), "steps": total})
         saved = file.load() if file else None
         if saved is not None:
             seed = saved["seed"]

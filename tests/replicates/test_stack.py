@@ -171,6 +171,21 @@ def test_training_together_by_adamw_is_training_each_alone(stack):
         torch.testing.assert_close(stack.theta[run], alone, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("norm", [0.01, 0.5, 100.0])
+def test_gradients_are_limited_run_by_run_as_torch_limits_those_of_each_alone(stack, norm):
+    models, free = [stack.model(k) for k in range(RUNS)], stack.copy()
+    options = {"loss": loss, "steps": 20, "learning_rate": 0.3}
+    recover_runs(stack, batches(20), max_grad_norm=norm, **options)
+    recover_runs(free, batches(20), **options)
+    assert torch.equal(stack.theta, free.theta) == (norm == 100.0)
+    for run, model in enumerate(models):
+        recipe = Recipe(learning_rate=0.3, max_grad_norm=norm)
+        own = ((x[run], y[run]) for x, y in batches(20))
+        list(training_steps(Training(model, recipe, steps=20), own, loss=loss))
+        alone = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+        torch.testing.assert_close(stack.theta[run], alone, rtol=1e-3, atol=1e-5)
+
+
 def test_every_run_may_have_a_learning_rate_of_its_own(stack):
     together, single = stack.copy(), stack.copy()
     rates = torch.tensor([0.0, 0.1, 0.3])
@@ -223,6 +238,8 @@ def test_what_a_stack_cannot_hold_is_refused():
         recover_runs(Stack.fresh(mlp, range(3)), [], loss=loss, steps=1, learning_rate=torch.ones(2))
     with pytest.raises(ValueError, match="optimizer must be 'sgd' or 'adamw', not 'lion'"):
         recover_runs(Stack.fresh(mlp, [0]), [], loss=loss, steps=1, optimizer="lion")
+    with pytest.raises(ValueError, match="max_grad_norm must be"):
+        recover_runs(Stack.fresh(mlp, [0]), batches(1), loss=loss, steps=1, max_grad_norm=0.0)
     with pytest.raises(ValueError, match="no data"):
         accuracy_runs(Stack.fresh(mlp, [0]), [])
 

@@ -18,6 +18,7 @@ from expunge.trace import Rewound, Trace, rewind, train_traced
 KEY = bytes(range(32))
 SGD = ex.Recipe(optimizer="sgd", learning_rate=0.05, momentum=0.9, weight_decay=5e-4)
 ADAMW = ex.Recipe(optimizer="adamw", learning_rate=0.01, weight_decay=0.1)
+LIMITED = ex.Recipe(learning_rate=0.05, max_grad_norm=0.3)
 
 
 def plain_model() -> nn.Module:
@@ -92,7 +93,7 @@ def small(data: ex.Examples) -> Small:
 
 @pytest.fixture(scope="session")
 def recipes() -> dict[str, ex.Recipe]:
-    return {"sgd": SGD, "adamw": ADAMW}
+    return {"sgd": SGD, "adamw": ADAMW, "limited": LIMITED}
 
 
 @pytest.fixture(scope="session")
@@ -156,6 +157,8 @@ def retrained_by_hand(data: ex.Examples, recipe: ex.Recipe, *, epochs: int = 3, 
             torch.manual_seed(seed("step", step))
             optimizer.zero_grad()
             loss(model, batch).backward()
+            if recipe.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
             optimizer.step()
     return model
 

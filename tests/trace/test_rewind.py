@@ -14,7 +14,7 @@ from expunge.errors import NonFinite
 from expunge.trace import Trace, cost, engine
 
 
-@pytest.mark.parametrize("recipe", ["sgd", "adamw"])
+@pytest.mark.parametrize("recipe", ["sgd", "adamw", "limited"])
 @pytest.mark.parametrize("ids", [["patient 7"], [f"patient {i}" for i in range(0, 240, 9)]], ids=["one", "many"])
 def test_a_rewind_equals_retraining_bit_for_bit(small, recipes, recipe, ids, tmp_path, same):
     """BatchNorm, dropout and augmentation; every file but the names' versions agrees too."""
@@ -31,7 +31,7 @@ def test_a_rewind_equals_retraining_bit_for_bit(small, recipes, recipe, ids, tmp
         assert str(one["optimizer"]) == str(two["optimizer"])
 
 
-@pytest.mark.parametrize("recipe", ["sgd", "adamw"])
+@pytest.mark.parametrize("recipe", ["sgd", "adamw", "limited"])
 def test_a_rewind_equals_a_second_implementation_bit_for_bit(small, recipes, recipe, tmp_path, same, by_hand):
     task = small.but(recipe=recipes[recipe])
     trace = task.train(tmp_path / "trace")
@@ -107,7 +107,7 @@ def test_steps_per_epoch_may_differ(small, tmp_path, same):
     )
 
 
-@pytest.mark.parametrize("recipe", ["sgd", "adamw"])
+@pytest.mark.parametrize("recipe", ["sgd", "adamw", "limited"])
 def test_steps_without_records_do_nothing_in_training_and_replay(small, plain, recipes, recipe, tmp_path, same):
     """More steps than records: many batches are empty, and some become empty by the rewind."""
     few = small.data.take(list(range(30)))

@@ -47,7 +47,7 @@ def in_cell(shards: Shards, small, shard: int, slice_: int) -> list[str]:
     return [name for name in small.data.ids if shards.plan.cell(KEY, name) == (shard, slice_)]
 
 
-@pytest.mark.parametrize("recipe", ["sgd", "adamw"])
+@pytest.mark.parametrize("recipe", ["sgd", "adamw", "limited"])
 def test_a_rewind_equals_retraining_all_shards_bit_for_bit(small, recipes, recipe, tmp_path, same):
     task = small.but(recipe=recipes[recipe])
     shards = train(task, tmp_path / "shards")
@@ -271,7 +271,7 @@ def test_plans_that_make_no_sense_are_refused(name):
         Plan(**PLAN | {name: 0})
 
 
-@pytest.mark.parametrize("recipe", ["sgd", "adamw"])
+@pytest.mark.parametrize("recipe", ["sgd", "adamw", "limited"])
 def test_all_shards_at_once_agree_with_the_plain_path_up_to_rounding(small, plain, recipes, recipe, tmp_path):
     task = small.but(**plain, recipe=recipes[recipe])
     alone = train(task, tmp_path / "shards", smallest_batch=1).model(task.make_model)

@@ -1,7 +1,7 @@
 """One training loop, for recovery and for retraining."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -23,6 +23,8 @@ class Recipe:
         momentum: of SGD; AdamW uses its defaults.
         weight_decay: of either.
         batch_size: examples a batch, where the data are `Examples`.
+        max_grad_norm: longer gradients, over all trained parameters, are scaled down to this norm; None: no limit. It keeps
+            a high learning rate from blowing up now and then.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -30,6 +32,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     batch_size: int = 128
+    max_grad_norm: float | None = None
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("sgd", "adamw"):
@@ -37,6 +40,12 @@ class Recipe:
         _validate.positive(learning_rate=self.learning_rate)
         _validate.non_negative(momentum=self.momentum, weight_decay=self.weight_decay)
         _validate.whole(batch_size=self.batch_size)
+        if self.max_grad_norm is not None:
+            _validate.positive(max_grad_norm=self.max_grad_norm)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready fields; what is None is left out, so that traces from before it existed stay as they are."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 class Training:
@@ -53,7 +62,14 @@ class Training:
         else:
             self.optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self.model, self.steps, self.done = model, steps, 0
+        self._parameters, self._max_norm = parameters, recipe.max_grad_norm
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, one_cycle(steps))
+
+    def update(self) -> None:
+        """One step of the optimiser with the gradients that are there."""
+        if self._max_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
+        self.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on."""
@@ -81,7 +97,7 @@ def training_steps(training: Training, batches: Iterator[Any], *, loss: Loss) ->
     for step in range(training.done, training.steps):
         training.optimizer.zero_grad()
         scalar_loss(loss, training.model, next(batches)).backward()  # pyright: ignore[reportUnknownMemberType]
-        training.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
+        training.update()
         training.schedule.step()
         training.done = step + 1
         yield step + 1

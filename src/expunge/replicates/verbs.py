@@ -50,6 +50,7 @@ def recover_runs(
     learning_rate: float | Tensor = 0.1,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
+    max_grad_norm: float | None = None,
     schedule: Callable[[int], float] | None = None,
     on_step: Callable[[int, Stack], None] | None = None,
 ) -> None:
@@ -66,6 +67,7 @@ def recover_runs(
         learning_rate: the peak, one number or one for each run, shape (R,).
         momentum: of SGD; AdamW uses its defaults.
         weight_decay: of either.
+        max_grad_norm: as in `Recipe`, for every run by itself.
         schedule: from a step 0, 1, ... to a factor of the learning rate; by default the linear one-cycle of `Recipe`.
         on_step: called with (steps done, stack) after every step.
     """
@@ -73,6 +75,8 @@ def recover_runs(
         raise ValueError(f"optimizer must be 'sgd' or 'adamw', not {optimizer!r}")
     _validate.whole(steps=steps)
     _validate.non_negative(momentum=momentum, weight_decay=weight_decay)
+    if max_grad_norm is not None:
+        _validate.positive(max_grad_norm=max_grad_norm)
     rate = torch.as_tensor(learning_rate, dtype=stack.theta.dtype, device=stack.theta.device).reshape(-1, 1)
     if len(rate) not in (1, stack.runs):
         raise ValueError(f"learning_rate must be one number or one for each of {stack.runs} runs, not {len(rate)}")
@@ -82,7 +86,11 @@ def recover_runs(
     def updates() -> Iterator[int]:
         gradient = stack.gradient(loss)
         for step, batch in zip(range(steps), batches, strict=False):
-            update(stack.theta, gradient(stack.theta, batch), rate * factor(step))
+            found = gradient(stack.theta, batch)
+            if max_grad_norm is not None:
+                # The small number is that of torch.nn.utils.clip_grad_norm_.
+                found *= (max_grad_norm / (found.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1.0)
+            update(stack.theta, found, rate * factor(step))
             yield step + 1
 
     for done in track(updates(), total=steps, label=f"{stack.runs} runs: train"):

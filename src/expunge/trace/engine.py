@@ -52,7 +52,7 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready fields."""
-        return {"steps": list(self.steps), "recipe": asdict(self.recipe), "smallest_batch": self.smallest_batch}
+        return {"steps": list(self.steps), "recipe": self.recipe.to_dict(), "smallest_batch": self.smallest_batch}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Settings":
@@ -189,7 +189,7 @@ class Engine:
         self._seed(self.schedule.seed("step", step))
         optimizer.zero_grad()
         scalar_loss(self._program.loss, self.model, batch).backward()  # pyright: ignore[reportUnknownMemberType]
-        optimizer.step()  # pyright: ignore[reportUnknownMemberType]
+        self._training.update()
 
     def _seed(self, seed: int) -> None:
         """`torch.manual_seed`, which takes longer than a small step where an accelerator is not initialised."""

@@ -82,6 +82,7 @@ def preview_shards(
         learning_rate=settings.recipe.learning_rate,
         momentum=settings.recipe.momentum,
         weight_decay=settings.recipe.weight_decay,
+        max_grad_norm=settings.recipe.max_grad_norm,
     )
     return Ensemble([stack.model(run) for run in range(stack.runs)])
 

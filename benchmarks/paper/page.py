@@ -132,7 +132,9 @@ def figure_2(cells: list[dict[str, Any]], out: Path) -> None:
         draw(axis, points, COLOURS["gradient_clipping"], f"gradient clipping, as {reading}", style)
     draw(axis, curve(cells, "retrain", "exact", "paper"), COLOURS["retrain"], LABELS["retrain"])
     for method, series in PAPER["figure2"].items():
-        axis.plot(*zip(*series, strict=True), color=COLOURS[method], alpha=0.35, lw=0.8, label="the paper's")
+        axis.plot(
+            *zip(*series, strict=True), color=COLOURS[method], alpha=0.35, lw=0.8, label=f"the paper's {LABELS[method]}"
+        )
     dress(axis, "CIFAR-10: C0 = 20, C1 = 10, η = 0.01, λ = 50")
     axis.legend(frameon=False, fontsize=7.5)
     save(shape, [axis], out / "figure2.svg")

@@ -28,7 +28,7 @@ paper: .venv/installed  ## the paper's figures, everything that is not there yet
 	$(BIN)/python benchmarks/paper/claims.py
 	$(BIN)/python benchmarks/paper/page.py
 
-paper-quick: .venv/installed  ## the same with fewer runs, CIFAR-10 pictures shortened
+paper-quick: .venv/installed  ## the same with fewer runs, CIFAR-10 pictures shortened: under 10 minutes on two cores
 	for study in mnist features10 features100 cifar10; do $(BIN)/python benchmarks/paper/run.py $$study --quick || exit 1; done
 	$(BIN)/python benchmarks/paper/page.py --results benchmarks/paper/.cache/quick --out benchmarks/paper/.cache/quick
 	@echo look at benchmarks/paper/.cache/quick/README.md

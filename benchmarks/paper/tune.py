@@ -1,6 +1,7 @@
 """Choose the recovery once, on seeds that no figure uses: the training with the best validation accuracy.
 
     python benchmarks/paper/tune.py mnist --json benchmarks/paper/results/tuning_mnist.json
+    python benchmarks/paper/tune.py features10 --private --seeds 2 --json benchmarks/paper/results/tuning_private.json
 
 For gradient clipping at a true (1, 1e-5), and for retraining with the same effort, so that neither is favoured.
 """
@@ -57,6 +58,14 @@ def candidates() -> list[Training]:
     return [*sgd, *adamw, Training("the paper's: sgd 0.1", learning_rate=0.1), *rescaled, *decayed, *limited]
 
 
+def private_candidates() -> list[Training]:
+    """The rates of private training: its noise is large, and so they must be small."""
+    return [
+        Training(f"private {rate:g}, momentum 0.9", learning_rate=rate, momentum=0.9, weight_decay=0.0)
+        for rate in (0.02, 0.05, 0.1, 0.2)
+    ]
+
+
 def main() -> None:
     """Run what is missing of the grid, print it, and keep it as JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -66,6 +75,7 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true", help="train in mixed precision; the result says so")
     parser.add_argument("--seeds", type=int, help="how many; the study's block unless given")
     parser.add_argument("--original-epochs", type=int, help="shorten the original training; the result says so")
+    parser.add_argument("--private", action="store_true", help="private training instead, where the study has it")
     parser.add_argument("--only", nargs="+", help="candidates of these names")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -75,10 +85,13 @@ def main() -> None:
         study, study.data(), range(FIRST_SEED, FIRST_SEED + size), device=arguments.device, compiled=arguments.compile,
         autocast=torch.bfloat16 if arguments.bfloat16 else None, original_epochs=arguments.original_epochs,
     )  # fmt: skip
-    tuned = [job.cell for job in study.jobs() if job.training.name == "tuned"]
-    compared = [next(cell for cell in tuned if cell.method == method) for method in ("gradient_clipping", "retrain")]
+    kind, methods = ("private", ["dp_training"]) if arguments.private else ("tuned", ["gradient_clipping", "retrain"])
+    cells = [job.cell for job in study.jobs() if job.training.name == kind]
+    if not cells:
+        parser.error(f"{study.name} has no private training; features10 and features100 have")
+    compared = [next(cell for cell in cells if cell.method == method) for method in methods]
     rows = read(arguments.json)
-    for training in candidates():
+    for training in private_candidates() if arguments.private else candidates():
         if arguments.only and training.name not in arguments.only:
             continue
         for cell in compared:

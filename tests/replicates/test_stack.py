@@ -230,6 +230,8 @@ def test_what_a_stack_cannot_hold_is_refused():
         Stack.fresh(lambda: nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), [0])
     with pytest.raises(ValueError, match=r"theta must have shape \(runs, 59\), not \(3, 58\)"):
         Stack(mlp(), torch.zeros(3, 58))
+    with pytest.raises(ValueError, match=r"autocast must be torch.bfloat16 or None, not torch.float16"):
+        Stack.fresh(mlp, [0], autocast=torch.float16)
     with pytest.raises(ValueError, match="at least one model"):
         Stack.of([])
     with pytest.raises(TypeError, match="unlearn_runs cannot run"):

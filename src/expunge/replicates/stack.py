@@ -25,14 +25,14 @@ class Stack:
     Args:
         model: the architecture; its own weights are not used. All parameters are covered, buffers must be absent.
         theta: the weights, shape (R, d), float32 or float64; kept, not copied.
-        compiled: whether `torch.compile` makes one program of a model's loss and its derivative; it needs a C++ compiler
-            and some seconds at the first step.
-        autocast: the type of mixed precision, torch.bfloat16, in which `gradient` calls the model (`torch.autocast`); weights,
+        compiled: whether `torch.compile` makes one program of a model's loss and its derivative, and one of its outputs; it
+            needs a C++ compiler and some seconds at the first step.
+        autocast: torch.bfloat16 for mixed precision, in which `gradient` calls the model (`torch.autocast`); weights,
             losses, updates and `outputs` stay in theta's. None: all in theta's.
 
     Raises:
         ModelRefused: the model has buffers.
-        ValueError: theta has another shape.
+        ValueError: theta has another shape, or autocast is another type (float16 would need its losses scaled).
     """
 
     def __init__(
@@ -46,6 +46,8 @@ class Stack:
         self._sizes = [shape.numel() for shape in self._shapes.values()]
         if theta.dim() != 2 or theta.shape[1] != sum(self._sizes):
             raise ValueError(f"theta must have shape (runs, {sum(self._sizes)}), not {tuple(theta.shape)}")
+        if autocast not in (None, torch.bfloat16):
+            raise ValueError(f"autocast must be torch.bfloat16 or None, not {autocast!r}")
         self.theta = theta
         self._compiled, self._autocast = compiled, autocast
         convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

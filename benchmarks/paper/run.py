@@ -54,6 +54,19 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
+def precision(experiment: Experiment) -> dict[str, str]:
+    """That of training, where it is mixed."""
+    return {} if experiment.autocast is None else {"autocast": str(experiment.autocast)}
+
+
+def save(path: Path, result: dict[str, Any]) -> None:
+    """Write a result as a whole: an interrupted call leaves the one before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
 def stored(path: Path, job: Job, original_epochs: int | None) -> dict[str, Any] | None:
     """What is there of a job, if it was run with this training and from such originals."""
     if not path.is_file():
@@ -89,13 +102,9 @@ def run_block(job: Job, experiment: Experiment, path: Path) -> None:
         }  # fmt: skip
     held["accuracy"] = merged(held["accuracy"], found)
     held["seeds"] += experiment.seeds
-    precision = {} if experiment.autocast is None else {"autocast": str(experiment.autocast)}
-    block = {"seeds": experiment.seeds, "seconds": seconds, **precision, **environment(experiment.device)}
+    block = {"seeds": experiment.seeds, "seconds": seconds, **precision(experiment), **environment(experiment.device)}
     held["blocks"].append(block)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    save(path, held)
 
 
 def originals(job: Job, experiment: Experiment) -> int | None:
@@ -137,6 +146,10 @@ def main() -> None:
     results = arguments.results or (CACHE / "quick" if quick else RESULTS)
     planned = study.quick() if quick else study.jobs()
     jobs = [job for job in planned if any(part in job.name for part in arguments.only)]
+    if not jobs:
+        parser.error(
+            f"--only: no job's name contains one of these; there are: {', '.join(job.name for job in planned)}"
+        )
     data = study.data()
 
     @lru_cache(2)

@@ -3,24 +3,27 @@
     python benchmarks/paper/tune.py mnist --json benchmarks/paper/results/tuning_mnist.json
     python benchmarks/paper/tune.py features10 --private --seeds 2 --json benchmarks/paper/results/tuning_private.json
 
-For gradient clipping at a true (1, 1e-5), and for retraining with the same effort, so that neither is favoured.
+For gradient clipping at a true (1, 1e-5), and for retraining with the same effort, so that neither is favoured. What is in
+the file is not computed again.
 """
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
 from experiment import Experiment
-from recipes import Job, Training
+from recipes import Cell, Job, Training
 from rich.console import Console
 from rich.table import Table
-from run import environment
-from studies import STUDIES
+from run import environment, precision, save
+from studies import STUDIES, Study
 
 FIRST_SEED = 100
+Rows = list[dict[str, Any]]
 
 
 def candidates() -> list[Training]:
@@ -66,6 +69,74 @@ def private_candidates() -> list[Training]:
     ]
 
 
+def compared(study: Study, *, private: bool) -> list[Cell]:
+    """What every candidate is tried with.
+
+    Raises:
+        ValueError: the study has no private training.
+    """
+    kind, methods = ("private", ["dp_training"]) if private else ("tuned", ["gradient_clipping", "retrain"])
+    cells = [job.cell for job in study.jobs() if job.training.name == kind]
+    if not cells:
+        raise ValueError(f"--private: {study.name} has no private training; features10 and features100 have")
+    return [next(cell for cell in cells if cell.method == method) for method in methods]
+
+
+def tune(experiment: Experiment, cells: list[Cell], trainings: Iterable[Training], path: Path | None) -> Rows:
+    """Run what is not yet there of the grid, and keep it.
+
+    Raises:
+        ValueError: the file holds results of other conditions.
+    """
+    rows = read(path, experiment)
+    for training in trainings:
+        for cell in cells:
+            if any((r["training"], r["method"]) == (training.to_dict(), cell.method) for r in rows):
+                continue
+            row = compare(experiment, cell, training)
+            means = {budget: round(mean(values), 4) for budget, values in row["validation"].items()}
+            Console(stderr=True).print(training.name, cell.method, means)
+            rows.append(row)
+            if path is not None:
+                save(path, {**conditions(experiment), "rows": rows, **environment(experiment.device)})
+    return rows
+
+
+def compare(experiment: Experiment, cell: Cell, training: Training) -> dict[str, Any]:
+    """Validation accuracy of the trained, or fresh, start at the study's budgets for tuning."""
+    found = {b: experiment.run(Job(cell, training, b, (b,))) for b in experiment.study.tuning}
+    accuracy = {str(b): next(iter(f.values()))["validation"][b] for b, f in found.items()}
+    return {"training": training.to_dict(), "method": cell.method, "setting": cell.setting, "validation": accuracy}
+
+
+def conditions(experiment: Experiment) -> dict[str, Any]:
+    """All that the rows of one file have in common."""
+    return {
+        "study": experiment.study.name, "seeds": experiment.seeds, "original_epochs": experiment.original_epochs,
+        **precision(experiment),
+    }  # fmt: skip
+
+
+def read(path: Path | None, experiment: Experiment) -> Rows:
+    """What was compared before, under the same conditions."""
+    if path is None or not path.is_file():
+        return []
+    held, now = json.loads(path.read_text(encoding="utf-8")), conditions(experiment)
+    for name in ("study", "seeds", "original_epochs", "autocast"):
+        if held.get(name) != now.get(name):
+            raise ValueError(f"{path}: {name} {held.get(name)} there, {now.get(name)} in this call; give another file")
+    return held["rows"]
+
+
+def show(rows: Rows, budgets: Iterable[int]) -> None:
+    """Mean accuracies."""
+    table = Table("training", "method", "setting", *(f"{b} epochs" for b in budgets), title="validation accuracy")
+    for row in rows:
+        means = (f"{mean(values):.4f}" for values in row["validation"].values())
+        table.add_row(row["training"]["name"], row["method"], row["setting"], *means)
+    Console(width=160).print(table)
+
+
 def main() -> None:
     """Run what is missing of the grid, print it, and keep it as JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -77,59 +148,25 @@ def main() -> None:
     parser.add_argument("--original-epochs", type=int, help="shorten the original training; the result says so")
     parser.add_argument("--private", action="store_true", help="private training instead, where the study has it")
     parser.add_argument("--only", nargs="+", help="candidates of these names")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="where results are kept, and continued")
     arguments = parser.parse_args()
     study = STUDIES[arguments.study]
     size = arguments.seeds or (study.block if arguments.device == "cpu" else 8)
-    experiment = Experiment(
-        study, study.data(), range(FIRST_SEED, FIRST_SEED + size), device=arguments.device, compiled=arguments.compile,
-        autocast=torch.bfloat16 if arguments.bfloat16 else None, original_epochs=arguments.original_epochs,
-    )  # fmt: skip
-    kind, methods = ("private", ["dp_training"]) if arguments.private else ("tuned", ["gradient_clipping", "retrain"])
-    cells = [job.cell for job in study.jobs() if job.training.name == kind]
-    if not cells:
-        parser.error(f"{study.name} has no private training; features10 and features100 have")
-    compared = [next(cell for cell in cells if cell.method == method) for method in methods]
-    rows = read(arguments.json)
-    for training in private_candidates() if arguments.private else candidates():
-        if arguments.only and training.name not in arguments.only:
-            continue
-        for cell in compared:
-            if any((r["training"]["name"], r["method"]) == (training.name, cell.method) for r in rows):
-                continue
-            found = {b: experiment.run(Job(cell, training, b, (b,))) for b in study.tuning}
-            accuracy = {str(b): next(iter(f.values()))["validation"][b] for b, f in found.items()}
-            row = {
-                "training": training.to_dict(),
-                "method": cell.method,
-                "setting": cell.setting,
-                "validation": accuracy,
-            }
-            rows.append(row)
-            Console(stderr=True).print(training.name, cell.method, {b: round(mean(a), 4) for b, a in accuracy.items()})
-            write(arguments.json, experiment, rows)
-    table = Table("training", "method", "setting", *(f"{b} epochs" for b in study.tuning), title="validation accuracy")
-    for row in rows:
-        means = (f"{mean(values):.4f}" for values in row["validation"].values())
-        table.add_row(row["training"]["name"], row["method"], row["setting"], *means)
-    Console(width=160).print(table)
-
-
-def read(path: Path | None) -> list[dict[str, Any]]:
-    """What was compared before."""
-    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path and path.is_file() else []
-
-
-def write(path: Path | None, experiment: Experiment, rows: list[dict[str, Any]]) -> None:
-    """What is compared so far."""
-    if path is None:
-        return
-    result = {
-        "study": experiment.study.name, "seeds": experiment.seeds, "original_epochs": experiment.original_epochs,
-        "autocast": str(experiment.autocast), "rows": rows, **environment(experiment.device),
-    }  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    grid = private_candidates() if arguments.private else candidates()
+    if arguments.only:
+        names = [training.name for training in grid]
+        if unknown := set(arguments.only) - set(names):
+            parser.error(f"--only: no candidate {', '.join(sorted(unknown))}; there are: {'; '.join(names)}")
+        grid = [training for training in grid if training.name in arguments.only]
+    try:
+        cells = compared(study, private=arguments.private)
+        experiment = Experiment(
+            study, study.data(), range(FIRST_SEED, FIRST_SEED + size), device=arguments.device, compiled=arguments.compile,
+            autocast=torch.bfloat16 if arguments.bfloat16 else None, original_epochs=arguments.original_epochs,
+        )  # fmt: skip
+        show(tune(experiment, cells, grid, arguments.json), study.tuning)
+    except ValueError as problem:
+        parser.error(str(problem))
 
 
 if __name__ == "__main__":

@@ -73,8 +73,8 @@ def test_the_networks_are_those_of_the_paper(studies, study, weights):
 
 
 @pytest.fixture
-def tiny(studies, data, paper, monkeypatch, tmp_path):
-    """A study of random pictures, small enough to run whole."""
+def tiny_study(studies, data, paper, monkeypatch, tmp_path):
+    """Random pictures, few enough to run all jobs."""
     coins = torch.Generator().manual_seed(0)
     pictures = torch.randint(256, (1300, 4, 4), dtype=torch.uint8, generator=coins)
     labels = (pictures[:, 0, 0] > 127).long()
@@ -82,25 +82,29 @@ def tiny(studies, data, paper, monkeypatch, tmp_path):
     cells = [studies.recipes.retraining(), *studies.recipes.gradient_clipping(0.01, 10.0, 1e-4, 750.0)]
     how = studies.recipes.Training("paper", learning_rate=0.5)
     jobs = [studies.recipes.Job(cell, how, 3, (1, 3)) for cell in cells]
-    experiment = paper("experiment")
-    monkeypatch.setattr(experiment, "CACHE", tmp_path / "cache")
-    study = studies.Study(
+    monkeypatch.setattr(paper("experiment"), "CACHE", tmp_path / "cache")
+    return studies.Study(
         "tiny", lambda: held, lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), rotations,
-        original_epochs=2, epochs=3, jobs=lambda: jobs, quick=lambda: jobs, tuning=(1,),
+        original_epochs=2, epochs=3, jobs=lambda: jobs, quick=lambda: jobs, tuning=(1, 2),
     )  # fmt: skip
-    run = paper("run")
+
+
+@pytest.fixture
+def tiny(tiny_study, paper, tmp_path):
+    """Run the small study."""
+    study, run, experiment = tiny_study, paper("run"), paper("experiment")
 
     def go(seeds, *, block=2, **options):
         blocks = [range(first, min(first + block, seeds)) for first in range(0, seeds, block)]
         ran = []
 
         def make(own):
-            made = experiment.Experiment(study, held, own, device="cpu", **options)
+            made = experiment.Experiment(study, study.data(), own, device="cpu", **options)
             whole = made.run
             made.run = lambda job: ran.append((job.name, own)) or whole(job)
             return made
 
-        run.run_study(jobs, make, blocks, tmp_path / "results")
+        run.run_study(study.jobs(), make, blocks, tmp_path / "results")
         return ran, {p.stem: json.loads(p.read_text()) for p in (tmp_path / "results").glob("*.json")}
 
     return go
@@ -155,6 +159,79 @@ def test_an_interrupted_run_leaves_whole_seeds_only(tiny, paper, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             tiny(2)
     assert tiny(2)[1]["retrain-exact-paper-3"]["seeds"] == [0, 1]
+
+
+@pytest.fixture
+def tuned(tiny_study, paper, tmp_path, monkeypatch):
+    """Compare trainings by their names on the small study; the result, and which of them were run."""
+    tune, recipes, experiment = paper("tune"), paper("recipes"), paper("experiment")
+    ran = []
+    whole = tune.compare
+    monkeypatch.setattr(
+        tune, "compare", lambda e, cell, how: ran.append((how.name, cell.method)) or whole(e, cell, how)
+    )
+
+    def go(rates, *, seeds=(100, 101), **options):
+        ran.clear()
+        made = experiment.Experiment(tiny_study, tiny_study.data(), seeds, device="cpu", **options)
+        trainings = [recipes.Training(name, learning_rate=rate) for name, rate in rates.items()]
+        cells = [job.cell for job in tiny_study.jobs() if job.cell.reading != "published"]
+        tune.tune(made, cells, trainings, tmp_path / "tuning.json")
+        return list(ran), json.loads((tmp_path / "tuning.json").read_text())
+
+    return go
+
+
+def test_tuning_compares_every_training_with_every_method_and_computes_nothing_twice(tuned):
+    both = ["retrain", "gradient_clipping"]
+    ran, found = tuned({"low": 0.1, "high": 0.5})
+    assert ran == [(name, method) for name in ("low", "high") for method in both]
+    assert [(r["training"]["name"], r["method"]) for r in found["rows"]] == ran
+    assert all({b: len(v) for b, v in r["validation"].items()} == {"1": 2, "2": 2} for r in found["rows"])
+    ran, more = tuned({"low": 0.1, "high": 0.7})  # a training of the same name that is another one
+    assert ran == [("high", method) for method in both]
+    assert more["rows"][:4] == found["rows"]
+    assert more["rows"][4]["validation"] != found["rows"][2]["validation"]
+
+
+@pytest.mark.parametrize("other", [{"seeds": (100, 102)}, {"original_epochs": 1}, {"autocast": torch.bfloat16}])
+def test_tuning_under_other_conditions_is_not_mixed_into_a_file(tuned, tmp_path, other):
+    tuned({"low": 0.1})
+    before = (tmp_path / "tuning.json").read_text()
+    with pytest.raises(ValueError, match=next(iter(other)) + r".* there, .* give another file"):
+        tuned({"high": 0.5}, **other)
+    assert (tmp_path / "tuning.json").read_text() == before
+
+
+def test_an_interrupted_tuning_keeps_what_it_compared(tuned, paper, tmp_path, monkeypatch):
+    tune = paper("tune")
+    whole = tune.compare
+
+    def interrupted(experiment, cell, training):
+        if training.name == "high":
+            raise KeyboardInterrupt
+        return whole(experiment, cell, training)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "compare", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tuned({"low": 0.1, "high": 0.5})
+    assert {r["training"]["name"] for r in json.loads((tmp_path / "tuning.json").read_text())["rows"]} == {"low"}
+    assert tuned({"low": 0.1, "high": 0.5})[0] == [("high", "retrain"), ("high", "gradient_clipping")]
+
+
+def test_the_trainings_of_the_figures_are_candidates_that_a_committed_file_compared(studies, paper):
+    """And on seeds that no figure uses."""
+    run = paper("run")
+    names = {"tuned": "tuning_{}.json", "private": "tuning_private.json"}
+    for study in studies.STUDIES.values():
+        for job in study.jobs():
+            if job.training.name not in names:
+                continue
+            held = json.loads((run.RESULTS / names[job.training.name].format(study.name)).read_text())
+            own = {k: v for k, v in job.training.to_dict().items() if k != "name"}
+            assert own in [{k: v for k, v in r["training"].items() if k != "name"} for r in held["rows"]]
+            assert min(held["seeds"]) >= run.SEEDS
 
 
 @pytest.mark.long

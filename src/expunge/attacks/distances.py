@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from expunge.attacks.arena import Arena, Unlearner
 from expunge.audit import distance
+from expunge.audit.forgetting import challenge_score, forgetting_score
 from expunge.replicates import Stack, accuracy_runs
 
 __all__ = ["distances"]
@@ -32,11 +33,11 @@ def distances(arena: Arena, unlearner: Unlearner, *, trained: Stack | None = Non
         for name, stack in (("u", released), ("r", retrained))
         for part, rows in (("retain", arena.retain), ("test", arena.population))
     }
-    forgetting = distance.forgetting_score(u, r, retrained_again=r2)
+    forgetting = forgetting_score(u, r, retrained_again=r2)
     target = float(np.mean(_accuracies(arena, before, arena.candidates)))
     found: dict[str, distance.Distance] = {
         "forgetting score": forgetting,
-        "challenge score": distance.challenge_score(
+        "challenge score": challenge_score(
             forgetting,
             unlearned_retain=accuracy["u", "retain"], retrained_retain=accuracy["r", "retain"],
             unlearned_test=accuracy["u", "test"], retrained_test=accuracy["r", "test"],

@@ -17,7 +17,7 @@ from expunge.data import Examples, as_examples
 from expunge.errors import ExpungeError
 from expunge.task import Task, featured, labelled, outputs
 
-__all__ = ["LANES", "lane_canaries", "lane_membership", "lane_worlds"]
+__all__ = ["LANES", "head_arena", "lane_canaries", "lane_membership", "lane_worlds"]
 
 LANES = (ExactRidge, MeasuredResidual, Replay, UndeclaredFeatures)
 
@@ -47,7 +47,7 @@ def lane_worlds(how: How) -> Part:
         return left_out(reason)
     head = cast("ExactRidge", _head_of(how))
     try:
-        arena = _arena(how.task, runs=8, seed=how.seed)
+        arena = head_arena(how.task, runs=8, seed=how.seed)
         found = bits(arena, ridge=head.ridge, rounding=head.rounding)
     except (ExpungeError, ValueError, TypeError) as error:
         return left_out(f"{reason}; bits are not compared: {error}")
@@ -61,10 +61,10 @@ def lane_membership(how: How) -> Part:
     try:
         head = _head_of(how)
         if isinstance(head, ExactRidge):
-            arena = _arena(how.task, runs=how.effort.runs, seed=how.seed)
+            arena = head_arena(how.task, runs=how.effort.runs, seed=how.seed)
             releases = exact(arena, ridge=head.ridge, rounding=head.rounding)
         else:
-            arena = _arena(how.task, runs=max(8, how.effort.runs // _SHARE), seed=how.seed)
+            arena = head_arena(how.task, runs=max(8, how.effort.runs // _SHARE), seed=how.seed)
             arena = replace(arena, retain=arena.retain.take(range(min(_ROWS, len(arena.retain)))))
             releases = convex(arena, head)
     except (ExpungeError, ValueError, TypeError) as error:
@@ -79,7 +79,7 @@ def lane_canaries(how: How) -> Part:
     try:
         if isinstance(how.mechanism, Replay):
             return _replay(how, how.mechanism, coins)
-        arena = _arena(how.task, runs=8, seed=how.seed)
+        arena = head_arena(how.task, runs=8, seed=how.seed)
         if len(arena.candidates) < _FEWEST:
             return left_out(f"it needs at least {_FEWEST} rows to forget, not {len(arena.candidates)}")
         head, noise = _head_of(how), torch.Generator().manual_seed(how.seed + 5)
@@ -140,8 +140,8 @@ def _assumed(how: How) -> dict[str, object]:
     return {"assumed": chosen}
 
 
-def _arena(task: Task, *, runs: int, seed: int) -> HeadArena:
-    """The task's rows as features.
+def head_arena(task: Task, *, runs: int, seed: int) -> HeadArena:
+    """The task's rows as features, for as many heads as there are runs; those to forget are the candidates.
 
     Raises:
         TaskError: the task has no feature map, or its data are no labelled rows.

@@ -1,0 +1,161 @@
+"""Audits of the lanes that keep the model, on the demo's digits, and of two heads that forget too little.
+
+    python benchmarks/lane_audits.py --json benchmarks/results/lane_audits.json
+
+Exact head, convex head at a true (1, 1e-5), replay: every attack that applies, as `expunge audit --recovery-lr 0.4` makes
+them. Of the exact head also the bits that rounding leaves, on the demo's features and with each row divided by its norm.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from dataclasses import replace
+from importlib.metadata import version
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import expunge as ex
+from expunge.attacks import HeadArena, audit_task, head_membership
+from expunge.attacks.heads import bits, exact
+from expunge.attacks.lanes import head_arena
+from expunge.audit import Finding
+from expunge.demo import RECIPE, digits
+
+DELTA, RIDGE, LEFT = 1e-5, 1.0, 5
+RUNS = 128
+
+
+def lanes(provenance: str) -> dict[str, ex.Mechanism]:
+    """By name."""
+
+    def convex(noise_std: float) -> ex.MeasuredResidual:
+        return ex.MeasuredResidual(residual=1e-9, strong_convexity=1e-4, noise_std=noise_std, provenance=provenance)
+
+    return {
+        "exact head": ex.ExactRidge(ridge=RIDGE, rounding=1e-9, provenance=provenance),
+        "convex head": ex.calibrate(convex, ex.Budget(epsilon=1.0, delta=DELTA)),
+        "replay": ex.Replay(),
+    }
+
+
+def nothing(_head: ex.AnalyticHead, _own: ex.Examples) -> None:
+    """A head that forgets nothing."""
+
+
+def all_but_five(head: ex.AnalyticHead, own: ex.Examples) -> None:
+    """A head that keeps five of the rows it should forget."""
+    rest = own.take(range(LEFT, len(own)))
+    head.forget(*rest.tensors, ids=rest.ids)
+
+
+def row(
+    name: str, of: ex.Mechanism, findings: tuple[Finding, ...], details: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """One line of the result."""
+    claim = ex.guarantee(of, delta=DELTA)
+    return {
+        "lane": name, "mechanism": repr(of), "epsilon": claim.epsilon, "mu": claim.mu,
+        "refuted_by": [f.attack for f in findings if f.refutes(claim)],
+        "findings": [f.to_dict() for f in findings], "details": details, "seconds": round(seconds, 1),
+    }  # fmt: skip
+
+
+def normalised(arena: HeadArena) -> HeadArena:
+    """With each row divided by its norm."""
+    parts = {}
+    for name in ("retain", "candidates", "population"):
+        x, y = getattr(arena, name).tensors
+        parts[name] = ex.Examples(x / x.norm(dim=1, keepdim=True), y, ids=getattr(arena, name).ids)
+    return replace(arena, **parts)
+
+
+def audited() -> dict[str, Any]:
+    """All lanes, then the faulty heads, then the bits."""
+    task, rows = digits(), []
+    for name, of in lanes(task.provenance or "").items():
+        begun = time.perf_counter()
+        found = audit_task(task, of, delta=DELTA, recipe=RECIPE, recovery_epochs=5, training_epochs=30)
+        rows.append(row(name, of, found.findings, dict(found.details), time.perf_counter() - begun))
+    arena, of = head_arena(task, runs=RUNS, seed=0), lanes(task.provenance or "")["exact head"]
+    for name, forget in {"forgets nothing": nothing, "forgets all but five rows": all_but_five}.items():
+        begun = time.perf_counter()
+        seen = head_membership(arena, exact(arena, ridge=RIDGE, forget=forget), delta=DELTA)
+        rows.append(row(f"exact head, {name}", of, seen.findings, seen.details, time.perf_counter() - begun))
+    left = {"demo's features": bits(arena, ridge=RIDGE), "unit rows": bits(normalised(arena), ridge=RIDGE)}
+    return {"data": "digits", "delta": DELTA, "rows": rows, "bits": left}
+
+
+def show(result: dict[str, Any]) -> None:
+    """The tables."""
+    table = Table(
+        "lane",
+        "claims ε",
+        "two worlds: ε ≥",
+        "membership: ε ≥ (could show)",
+        "AUC (null)",
+        "canaries: ε ≥",
+        "refuted",
+        "seconds",
+    )
+    for r in result["rows"]:
+        best = {kind: strongest(r, kind) for kind in ("two worlds", "membership", "canaries")}
+        inside = r["details"].get("membership", r["details"])
+        aucs = [
+            (v["attack"]["auc"], v["null"]["auc"]) for v in inside.values() if isinstance(v, dict) and "attack" in v
+        ]
+        most = max(aucs, default=None)
+        auc = "" if most is None else f"{most[0]:.3f} ({most[1]:.3f})"
+        table.add_row(
+            r["lane"], f"{r['epsilon']:.3g}", best["two worlds"], best["membership"], auc, best["canaries"],
+            "yes" if r["refuted_by"] else "no", f"{r['seconds']:g}",
+        )  # fmt: skip
+    Console(width=150).print(table)
+    for rows, kinds in result["bits"].items():
+        for kind in ("float64", "grid"):
+            left = kinds[kind]
+            Console().print(
+                f"bits, {rows}, {kind}: {left['differ']:.1%} differ by up to {left['largest']:.2g} (bound {left['error_bound']:.2g})"
+            )
+
+
+def strongest(r: dict[str, Any], kind: str) -> str:
+    """The largest bound of a kind of attack, and what it could have shown."""
+    found = [f for f in r["findings"] if f["attack"].startswith(kind)]
+    if not found:
+        return ""
+    epsilon, ceiling = max([number(f["bounds"][name]) for name in ("epsilon", "ceiling")] for f in found)
+    return f"{epsilon:.3f} ({ceiling:.2f})"
+
+
+def number(value: float | str) -> float:
+    """Of a bound."""
+    return inf if value == "infinite" else float(value)
+
+
+def main() -> None:
+    """Run, print, and write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    result = audited()
+    if arguments.json:
+        result |= {
+            "versions": {n: version(n).partition("+")[0] for n in ("expunge", "torch", "numpy")},
+            "hardware": {
+                "machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version(),
+                "threads": os.environ.get("OMP_NUM_THREADS"),
+            },
+        }  # fmt: skip
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    show(result)
+
+
+if __name__ == "__main__":
+    main()

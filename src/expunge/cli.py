@@ -151,7 +151,7 @@ def verify(
 @_command
 def report(
     certificate: Path,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML page to write.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML page to write.")] = Path("report.html"),
     curves: Annotated[Path | None, typer.Option(help="A comparison.json made by demo.")] = None,
     audit: Annotated[Path | None, typer.Option(help="An audit.json made by audit.")] = None,
 ) -> None:
@@ -161,8 +161,8 @@ def report(
 
     seen = None if audit is None else Audit.load(audit)
     page = render(ex.Certificate.load(certificate), None if curves is None else _comparison(curves), seen)
-    write_new(output, page.encode())
-    _out.print(f"wrote {output}")
+    write_new(out, page.encode())
+    _out.print(f"wrote {out}")
 
 
 @_command

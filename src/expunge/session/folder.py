@@ -1,6 +1,7 @@
 """The folder of a job: it appears when it is complete, or not at all."""
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from expunge.report.curves import Comparison
 
 __all__ = ["Accuracies", "refuse_existing", "summary", "working_folder", "write"]
 
+_log = logging.getLogger("expunge")
+
 Accuracies = dict[str, dict[str, float]]
 """By model ("original", "released") and part ("held_out", "forget")."""
 
@@ -29,7 +32,7 @@ def refuse_existing(out: Path) -> None:
 
 @contextlib.contextmanager
 def working_folder(out: Path, *, resume: bool) -> Generator[Path]:
-    """A private folder to work in, which becomes `out` at the end; after a failure only a state file is left of it."""
+    """A private folder to work in, which becomes `out` at the end; after a failure only state files are left of it."""
     work = out.with_name(out.name + ".partial")
     refuse_existing(out)
     if work.exists() and not resume:
@@ -43,7 +46,9 @@ def working_folder(out: Path, *, resume: bool) -> Generator[Path]:
         yield work
     except BaseException:
         _clear(work)
-        if not any(work.iterdir()):
+        if any(work.iterdir()):
+            _log.warning("what is done is kept in %s, secret: go on with --resume, or remove it", work)
+        else:
             work.rmdir()
         raise
     try:

@@ -1,7 +1,11 @@
 """A task's network, by a noisy mechanism and recovery, or by retraining."""
 
+import copy
+import json
 from pathlib import Path
 from typing import Any, cast
+
+from torch import nn
 
 from expunge.accounting import Budget, Mechanism, Relation, Retrain
 from expunge.compare import accuracy
@@ -9,8 +13,10 @@ from expunge.data import as_examples, commit, new_commitment_key
 from expunge.errors import TaskError
 from expunge.methods.weights import save_weights
 from expunge.pipeline import Unlearned, recover, retrain, unlearn
+from expunge.record import RunRecord, mechanism_to_dict
 from expunge.recovery import Recipe
 from expunge.session.folder import summary, working_folder, write
+from expunge.state import StateFile
 from expunge.task import Task, load_task
 
 __all__ = ["certified", "run_task"]
@@ -31,17 +37,15 @@ def run_task(
     """Take one task through to a verified certificate; returns a summary.
 
     Work is done in `<out>.partial`, readable by its owner alone, which becomes `out` at the end. After an interruption
-    its state file stays, and the same call with `resume` goes on from it.
+    its state files stay, and the same call with `resume` goes on from them: in the midst of unlearning, recovery or
+    retraining where the data are `Examples`; with a loader, whose order cannot be restored, from the start of either.
 
     Raises:
         OutputError: `out` exists, or `<out>.partial` does and `resume` is not set.
     """
     with working_folder(out, resume=resume) as work:
         task = load_task(where)
-        done = certified(task, mechanism, epochs=epochs, recipe=recipe, state=work / "run.state")
-        released = done.model
-        if not isinstance(mechanism, Retrain):
-            released = recover(done.model, task.retain, loss=task.loss, epochs=epochs, recipe=recipe, rescale=rescale)
+        done, released = _run(task, mechanism, work, epochs=epochs, recipe=recipe, rescale=rescale)
         key = new_commitment_key(work / "commitment.key")
         forget = as_examples(task.forget)
         commitments = {} if forget is None else {"forget": commit(forget.ids, key=key)}
@@ -52,6 +56,42 @@ def run_task(
         for name, model in {"original": task.model, "released": released}.items()
     }
     return summary(out, certificate, measured, start_clipped=done.start_clipped)
+
+
+def _run(
+    task: Task, mechanism: Mechanism, work: Path, *, epochs: float, recipe: Recipe, rescale: bool
+) -> tuple[Unlearned, nn.Module]:
+    """The certified and the released model; what an interrupted call finished is taken from its state files."""
+    goes_on = as_examples(task.retain) is not None
+    running, recovering = (work / name if goes_on else None for name in ("run.state", "recovery.state"))
+    if isinstance(mechanism, Retrain):
+        done = certified(task, mechanism, epochs=epochs, recipe=recipe, state=running)
+        return done, done.model
+    shapes = [[name, list(t.shape)] for name, t in task.model.state_dict().items()]
+    kept = StateFile(
+        work / "certified.state",
+        {"mechanism": mechanism_to_dict(mechanism), "batch": recipe.batch_size, "model": shapes},
+    )
+    done = _finished(kept, task.model)
+    if done is None:
+        done = certified(task, mechanism, epochs=epochs, recipe=recipe, state=running)
+        record = json.dumps(done.record.to_dict())
+        kept.save({"weights": done.model.state_dict(), "record": record, "start_clipped": done.start_clipped})
+    released = recover(
+        done.model, task.retain, loss=task.loss, epochs=epochs, recipe=recipe, rescale=rescale, state=recovering
+    )
+    kept.delete()
+    return done, released
+
+
+def _finished(kept: StateFile, model: nn.Module) -> Unlearned | None:
+    """What the mechanism made before recovery was interrupted."""
+    saved = kept.load()
+    if saved is None:
+        return None
+    work = copy.deepcopy(model)
+    work.load_state_dict(saved["weights"])
+    return Unlearned(work, RunRecord.from_dict(json.loads(saved["record"])), saved["start_clipped"])
 
 
 def certified(task: Task, mechanism: Mechanism, *, epochs: float, recipe: Recipe, state: Path | None) -> Unlearned:

@@ -173,7 +173,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     retain: ex.Examples, verb: Verb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Interrupted, in the second epoch too, and repeated with its state file, a run ends where it would have."""
-    monkeypatch.setattr("expunge.pipeline._SAVE_EVERY", 0.0)
+    monkeypatch.setattr("expunge.state.SAVE_EVERY", 0.0)
     counted = Interrupted()
     whole = verb(retain, loss=counted)
     state = tmp_path / "run.state"
@@ -190,7 +190,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
 
 def interrupted_state(retain: ex.Examples, path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("expunge.pipeline._SAVE_EVERY", 0.0)
+    monkeypatch.setattr("expunge.state.SAVE_EVERY", 0.0)
     with pytest.raises(KeyboardInterrupt):
         unlearn(make(), retain, loss=Interrupted(5), state=path)
     return path

@@ -7,8 +7,7 @@ global generators of torch are forked, and left as they were.
 import copy as copying
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,16 +22,14 @@ from expunge.errors import RunError
 from expunge.loss import Loss, scalar_loss
 from expunge.methods import EXECUTORS, FlatWeights, Noise, secret_generator
 from expunge.methods.weights import batch_norms, dtype_name
-from expunge.progress import track
 from expunge.record import NO_NOISE, RunRecord, mechanism_to_dict, weights_digest
 from expunge.recovery.rescale import rescale_
 from expunge.recovery.training import Recipe, Training, training_steps
-from expunge.state import StateFile
+from expunge.running import drive, state_file
 
 __all__ = ["Unlearned", "noiseless_record", "null_start", "recover", "retrain", "unlearn"]
 
 _log = logging.getLogger("expunge")
-_SAVE_EVERY = 30.0  # seconds between state files; at least twenty times what writing one takes
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def unlearn(
         declared = {name: b.clone() for name, b in work.named_buffers() if name in weights.public}
         for norm in batch_norms(work):
             norm.train(mode=bool(norms))  # statistics declared public stay as they are
-        file = _state_file(
+        file = state_file(
             state, "unlearn", work, retain, {"mechanism": mechanism_to_dict(mechanism), "batch": batch_size}
         )
         saved = file.load() if file else None
@@ -127,7 +124,7 @@ def unlearn(
             return {"seed": seed, "theta": weights.theta, "noise": noise.state(), "coins": coins_now}
 
         begun = noise.count
-        done = begun + _drive(steps, mechanism.gradient_steps - begun, f"unlearn: {mechanism.name}", file, snapshot)
+        done = begun + drive(steps, mechanism.gradient_steps - begun, f"unlearn: {mechanism.name}", file, snapshot)
         if not bool(torch.isfinite(weights.theta).all()):
             raise RunError("the unlearned weights hold NaN or infinity")
         _refuse_changed(work, declared)
@@ -270,7 +267,7 @@ def _train(
         per_epoch = Batches(retain, batch_size=recipe.batch_size, seed=seed).per_epoch
         total = max(1, round(epochs * per_epoch))
         training = Training(model, recipe, steps=total)
-        file = _state_file(state, label, model, retain, {"recipe": recipe.to_dict(), "steps": total})
+        file = state_file(state, label, model, retain, {"recipe": recipe.to_dict(), "steps": total})
         saved = file.load() if file else None
         if saved is not None:
             seed = saved["seed"]
@@ -289,33 +286,11 @@ def _train(
 
         batches = Batches(retain, batch_size=recipe.batch_size, seed=seed, skip=training.done)
         steps = with_epochs(training_steps(training, iter(batches), loss=loss))
-        _drive(steps, total - training.done, label, file, snapshot)
+        drive(steps, total - training.done, label, file, snapshot)
     for parameter in model.parameters():
         parameter.grad = None
     if file:
         file.delete()
-
-
-def _drive(
-    steps: Iterator[int],
-    total: int,
-    label: str,
-    file: StateFile | None,
-    snapshot: Callable[[], dict[str, Any]],
-) -> int:
-    """Run the steps to their end, with a bar and state files; return how many there were.
-
-    States are taken between steps only, so whatever moment an interruption picks, the last file is whole.
-    """
-    done, saved_at, pause = 0, time.monotonic(), _SAVE_EVERY
-    for _ in track(steps, total=total, label=label):
-        done += 1
-        now = time.monotonic()
-        if file and now - saved_at >= pause:
-            file.save(snapshot())
-            saved_at = time.monotonic()
-            pause = max(_SAVE_EVERY, 20 * (saved_at - now))
-    return done
 
 
 def _refuse_changed(model: nn.Module, declared: dict[str, Tensor]) -> None:
@@ -344,19 +319,6 @@ def _estimate_statistics(model: nn.Module, batches: Batches, loss: Loss) -> None
             scalar_loss(loss, model, next(stream))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-
-
-def _state_file(
-    path: str | os.PathLike[str] | None, verb: str, model: nn.Module, retain: Any, settings: Mapping[str, Any]
-) -> StateFile | None:
-    if path is None:
-        return None
-    examples = Batches(retain, batch_size=1, seed=0).examples
-    if examples is None:
-        raise ValueError("a state file needs data as Examples(x, y): a loader's order cannot be restored")
-    shapes = [[name, list(p.shape), dtype_name(p.dtype)] for name, p in model.named_parameters()]
-    data = [[list(t.shape), dtype_name(t.dtype)] for t in examples.tensors]
-    return StateFile(path, {"verb": verb, "model": shapes, "data": data, **settings})
 
 
 def _outside(theta: Tensor, radius: float) -> bool:

@@ -1,5 +1,6 @@
 """The verb `train_private`: training that leaves nothing to do at deletion, for forget sets up to a size."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from expunge import _validate
 from expunge.accounting import DPTraining
-from expunge.coins import build, environment, fresh_coins, mode
+from expunge.coins import build, coins_state, environment, fresh_coins, mode, restore_coins
 from expunge.data import Examples, as_examples
 from expunge.errors import ModelRefused, RunError
 from expunge.loss import Loss
@@ -16,8 +17,8 @@ from expunge.methods import FlatWeights, Noise, secret_generator
 from expunge.methods.dp_training import ExampleGradients, dp_training, poisson_batches
 from expunge.methods.weights import dtype_name
 from expunge.pipeline import Unlearned
-from expunge.progress import track
-from expunge.record import RunRecord, weights_digest
+from expunge.record import RunRecord, mechanism_to_dict, weights_digest
+from expunge.running import drive, state_file
 
 __all__ = ["train_private"]
 
@@ -34,6 +35,7 @@ def train_private(
     at_once: int = 64,
     public: Sequence[str] = (),
     generator: torch.Generator | None = None,
+    state: str | os.PathLike[str] | None = None,
 ) -> Unlearned:
     """Train a fresh model on all data so that any `group_size` examples of them are unlearned from the start.
 
@@ -53,6 +55,7 @@ def train_private(
         public: patterns of parameters that no such data touched, left alone (a frozen backbone).
         generator: source of initialisation, batches, noise and all other coins, on the model's device, never to be
             published; by default a secret one, see `unlearn`.
+        state: as in `unlearn`.
 
     Returns:
         The model, and a record for `issue`.
@@ -60,7 +63,7 @@ def train_private(
     Raises:
         MissingExtra: Opacus is not installed.
         ModelRefused: the proof cannot cover the model or the loss; the message names the remedy.
-        NonFinite, RunError: see their docstrings. Nothing is returned then.
+        NonFinite, RunError, StateError: see their docstrings. Nothing is returned then.
     """
     if not isinstance(mechanism, DPTraining):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"train_private runs a DPTraining, not {mechanism!r}; use unlearn() or retrain()")
@@ -78,6 +81,11 @@ def train_private(
     if generator is None and weights.device.type != "cpu":
         coins = secret_generator(weights.device)
     noise = Noise(mechanism.noise_std, coins, origin="secret" if generator is None else "given")
+    settings = {
+        "mechanism": mechanism_to_dict(mechanism), "learning_rate": learning_rate, "momentum": momentum,
+        "expected_batch": expected_batch, "at_once": at_once,
+    }  # fmt: skip
+    file = state_file(state, "train_private", model, examples, settings)
     with fresh_coins(coins, weights.device), mode(model, training=True):
         if generator is None:
             # Dropout must hide who else was in the batch, and seeds of 32 bits can be tried.
@@ -86,14 +94,29 @@ def train_private(
         try:
             gradients.probe(examples)
             batches = poisson_batches(examples, sampling_rate=mechanism.sampling_rate, generator=coins)
-            descend = _momentum_descent(learning_rate / expected_batch, momentum)
-            steps = dp_training(mechanism, weights.theta, gradients, batches, noise, descend)
-            done = sum(1 for _ in track(steps, total=mechanism.steps, label=mechanism.name))
+            descent = _Descent(learning_rate / expected_batch, momentum)
+            steps = dp_training(mechanism, weights.theta, gradients, batches, noise, descent)
+
+            def snapshot() -> dict[str, Any]:
+                coins_now = coins_state(weights.device)
+                held = {"theta": weights.theta, "velocity": descent.velocity}
+                return held | {"noise": noise.state(), "coins": coins_now}
+
+            saved = file.load() if file else None
+            if saved is not None:
+                weights.theta.copy_(saved["theta"])
+                descent.velocity = saved["velocity"]
+                noise.restore(saved["noise"])
+                restore_coins(saved["coins"], weights.device)
+            begun = noise.count
+            done = begun + drive(steps, mechanism.steps - begun, mechanism.name, file, snapshot)
         finally:
             gradients.close()
     if not bool(torch.isfinite(weights.theta).all()):
         raise RunError("the trained weights hold NaN or infinity: lower the learning rate or the noise")
     weights.release()
+    if file:
+        file.delete()
     return Unlearned(model, _record(mechanism, weights, noise, done))
 
 
@@ -130,13 +153,14 @@ def _refuse_buffers(model: nn.Module) -> None:
         )
 
 
-def _momentum_descent(step: float, momentum: float) -> Callable[[Tensor, Tensor], object]:
+class _Descent:
     """Heavy ball on noisy sums, from rest."""
-    velocity: Tensor | None = None
 
-    def descend(theta: Tensor, noisy_sum: Tensor) -> None:
-        nonlocal velocity
-        velocity = noisy_sum.clone() if velocity is None else velocity.mul_(momentum).add_(noisy_sum)
-        theta.add_(velocity, alpha=-step)
+    def __init__(self, step: float, momentum: float) -> None:
+        self._step, self._momentum = step, momentum
+        self.velocity: Tensor | None = None
 
-    return descend
+    def __call__(self, theta: Tensor, noisy_sum: Tensor) -> None:
+        held = self.velocity
+        self.velocity = noisy_sum.clone() if held is None else held.mul_(self._momentum).add_(noisy_sum)
+        theta.add_(self.velocity, alpha=-self._step)

@@ -4,6 +4,8 @@ import hashlib
 import io
 import os
 import pickle
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,10 @@ import torch
 from expunge._files import write_over
 from expunge.errors import StateError
 
-__all__ = ["StateFile"]
+__all__ = ["Pace", "StateFile"]
+
+SAVE_EVERY = 30.0  # seconds between state files,
+SHARE = 20.0  # and at least so many times what writing one takes
 
 _MAGIC = b"expunge.state/1\n"
 
@@ -69,3 +74,18 @@ class StateFile:
     def delete(self) -> None:
         """Remove the file."""
         self.path.unlink(missing_ok=True)
+
+
+class Pace:
+    """How often state is written: as a rule every half minute, and for at most a twentieth of the time."""
+
+    def __init__(self) -> None:
+        self._last, self._pause = time.monotonic(), SAVE_EVERY
+
+    def save(self, write: Callable[[], object]) -> None:
+        """Call `write`, if it is time."""
+        begun = time.monotonic()
+        if begun - self._last >= self._pause:
+            write()
+            self._last = time.monotonic()
+            self._pause = max(SAVE_EVERY, SHARE * (self._last - begun))

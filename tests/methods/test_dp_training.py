@@ -1,6 +1,7 @@
 """Private training: the exact law of what it leaves on a linear loss, gradients by example, and what is refused."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from math import sqrt
 from pathlib import Path
@@ -250,11 +251,67 @@ def test_how_batches_are_taken_apart_hardly_matters() -> None:
 
 
 def test_momentum_is_heavy_ball_on_the_noisy_sums() -> None:
-    descend = private._momentum_descent(0.5, 0.9)
+    descend = private._Descent(0.5, 0.9)
     theta, first, second = torch.zeros(2), torch.tensor([1.0, 2.0]), torch.tensor([3.0, -1.0])
     descend(theta, first.clone())
     descend(theta, second.clone())
     torch.testing.assert_close(theta, -0.5 * (first + (0.9 * first + second)))
+
+
+class Stopped:
+    """A loss that is interrupted at its k-th call, and counts its calls."""
+
+    def __init__(self, after: int = -1) -> None:
+        self.after, self.calls = after, 0
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        if self.calls == self.after:
+            raise KeyboardInterrupt
+        self.calls += 1
+        return loss(model, batch)
+
+
+@pytest.fixture
+def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """State files after every step."""
+    monkeypatch.setattr("expunge.state.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("expunge.state.SHARE", 0.0)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_an_interrupted_training_goes_on_bit_for_bit(every_step: None, tmp_path: Path, momentum: float) -> None:
+    """Dropout, batches, noise and momentum: twice interrupted, it ends where it would have."""
+    counted, state = Stopped(), tmp_path / "run.state"
+    whole = train(loss=counted, momentum=momentum)
+    probes = 4  # in one batch, and alone
+    for after in (probes + 3, probes + 2):
+        with pytest.raises(KeyboardInterrupt):
+            train(loss=Stopped(after), momentum=momentum, state=state)
+        assert state.stat().st_mode & 0o077 == 0
+    rest = Stopped()
+    resumed = train(loss=rest, momentum=momentum, state=state, generator=coins(99))  # its own coins are in the file
+    assert rest.calls == counted.calls - 3 - 2
+    assert resumed.record == whole.record
+    assert not state.exists()
+    ex.issue(resumed.record, released=resumed.model, delta=1e-5)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"momentum": 0.5}, {"learning_rate": 0.4}, {"expected_batch": 7.0}, {"data": data(61)},
+        {"mechanism": replace(MLP, noise_multiplier=0.5)}, {"build": lambda: nn.Linear(64, 5)},
+    ],
+    ids=lambda o: next(iter(o)),
+)  # fmt: skip
+def test_the_state_of_another_training_is_refused(every_step: None, tmp_path: Path, other: dict[str, Any]) -> None:
+    state = tmp_path / "run.state"
+    with pytest.raises(KeyboardInterrupt):
+        train(loss=Stopped(8), state=state)
+    before = state.read_bytes()
+    with pytest.raises(ex.errors.StateError, match="another run"):
+        train(state=state, **other)
+    assert state.read_bytes() == before
 
 
 def test_private_training_learns() -> None:

@@ -35,7 +35,7 @@ class Counted:
 @pytest.fixture(autouse=True)
 def always_save(monkeypatch: pytest.MonkeyPatch) -> None:
     """A state file after the first step, and often from then on."""
-    monkeypatch.setattr("expunge.pipeline._SAVE_EVERY", 0.0)
+    monkeypatch.setattr("expunge.state.SAVE_EVERY", 0.0)
 
 
 @pytest.fixture

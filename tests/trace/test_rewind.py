@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import expunge as ex
+from expunge import state
 from expunge.errors import NonFinite
-from expunge.trace import Trace, cost, engine
+from expunge.trace import Trace, cost
 
 
 @pytest.mark.parametrize("recipe", ["sgd", "adamw", "limited"])
@@ -191,8 +192,8 @@ def watched(model, batch):
 @pytest.mark.parametrize("verb", ["train", "rewind"])
 def test_an_interrupted_run_goes_on_bit_for_bit(small, verb, tmp_path, same, snapshot, monkeypatch):
     """Saved after every step, interrupted in the middle: the second call takes the rest of the steps only."""
-    monkeypatch.setattr(engine, "_SAVE_EVERY", 0.0)
-    monkeypatch.setattr(engine, "_SHARE", 0.0)
+    monkeypatch.setattr(state, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(state, "SHARE", 0.0)
     task = small.but(loss=watched)
     reference = task.train(tmp_path / "reference")
     total = 36
@@ -224,8 +225,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(small, verb, tmp_path, same, sna
 
 def test_an_interrupted_rewind_can_be_given_up_for_another(small, tmp_path, same, snapshot, monkeypatch):
     """What the first one left is neither taken up nor kept."""
-    monkeypatch.setattr(engine, "_SAVE_EVERY", 0.0)
-    monkeypatch.setattr(engine, "_SHARE", 0.0)
+    monkeypatch.setattr(state, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(state, "SHARE", 0.0)
     task = small.but(loss=watched)
     trace = task.train(tmp_path / "trace")
     monkeypatch.setitem(RUN, "calls", 0)

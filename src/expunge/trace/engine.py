@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from expunge.loss import Loss, scalar_loss
 from expunge.progress import track
 from expunge.record import weights_digest
 from expunge.recovery.training import Recipe, Training, one_cycle
-from expunge.state import StateFile
+from expunge.state import Pace, StateFile
 from expunge.trace.identity import code_digest, machine, model_code, repeatable
 from expunge.trace.schedule import Schedule
 from expunge.trace.store import File, Folder
@@ -28,9 +27,6 @@ __all__ = ["Augment", "Engine", "Program", "Settings", "load_model"]
 
 # augment(batch, generator) -> batch; all its coins come from the generator.
 Augment = Callable[[Any, torch.Generator], Any]
-
-_SAVE_EVERY = 30.0  # seconds between state files,
-_SHARE = 20.0  # and at least so many times what writing one takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,18 +136,17 @@ class Engine:
             self._restore(folder.read_state(start))
         wanted = {step for step in save_at if step > done}
         with self._borrowed():
-            saved_at, pause = time.monotonic(), _SAVE_EVERY
+            pace = Pace()
             for step in track(self._steps(done), total=self.schedule.total - done, label=label):
                 if step in wanted:
                     written.append(folder.write_state(f"v{version}-step{step}.pt", step, self._state()))
-                if time.monotonic() - saved_at >= pause:
-                    begun = time.monotonic()
-                    resume.save({"done": step, "written": [asdict(f) for f in written], "state": self._state()})
-                    saved_at = time.monotonic()
-                    pause = max(_SAVE_EVERY, _SHARE * (saved_at - begun))
+                pace.save(lambda step=step: resume.save(self._unfinished(step, written)))
         for parameter in self.model.parameters():
             parameter.grad = None
         return tuple(written)
+
+    def _unfinished(self, step: int, written: list[File]) -> dict[str, Any]:
+        return {"done": step, "written": [asdict(f) for f in written], "state": self._state()}
 
     @contextlib.contextmanager
     def _borrowed(self) -> Generator[None]:

@@ -483,3 +483,10 @@ def test_recovery_with_a_limit_on_gradients_is_bounded_by_it(retain: ex.Examples
 def test_a_limit_on_gradients_that_is_none_is_refused(limit: float) -> None:
     with pytest.raises(ValueError, match="max_grad_norm must be"):
         ex.Recipe(max_grad_norm=limit)
+
+
+@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS.keys())
+def test_a_verb_does_the_same_where_the_caller_has_switched_gradients_off(retain: ex.Examples, verb: Verb) -> None:
+    with torch.no_grad():
+        quiet = verb(retain, loss=loss)
+    assert same(quiet, verb(retain, loss=loss))

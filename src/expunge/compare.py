@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from expunge import _validate
 from expunge.accounting import Mechanism, guarantee
+from expunge.coins import mode
 from expunge.data import Examples, as_examples
+from expunge.errors import TaskError
 from expunge.heads import AnalyticHead
 from expunge.pipeline import null_start, recover, retrain, unlearn
 from expunge.progress import track
@@ -18,7 +20,7 @@ from expunge.recovery import Recipe
 from expunge.report.curves import Comparison, Lane
 from expunge.task import Task, featured, outputs
 
-__all__ = ["accuracy", "compare"]
+__all__ = ["accuracies", "accuracy", "compare"]
 
 LABELS = {
     "gradient_clipping": "Gradient clipping",
@@ -36,16 +38,20 @@ def accuracy(model: nn.Module, data: Any, of: Callable[[nn.Module, Any], Tensor]
 
     Raises:
         ValueError: no data.
+        TaskError: without `of`, batches that are no (x, y), or outputs of the model that are no scores for y.
     """
     examples = as_examples(data)
     batches: Any = examples.chunks(1024) if isinstance(examples, Examples) else data
-    training = model.training
-    model.eval()
-    hits = [(_hits if of is None else of)(model, batch).double().reshape(-1).cpu() for batch in batches]
-    model.train(training)
+    with mode(model, training=False):
+        hits = [(_hits if of is None else of)(model, batch).double().reshape(-1).cpu() for batch in batches]
     if not hits:
         raise ValueError("no data to measure accuracy on")
     return float(torch.cat(hits).mean())
+
+
+def accuracies(task: Task, model: nn.Module) -> dict[str, float]:
+    """Of a model on the held-out and the forgotten data of a task; raises as `accuracy` does."""
+    return {part: accuracy(model, getattr(task, part), task.accuracy) for part in ("held_out", "forget")}
 
 
 def compare(
@@ -201,7 +207,24 @@ def _head(task: Task, ridge: float, epochs: int) -> tuple[list[tuple[float, floa
 
 
 def _hits(model: nn.Module, batch: Any) -> Tensor:
-    return model(batch[0]).argmax(-1) == batch[1]
+    remedy = "set task.accuracy, a function accuracy(model, batch) that returns one number an example"
+    if (
+        not isinstance(batch, (tuple, list))
+        or len(batch) < 2
+        or not all(isinstance(part, Tensor) for part in batch[:2])
+    ):
+        raise TaskError(
+            f"right labels are counted in batches (x, y) of tensors, not in {type(batch).__name__}; {remedy}"
+        )
+    device = next(model.parameters()).device
+    x, y = (part.to(device) for part in batch[:2])
+    scores: object = model(x)
+    if not isinstance(scores, Tensor) or scores.shape[:-1] != y.shape:
+        found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise TaskError(
+            f"right labels need scores of shape {(*y.shape, 'classes')} from the model, not {found}; {remedy}"
+        )
+    return scores.argmax(-1) == y
 
 
 class _quiet:  # noqa: N801  a context manager reads as a verb

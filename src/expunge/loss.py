@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from expunge.errors import NonFinite
 
-__all__ = ["Loss", "scalar_loss"]
+__all__ = ["Loss", "backward", "scalar_loss"]
 
 Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
 
@@ -26,3 +26,9 @@ def scalar_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
     if not bool(torch.isfinite(value).all()):
         raise NonFinite(f"the loss is {value.item()}: lower the learning rate, or look for the batch that causes it")
     return value
+
+
+def backward(loss: Loss, model: nn.Module, batch: Any) -> None:
+    """Add the gradient of `loss(model, batch)` to the parameters' `.grad`, under `torch.no_grad` too; raises as `scalar_loss`."""
+    with torch.enable_grad():
+        scalar_loss(loss, model, batch).backward()  # pyright: ignore[reportUnknownMemberType]

@@ -16,7 +16,7 @@ from expunge.coins import mode
 from expunge.data import Batches, Examples, as_examples
 from expunge.errors import ExpungeError
 from expunge.heads import AnalyticHead, ConvexHead
-from expunge.loss import scalar_loss
+from expunge.loss import backward
 from expunge.methods import FlatWeights
 from expunge.recovery import Recipe
 from expunge.task import Task, outputs
@@ -343,7 +343,7 @@ def _seconds_of_a_step(task: Task, batch_size: int, *, augmented: bool = False) 
         if augmented and task.augment is not None:
             batch = task.augment(batch, torch.Generator(batch[0].device).manual_seed(0))
         optimizer.zero_grad()
-        scalar_loss(task.loss, model, batch).backward()  # pyright: ignore[reportUnknownMemberType]
+        backward(task.loss, model, batch)
         optimizer.step()  # pyright: ignore[reportUnknownMemberType]
 
     with mode(model, training=True), torch.random.fork_rng():

@@ -12,7 +12,7 @@ from expunge import _validate
 from expunge.accounting import DPTraining
 from expunge.data import Examples
 from expunge.errors import MissingExtra, ModelRefused, RunError
-from expunge.loss import Loss, scalar_loss
+from expunge.loss import Loss, backward
 from expunge.methods.noise import Noise
 from expunge.methods.weights import FlatWeights, clip_
 
@@ -151,10 +151,10 @@ class ExampleGradients:
 
     def _backward(self, batch: tuple[Tensor, ...]) -> None:
         self._clear()
-        with warnings.catch_warnings(), torch.enable_grad():
+        with warnings.catch_warnings():
             # Opacus hooks every layer; at the first one torch remarks that the inputs need no gradient, which is so.
             warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
-            scalar_loss(self._loss, self._wrapped, batch).backward()  # pyright: ignore[reportUnknownMemberType]
+            backward(self._loss, self._wrapped, batch)
 
     def _of_examples(self, parameter: nn.Parameter, size: int) -> Tensor:
         found: object = getattr(parameter, "grad_sample", None)

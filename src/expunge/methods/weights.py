@@ -18,7 +18,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from expunge._files import write_new
 from expunge.errors import ModelRefused, NonFinite, RunError
-from expunge.loss import Loss, scalar_loss
+from expunge.loss import Loss, backward
 from expunge.record import digest_safetensors, weights_digest
 
 __all__ = ["FlatWeights", "batch_norms", "clip_", "dtype_name", "save_bytes", "save_weights"]
@@ -131,8 +131,7 @@ class FlatWeights:
             self._grad.zero_()
             for parameter, view in zip(self._parameters, self._grads, strict=True):
                 parameter.grad = view
-            with torch.enable_grad():
-                scalar_loss(loss, self.model, batch).backward()  # pyright: ignore[reportUnknownMemberType]
+            backward(loss, self.model, batch)
             if any(p.grad is not g for p, g in zip(self._parameters, self._grads, strict=True)):
                 raise RunError("the loss replaced a parameter's gradient; leave .grad and zero_grad to expunge")
             return self._grad if self._grad.dtype == theta.dtype else self._grad.to(theta.dtype)

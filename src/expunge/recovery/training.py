@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from expunge import _validate
-from expunge.loss import Loss, scalar_loss
+from expunge.loss import Loss, backward
 
 __all__ = ["Recipe", "Training", "one_cycle", "training_steps"]
 
@@ -96,7 +96,7 @@ def training_steps(training: Training, batches: Iterator[Any], *, loss: Loss) ->
     """
     for step in range(training.done, training.steps):
         training.optimizer.zero_grad()
-        scalar_loss(loss, training.model, next(batches)).backward()  # pyright: ignore[reportUnknownMemberType]
+        backward(loss, training.model, next(batches))
         training.update()
         training.schedule.step()
         training.done = step + 1

@@ -10,7 +10,7 @@ from torch import nn
 
 from expunge._files import write_new
 from expunge.accounting import Budget, ExactRidge, MeasuredResidual, Relation
-from expunge.compare import accuracy
+from expunge.compare import accuracies
 from expunge.data import Examples, commit, new_commitment_key
 from expunge.errors import StateError, TaskError
 from expunge.heads import AnalyticHead, ConvexHead, Forget
@@ -49,14 +49,13 @@ def run_head(
     with working_folder(out, resume=resume) as work:
         task = load_task(where)
         _refuse_unproven(task, budget)
-        forget = labelled(task, "forget")
+        forget, original = labelled(task, "forget"), accuracies(task, task.model)
         head, done = (_exact if lane == ExactRidge.name else _convex)(task, forget, budget, settings)
         commitments = {"forget": commit(forget.ids, key=new_commitment_key(work / "commitment.key"))}
         certificate = write(work, done, done.model, budget, Relation.RETRAINED, commitments)
         head.save(work / "head.state")
         write_new(work / "head.key", head.key.hex().encode() + b"\n", private=True)
     right = {part: _right(task, labelled(task, part), done.model) for part in ("held_out", "forget")}
-    original = {part: accuracy(task.model, getattr(task, part), task.accuracy) for part in right}
     previous = None if settings.head is None else str(settings.head)
     return summary(out, certificate, {"original": original, "released": right}, rows=len(head), delete=previous)
 

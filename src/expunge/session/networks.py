@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import nn
 
 from expunge.accounting import Budget, Mechanism, Relation, Retrain
-from expunge.compare import accuracy
+from expunge.compare import accuracies
 from expunge.data import as_examples, commit, new_commitment_key
 from expunge.errors import TaskError
 from expunge.methods.weights import save_weights
@@ -45,16 +45,14 @@ def run_task(
     """
     with working_folder(out, resume=resume) as work:
         task = load_task(where)
+        original = accuracies(task, task.model)  # first: what cannot be measured is refused before hours of work
         done, released = _run(task, mechanism, work, epochs=epochs, recipe=recipe, rescale=rescale)
         key = new_commitment_key(work / "commitment.key")
         forget = as_examples(task.forget)
         commitments = {} if forget is None else {"forget": commit(forget.ids, key=key)}
         save_weights(done.model, work / "certified.safetensors")
         certificate = write(work, done, released, budget, relation, commitments)
-    measured = {
-        name: {part: accuracy(model, getattr(task, part), task.accuracy) for part in ("held_out", "forget")}
-        for name, model in {"original": task.model, "released": released}.items()
-    }
+    measured = {"original": original, "released": accuracies(task, released)}
     return summary(out, certificate, measured, start_clipped=done.start_clipped)
 
 

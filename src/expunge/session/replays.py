@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.accounting import Budget, Relation, Replay
-from expunge.compare import accuracy
+from expunge.compare import accuracies
 from expunge.data import Examples, as_examples, commit, new_commitment_key
 from expunge.errors import StateError, TaskError
 from expunge.pipeline import Unlearned, noiseless_record
@@ -45,11 +45,11 @@ def run_replay(where: str, out: Path, budget: Budget, *, trace: Path, resume: bo
             raise TaskError("a replay needs task.make_model, the function that the trace was made with")
         retain, forget = _examples(task, "retain"), _examples(task, "forget")
         traced = open_trace(trace)
-        original = _measured(task, task.model)
+        original = accuracies(task, task.model)
         commitments = {"forget": commit(forget.ids, key=new_commitment_key(work / "commitment.key"))}
         done, replayed = _finished(traced, task, retain, forget) or _replay(traced, task, retain, forget)
         certificate = write(work, done, done.model, budget, Relation.RETRAINED, commitments)
-    measured = {"original": original, "released": _measured(task, done.model)}
+    measured = {"original": original, "released": accuracies(task, done.model)}
     return summary(out, certificate, measured, replayed=replayed, trace=str(trace))
 
 
@@ -110,10 +110,6 @@ def _tags(traced: Trace | Shards) -> tuple[set[str], set[str]]:
 def _tag(traced: Trace | Shards, name: str) -> str:
     own = traced if isinstance(traced, Trace) else traced.traces[traced.plan.cell(traced.key, name)[0]]
     return name_tag(own.key, name)
-
-
-def _measured(task: Task, model: Any) -> dict[str, float]:
-    return {part: accuracy(model, getattr(task, part), task.accuracy) for part in ("held_out", "forget")}
 
 
 def _examples(task: Task, part: str) -> Examples:

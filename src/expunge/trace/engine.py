@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from expunge import _validate
 from expunge.coins import build, mode
 from expunge.data import Examples
-from expunge.loss import Loss, scalar_loss
+from expunge.loss import Loss, backward
 from expunge.progress import track
 from expunge.record import weights_digest
 from expunge.recovery.training import Recipe, Training, one_cycle
@@ -183,7 +183,7 @@ class Engine:
             batch = self._program.augment(batch, coins)
         self._seed(self.schedule.seed("step", step))
         optimizer.zero_grad()
-        scalar_loss(self._program.loss, self.model, batch).backward()  # pyright: ignore[reportUnknownMemberType]
+        backward(self._program.loss, self.model, batch)
         self._training.update()
 
     def _seed(self, seed: int) -> None:

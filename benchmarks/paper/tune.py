@@ -1,7 +1,7 @@
 """Choose the recovery once, on seeds that no figure uses: the training with the best validation accuracy.
 
     python benchmarks/paper/tune.py mnist --json benchmarks/paper/results/tuning_mnist.json
-    python benchmarks/paper/tune.py features10 --private --seeds 2 --json benchmarks/paper/results/tuning_private.json
+    python benchmarks/paper/tune.py features10 --private 50 --seeds 2 --json benchmarks/paper/results/tuning_private_50.json
 
 For gradient clipping at a true (1, 1e-5), and for retraining with the same effort, so that neither is favoured. What is in
 the file is not computed again.
@@ -65,24 +65,32 @@ def private_candidates() -> list[Training]:
     """The rates of private training: its noise is large, and so they must be small."""
     return [
         Training(f"private {rate:g}, momentum 0.9", learning_rate=rate, momentum=0.9, weight_decay=0.0)
-        for rate in (0.02, 0.05, 0.1, 0.2)
+        for rate in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
     ]
 
 
-def compared(study: Study, *, private: bool) -> list[Cell]:
-    """What every candidate is tried with.
+def compared(study: Study) -> list[Cell]:
+    """What every candidate is tried with."""
+    cells = [job.cell for job in study.jobs() if job.training.name == "tuned"]
+    return [next(cell for cell in cells if cell.method == method) for method in ("gradient_clipping", "retrain")]
+
+
+def private(study: Study, epochs: int) -> list[Cell]:
+    """Private training for so many epochs.
 
     Raises:
-        ValueError: the study has no private training.
+        ValueError: the study has none.
     """
-    kind, methods = ("private", ["dp_training"]) if private else ("tuned", ["gradient_clipping", "retrain"])
-    cells = [job.cell for job in study.jobs() if job.training.name == kind]
-    if not cells:
-        raise ValueError(f"--private: {study.name} has no private training; features10 and features100 have")
-    return [next(cell for cell in cells if cell.method == method) for method in methods]
+    cells = {job.epochs: job.cell for job in study.jobs() if job.training.name == "private"}
+    if epochs not in cells:
+        there = " and ".join(map(str, cells)) or "none"
+        raise ValueError(f"--private {epochs}: of private training {study.name} has {there}")
+    return [cells[epochs]]
 
 
-def tune(experiment: Experiment, cells: list[Cell], trainings: Iterable[Training], path: Path | None) -> Rows:
+def tune(
+    experiment: Experiment, cells: list[Cell], trainings: Iterable[Training], budgets: Iterable[int], path: Path | None
+) -> Rows:
     """Run what is not yet there of the grid, and keep it.
 
     Raises:
@@ -93,7 +101,7 @@ def tune(experiment: Experiment, cells: list[Cell], trainings: Iterable[Training
         for cell in cells:
             if any((r["training"], r["method"]) == (training.to_dict(), cell.method) for r in rows):
                 continue
-            row = compare(experiment, cell, training)
+            row = compare(experiment, cell, training, budgets)
             means = {budget: round(mean(values), 4) for budget, values in row["validation"].items()}
             Console(stderr=True).print(training.name, cell.method, means)
             rows.append(row)
@@ -102,9 +110,9 @@ def tune(experiment: Experiment, cells: list[Cell], trainings: Iterable[Training
     return rows
 
 
-def compare(experiment: Experiment, cell: Cell, training: Training) -> dict[str, Any]:
-    """Validation accuracy of the trained, or fresh, start at the study's budgets for tuning."""
-    found = {b: experiment.run(Job(cell, training, b, (b,))) for b in experiment.study.tuning}
+def compare(experiment: Experiment, cell: Cell, training: Training, budgets: Iterable[int]) -> dict[str, Any]:
+    """Validation accuracy of the trained, or fresh, start after each budget of epochs."""
+    found = {b: experiment.run(Job(cell, training, b, (b,))) for b in budgets}
     accuracy = {str(b): next(iter(f.values()))["validation"][b] for b, f in found.items()}
     return {"training": training.to_dict(), "method": cell.method, "setting": cell.setting, "validation": accuracy}
 
@@ -146,7 +154,7 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true", help="train in mixed precision; the result says so")
     parser.add_argument("--seeds", type=int, help="how many; the study's block unless given")
     parser.add_argument("--original-epochs", type=int, help="shorten the original training; the result says so")
-    parser.add_argument("--private", action="store_true", help="private training instead, where the study has it")
+    parser.add_argument("--private", type=int, metavar="EPOCHS", help="instead: private training for so many epochs")
     parser.add_argument("--only", nargs="+", help="candidates of these names")
     parser.add_argument("--json", type=Path, help="where results are kept, and continued")
     arguments = parser.parse_args()
@@ -159,12 +167,13 @@ def main() -> None:
             parser.error(f"--only: no candidate {', '.join(sorted(unknown))}; there are: {'; '.join(names)}")
         grid = [training for training in grid if training.name in arguments.only]
     try:
-        cells = compared(study, private=arguments.private)
+        cells = private(study, arguments.private) if arguments.private else compared(study)
+        budgets = (arguments.private,) if arguments.private else study.tuning
         experiment = Experiment(
             study, study.data(), range(FIRST_SEED, FIRST_SEED + size), device=arguments.device, compiled=arguments.compile,
             autocast=torch.bfloat16 if arguments.bfloat16 else None, original_epochs=arguments.original_epochs,
         )  # fmt: skip
-        show(tune(experiment, cells, grid, arguments.json), study.tuning)
+        show(tune(experiment, cells, grid, budgets, arguments.json), budgets)
     except ValueError as problem:
         parser.error(str(problem))
 

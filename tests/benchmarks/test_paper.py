@@ -167,16 +167,14 @@ def tuned(tiny_study, paper, tmp_path, monkeypatch):
     tune, recipes, experiment = paper("tune"), paper("recipes"), paper("experiment")
     ran = []
     whole = tune.compare
-    monkeypatch.setattr(
-        tune, "compare", lambda e, cell, how: ran.append((how.name, cell.method)) or whole(e, cell, how)
-    )
+    monkeypatch.setattr(tune, "compare", lambda *a: ran.append((a[2].name, a[1].method)) or whole(*a))
 
     def go(rates, *, seeds=(100, 101), **options):
         ran.clear()
         made = experiment.Experiment(tiny_study, tiny_study.data(), seeds, device="cpu", **options)
         trainings = [recipes.Training(name, learning_rate=rate) for name, rate in rates.items()]
         cells = [job.cell for job in tiny_study.jobs() if job.cell.reading != "published"]
-        tune.tune(made, cells, trainings, tmp_path / "tuning.json")
+        tune.tune(made, cells, trainings, (1, 2), tmp_path / "tuning.json")
         return list(ran), json.loads((tmp_path / "tuning.json").read_text())
 
     return go
@@ -207,10 +205,10 @@ def test_an_interrupted_tuning_keeps_what_it_compared(tuned, paper, tmp_path, mo
     tune = paper("tune")
     whole = tune.compare
 
-    def interrupted(experiment, cell, training):
+    def interrupted(experiment, cell, training, budgets):
         if training.name == "high":
             raise KeyboardInterrupt
-        return whole(experiment, cell, training)
+        return whole(experiment, cell, training, budgets)
 
     with monkeypatch.context() as patch:
         patch.setattr(tune, "compare", interrupted)

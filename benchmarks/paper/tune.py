@@ -99,7 +99,7 @@ def tune(
     rows = read(path, experiment)
     for training in trainings:
         for cell in cells:
-            if any((r["training"], r["method"]) == (training.to_dict(), cell.method) for r in rows):
+            if any(same(row, cell, training, budgets) for row in rows):
                 continue
             row = compare(experiment, cell, training, budgets)
             means = {budget: round(mean(values), 4) for budget, values in row["validation"].items()}
@@ -108,6 +108,13 @@ def tune(
             if path is not None:
                 save(path, {**conditions(experiment), "rows": rows, **environment(experiment.device)})
     return rows
+
+
+def same(row: dict[str, Any], cell: Cell, training: Training, budgets: Iterable[int]) -> bool:
+    """Whether a row is what `compare` would make."""
+    measured = [int(budget) for budget in row["validation"]]
+    held = (row["training"], row["method"], row["setting"], measured)
+    return held == (training.to_dict(), cell.method, cell.setting, list(budgets))
 
 
 def compare(experiment: Experiment, cell: Cell, training: Training, budgets: Iterable[int]) -> dict[str, Any]:
@@ -136,12 +143,12 @@ def read(path: Path | None, experiment: Experiment) -> Rows:
     return held["rows"]
 
 
-def show(rows: Rows, budgets: Iterable[int]) -> None:
+def show(rows: Rows) -> None:
     """Mean accuracies."""
-    table = Table("training", "method", "setting", *(f"{b} epochs" for b in budgets), title="validation accuracy")
+    table = Table("training", "method", "setting", "epochs: validation accuracy")
     for row in rows:
-        means = (f"{mean(values):.4f}" for values in row["validation"].values())
-        table.add_row(row["training"]["name"], row["method"], row["setting"], *means)
+        means = ", ".join(f"{budget}: {mean(values):.4f}" for budget, values in row["validation"].items())
+        table.add_row(row["training"]["name"], row["method"], row["setting"], means)
     Console(width=160).print(table)
 
 
@@ -173,7 +180,7 @@ def main() -> None:
             study, study.data(), range(FIRST_SEED, FIRST_SEED + size), device=arguments.device, compiled=arguments.compile,
             autocast=torch.bfloat16 if arguments.bfloat16 else None, original_epochs=arguments.original_epochs,
         )  # fmt: skip
-        show(tune(experiment, cells, grid, budgets, arguments.json), budgets)
+        show(tune(experiment, cells, grid, budgets, arguments.json))
     except ValueError as problem:
         parser.error(str(problem))
 

@@ -169,12 +169,12 @@ def tuned(tiny_study, paper, tmp_path, monkeypatch):
     whole = tune.compare
     monkeypatch.setattr(tune, "compare", lambda *a: ran.append((a[2].name, a[1].method)) or whole(*a))
 
-    def go(rates, *, seeds=(100, 101), **options):
+    def go(rates, *, seeds=(100, 101), budgets=(1, 2), **options):
         ran.clear()
         made = experiment.Experiment(tiny_study, tiny_study.data(), seeds, device="cpu", **options)
         trainings = [recipes.Training(name, learning_rate=rate) for name, rate in rates.items()]
         cells = [job.cell for job in tiny_study.jobs() if job.cell.reading != "published"]
-        tune.tune(made, cells, trainings, (1, 2), tmp_path / "tuning.json")
+        tune.tune(made, cells, trainings, budgets, tmp_path / "tuning.json")
         return list(ran), json.loads((tmp_path / "tuning.json").read_text())
 
     return go
@@ -190,6 +190,8 @@ def test_tuning_compares_every_training_with_every_method_and_computes_nothing_t
     assert ran == [("high", method) for method in both]
     assert more["rows"][:4] == found["rows"]
     assert more["rows"][4]["validation"] != found["rows"][2]["validation"]
+    assert tuned({"low": 0.1}, budgets=(3,))[0] == [("low", method) for method in both]
+    assert tuned({"low": 0.1}, budgets=(3,))[0] == []
 
 
 @pytest.mark.parametrize("other", [{"seeds": (100, 102)}, {"original_epochs": 1}, {"autocast": torch.bfloat16}])

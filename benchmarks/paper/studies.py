@@ -133,9 +133,9 @@ def features_jobs(tuned: Training, tuned_retraining: Training) -> list[Job]:
     private = [
         Job(
             recipes.dp_training(sampling_rate=1 / 20, steps=20 * epochs, group_size=DP_GROUP, target=DP_TARGET),
-            Training("private", learning_rate=0.05, momentum=0.9, weight_decay=0.0), epochs, (epochs,),
+            Training("private", learning_rate=rate, momentum=0.9, weight_decay=0.0), epochs, (epochs,),
         )
-        for epochs in (10, 50)
+        for epochs, rate in ((10, 0.05), (50, 0.01))  # more steps need more noise, and bear a smaller rate
     ]  # fmt: skip
     return [
         *_paper([recipes.retraining(), *cells], 50, measured),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import expunge as ex
 from expunge.errors import ModelRefused, NonFinite, RunError, StateError, WeightsMismatch
+from interrupted import Interrupted
 
 MECHANISM = ex.GradientClipping(
     init_clip=1.0, grad_clip=1.0, learning_rate=0.1, weight_decay=0.5, steps=12, noise_std=0.2
@@ -54,19 +55,6 @@ def loss(model: nn.Module, batch: Any) -> Tensor:
     x, y = batch
     dtype = next(model.parameters()).dtype
     return nn.functional.cross_entropy(model(x.to(dtype)).float(), y)
-
-
-class Interrupted:
-    """A loss that is interrupted at its k-th call, and counts its calls."""
-
-    def __init__(self, after: int | None = None) -> None:
-        self.after, self.calls = after, 0
-
-    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
-        if self.calls == self.after:
-            raise KeyboardInterrupt
-        self.calls += 1
-        return loss(model, batch)
 
 
 def coins(seed: int = 7) -> torch.Generator:
@@ -174,15 +162,15 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 ) -> None:
     """Interrupted, in the second epoch too, and repeated with its state file, a run ends where it would have."""
     monkeypatch.setattr("expunge.state.SAVE_EVERY", 0.0)
-    counted = Interrupted()
+    counted = Interrupted(loss)
     whole = verb(retain, loss=counted)
     state = tmp_path / "run.state"
     for after in (4, 6):
         with pytest.raises(KeyboardInterrupt):
-            verb(retain, loss=Interrupted(after), state=state)
+            verb(retain, loss=Interrupted(loss, after), state=state)
         assert state.is_file()
         assert state.stat().st_mode & 0o077 == 0
-    rest = Interrupted()
+    rest = Interrupted(loss)
     resumed = verb(retain, loss=rest, state=state)
     assert 0 < rest.calls < counted.calls
     assert same(resumed, whole)
@@ -192,7 +180,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 def interrupted_state(retain: ex.Examples, path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("expunge.state.SAVE_EVERY", 0.0)
     with pytest.raises(KeyboardInterrupt):
-        unlearn(make(), retain, loss=Interrupted(5), state=path)
+        unlearn(make(), retain, loss=Interrupted(loss, 5), state=path)
     return path
 
 

@@ -16,6 +16,7 @@ from expunge import private
 from expunge.errors import MissingExtra, ModelRefused
 from expunge.methods import FlatWeights, Noise
 from expunge.methods.dp_training import ExampleGradients, poisson_batches
+from interrupted import Interrupted
 
 # Example i of N points along axis i, with norm 3 before the clip to 1: the weights count how often each took part.
 N, D, STEPS, RATE = 400, 4000, 10, 0.1
@@ -258,19 +259,6 @@ def test_momentum_is_heavy_ball_on_the_noisy_sums() -> None:
     torch.testing.assert_close(theta, -0.5 * (first + (0.9 * first + second)))
 
 
-class Stopped:
-    """A loss that is interrupted at its k-th call, and counts its calls."""
-
-    def __init__(self, after: int = -1) -> None:
-        self.after, self.calls = after, 0
-
-    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
-        if self.calls == self.after:
-            raise KeyboardInterrupt
-        self.calls += 1
-        return loss(model, batch)
-
-
 @pytest.fixture
 def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """State files after every step."""
@@ -281,14 +269,14 @@ def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_an_interrupted_training_goes_on_bit_for_bit(every_step: None, tmp_path: Path, momentum: float) -> None:
     """Dropout, batches, noise and momentum: twice interrupted, it ends where it would have."""
-    counted, state = Stopped(), tmp_path / "run.state"
+    counted, state = Interrupted(loss), tmp_path / "run.state"
     whole = train(loss=counted, momentum=momentum)
     probes = 4  # in one batch, and alone
     for after in (probes + 3, probes + 2):
         with pytest.raises(KeyboardInterrupt):
-            train(loss=Stopped(after), momentum=momentum, state=state)
+            train(loss=Interrupted(loss, after), momentum=momentum, state=state)
         assert state.stat().st_mode & 0o077 == 0
-    rest = Stopped()
+    rest = Interrupted(loss)
     resumed = train(loss=rest, momentum=momentum, state=state, generator=coins(99))  # its own coins are in the file
     assert rest.calls == counted.calls - 3 - 2
     assert resumed.record == whole.record
@@ -307,7 +295,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(every_step: None, tmp_path:
 def test_the_state_of_another_training_is_refused(every_step: None, tmp_path: Path, other: dict[str, Any]) -> None:
     state = tmp_path / "run.state"
     with pytest.raises(KeyboardInterrupt):
-        train(loss=Stopped(8), state=state)
+        train(loss=Interrupted(loss, 8), state=state)
     before = state.read_bytes()
     with pytest.raises(ex.errors.StateError, match="another run"):
         train(state=state, **other)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import expunge as ex
@@ -13,23 +12,16 @@ import lane_tasks
 from expunge.certificate import Certificate
 from expunge.errors import OutputError, StateError
 from expunge.session import networks
+from interrupted import Interrupted
 
 BUDGET = ex.Budget(epsilon=1.0, delta=1e-5)
 MECHANISM = ex.calibrate(lambda s: ex.ModelClipping(model_clip=0.5, learning_rate=0.1, steps=6, noise_std=s), BUDGET)
 RECIPE = ex.Recipe(learning_rate=0.1, batch_size=32)
 
 
-class Counted:
-    """A loss that is interrupted at its k-th call."""
-
-    def __init__(self, after: int | None = None) -> None:
-        self.after, self.calls = after, 0
-
-    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
-        if self.calls == self.after:
-            raise KeyboardInterrupt
-        self.calls += 1
-        return lane_tasks.loss(model, batch)
+def stopped(after: int | None = None) -> Interrupted:
+    """The task's loss, interrupted at its k-th call."""
+    return Interrupted(lane_tasks.loss, after)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +34,7 @@ def always_save(monkeypatch: pytest.MonkeyPatch) -> None:
 def go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Run the task with a loss into `out`; says how often the loss was called."""
 
-    def run(loss: Counted, *, resume: bool = False, mechanism: ex.Mechanism = MECHANISM, **changes: Any) -> int:
+    def run(loss: Interrupted, *, resume: bool = False, mechanism: ex.Mechanism = MECHANISM, **changes: Any) -> int:
         task = replace(lane_tasks.task(), loss=loss, **changes)
         monkeypatch.setattr(networks, "load_task", lambda _: task)
         networks.run_task(
@@ -74,13 +66,13 @@ def test_an_interrupted_task_goes_on_where_it_was(
     go, tmp_path: Path, caplog: pytest.LogCaptureFixture, after: int, kept: set[str], sure: int
 ):
     with pytest.raises(KeyboardInterrupt):
-        go(Counted(after))
+        go(stopped(after))
     assert f"what is done is kept in {tmp_path / 'out.partial'}" in caplog.text
     assert left(tmp_path) == kept
     assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "out.partial").iterdir())
     with pytest.raises(OutputError, match="--resume"):
-        go(Counted())
-    assert STEPS - after <= go(Counted(), resume=True) <= STEPS - sure
+        go(stopped())
+    assert STEPS - after <= go(stopped(), resume=True) <= STEPS - sure
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"certificate.json", "certified.safetensors", "commitment.key", "model.safetensors", "report.html"}
     ex.verify(
@@ -101,33 +93,33 @@ def test_a_recovery_that_goes_on_is_of_the_weights_that_were_certified_first(go,
 
     monkeypatch.setattr(networks, "unlearn", kept_once)
     with pytest.raises(KeyboardInterrupt):
-        go(Counted(9))
-    go(Counted(), resume=True)
+        go(stopped(9))
+    go(stopped(), resume=True)
     (record,) = made
     assert Certificate.load(tmp_path / "out" / "certificate.json").record == record
 
 
 def test_an_interrupted_task_is_not_resumed_with_another_mechanism(go, tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
-        go(Counted(9))
+        go(stopped(9))
     before = left(tmp_path)
     with pytest.raises(StateError, match="another run"):
-        go(Counted(), resume=True, mechanism=replace(MECHANISM, noise_std=2 * MECHANISM.noise_std))
+        go(stopped(), resume=True, mechanism=replace(MECHANISM, noise_std=2 * MECHANISM.noise_std))
     assert left(tmp_path) == before
 
 
 def test_nothing_is_kept_of_a_task_that_fails_before_its_first_state(go, tmp_path: Path, caplog):
     with pytest.raises(KeyboardInterrupt):
-        go(Counted(0))
+        go(stopped(0))
     assert not (tmp_path / "out.partial").exists()
     assert "--resume" not in caplog.text
 
 
 def test_a_retraining_goes_on_too(go, tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
-        go(Counted(5), mechanism=ex.Retrain())
+        go(stopped(5), mechanism=ex.Retrain())
     assert left(tmp_path) == {"run.state"}
-    assert STEPS - 6 - 5 <= go(Counted(), resume=True, mechanism=ex.Retrain()) < STEPS - 6
+    assert STEPS - 6 - 5 <= go(stopped(), resume=True, mechanism=ex.Retrain()) < STEPS - 6
 
 
 def loader(rows: ex.Examples) -> DataLoader[Any]:
@@ -138,13 +130,13 @@ def loader(rows: ex.Examples) -> DataLoader[Any]:
 def test_loaders_of_batches_will_do(go, tmp_path: Path, mechanism: ex.Mechanism):
     task = lane_tasks.task()
     parts = {name: loader(getattr(task, name)) for name in ("retain", "forget", "held_out")}
-    go(Counted(), mechanism=mechanism, **parts)
+    go(stopped(), mechanism=mechanism, **parts)
     ex.verify(tmp_path / "out" / "certificate.json", weights=tmp_path / "out" / "model.safetensors")
 
 
 def test_with_a_loader_an_interrupted_recovery_starts_again_from_the_certified_weights(go, tmp_path: Path):
     retain = loader(lane_tasks.task().retain)
     with pytest.raises(KeyboardInterrupt):
-        go(Counted(9), retain=retain)
+        go(stopped(9), retain=retain)
     assert left(tmp_path) == {"certified.state"}
-    assert go(Counted(), retain=retain, resume=True) == 2 * len(retain)
+    assert go(stopped(), retain=retain, resume=True) == 2 * len(retain)

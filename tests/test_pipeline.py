@@ -209,15 +209,18 @@ def test_an_altered_state_is_refused(retain: ex.Examples, tmp_path: Path, monkey
 def test_the_state_of_another_run_is_refused(
     retain: ex.Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another mechanism, batch size, dtype, data size or verb: a StateError, and the file is kept."""
+    """Another mechanism, batch size, dtype, verb, or data, be it one value: a StateError, and the file is kept."""
     path = interrupted_state(retain, tmp_path / "run.state", monkeypatch)
     content = path.read_bytes()
     fewer = retain.take(range(500))
+    changed = ex.Examples(*(tensor.clone() for tensor in retain.tensors))
+    changed.tensors[1][-1] = (changed.tensors[1][-1] + 1) % 10
     for run in (
         lambda: unlearn(make(), retain, state=path, mechanism=MODEL_CLIPPING),
         lambda: unlearn(make(), retain, state=path, batch_size=32),
         lambda: unlearn(make().double(), retain, state=path),
         lambda: unlearn(make(), fewer, state=path),
+        lambda: unlearn(make(), changed, state=path),
         lambda: ex.recover(make(), retain, loss=loss, state=path),
     ):
         with pytest.raises(StateError, match="another run"):

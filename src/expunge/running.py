@@ -1,12 +1,14 @@
 """What drives the steps of a verb: a bar, and state files between the steps."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
-from expunge.data import as_examples
+from expunge.data import Examples, as_examples
 from expunge.progress import track
 from expunge.state import Pace, StateFile
 
@@ -44,7 +46,7 @@ def state_file(
         path: of the file.
         verb: that writes it.
         model: its names, shapes and dtypes tell runs apart.
-        data: likewise their shapes and dtypes.
+        data: likewise their content: a run that went on with other data would be certified for data it did not have.
         settings: likewise, JSON-ready.
 
     Raises:
@@ -57,4 +59,13 @@ def state_file(
         raise ValueError("a state file needs data as Examples(x, y): a loader's order cannot be restored")
     shapes = [[name, list(p.shape), str(p.dtype)] for name, p in model.named_parameters()]
     rows = [[list(t.shape), str(t.dtype)] for t in examples.tensors]
-    return StateFile(path, {"verb": verb, "model": shapes, "data": rows, **settings})
+    return StateFile(path, {"verb": verb, "model": shapes, "data": [rows, _digest(examples)], **settings})
+
+
+def _digest(examples: Examples) -> str:
+    """Of every value, in order."""
+    found = hashlib.sha256()
+    for part in examples.chunks(1 << 14):
+        for rows in part:
+            found.update(rows.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

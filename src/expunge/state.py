@@ -55,7 +55,7 @@ class StateFile:
             raise StateError(f"{self.path} is truncated or was altered; remove it to start again")
         if run != self._run:
             raise StateError(
-                f"{self.path} belongs to another run (other mechanism, model, data size or settings); "
+                f"{self.path} belongs to another run (other mechanism, model, data or settings); "
                 "use the settings it was made with, or another file"
             )
         try:

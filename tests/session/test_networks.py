@@ -134,9 +134,19 @@ def test_loaders_of_batches_will_do(go, tmp_path: Path, mechanism: ex.Mechanism)
     ex.verify(tmp_path / "out" / "certificate.json", weights=tmp_path / "out" / "model.safetensors")
 
 
-def test_with_a_loader_an_interrupted_recovery_starts_again_from_the_certified_weights(go, tmp_path: Path):
-    retain = loader(lane_tasks.task().retain)
+def test_with_a_loader_nothing_is_kept_of_an_interrupted_call(go, tmp_path: Path):
+    """Its order cannot be restored, and what is in it is not known."""
     with pytest.raises(KeyboardInterrupt):
-        go(stopped(9), retain=retain)
-    assert left(tmp_path) == {"certified.state"}
-    assert go(stopped(), retain=retain, resume=True) == 2 * len(retain)
+        go(stopped(9), retain=loader(lane_tasks.task().retain))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("after", [3, 9])
+def test_an_interrupted_task_is_not_resumed_with_other_data(go, tmp_path: Path, after: int):
+    """As many rows, one of them another: the certificate would be about data that the run did not have."""
+    with pytest.raises(KeyboardInterrupt):
+        go(stopped(after))
+    x, y = (tensor.clone() for tensor in lane_tasks.task().retain.tensors)
+    x[-1, 0] += 0.5
+    with pytest.raises(StateError, match="another run"):
+        go(stopped(), resume=True, retain=ex.Examples(x, y))

@@ -15,6 +15,7 @@ from expunge.methods.weights import save_weights
 from expunge.pipeline import Unlearned, recover, retrain, unlearn
 from expunge.record import RunRecord, mechanism_to_dict
 from expunge.recovery import Recipe
+from expunge.running import state_file
 from expunge.session.folder import summary, working_folder, write
 from expunge.state import StateFile
 from expunge.task import Task, load_task
@@ -38,7 +39,7 @@ def run_task(
 
     Work is done in `<out>.partial`, readable by its owner alone, which becomes `out` at the end. After an interruption
     its state files stay, and the same call with `resume` goes on from them: in the midst of unlearning, recovery or
-    retraining where the data are `Examples`; with a loader, whose order cannot be restored, from the start of either.
+    retraining. With a loader of batches, whose order and content are not known, nothing is kept.
 
     Raises:
         OutputError: `out` exists, or `<out>.partial` does and `resume` is not set.
@@ -61,30 +62,35 @@ def _run(
 ) -> tuple[Unlearned, nn.Module]:
     """The certified and the released model; what an interrupted call finished is taken from its state files."""
     goes_on = as_examples(task.retain) is not None
-    running, recovering = (work / name if goes_on else None for name in ("run.state", "recovery.state"))
+    running, kept_in, recovering = (
+        work / f"{name}.state" if goes_on else None for name in ("run", "certified", "recovery")
+    )
     if isinstance(mechanism, Retrain):
         done = certified(task, mechanism, epochs=epochs, recipe=recipe, state=running)
         return done, done.model
-    shapes = [[name, list(t.shape)] for name, t in task.model.state_dict().items()]
-    kept = StateFile(
-        work / "certified.state",
-        {"mechanism": mechanism_to_dict(mechanism), "batch": recipe.batch_size, "model": shapes},
-    )
+    settings = {"mechanism": mechanism_to_dict(mechanism), "batch": recipe.batch_size}
+    kept = state_file(kept_in, "certified", task.model, task.retain, settings)
     done = _finished(kept, task.model)
     if done is None:
         done = certified(task, mechanism, epochs=epochs, recipe=recipe, state=running)
-        record = json.dumps(done.record.to_dict())
-        kept.save({"weights": done.model.state_dict(), "record": record, "start_clipped": done.start_clipped})
+        _keep(kept, done)
     released = recover(
         done.model, task.retain, loss=task.loss, epochs=epochs, recipe=recipe, rescale=rescale, state=recovering
     )
-    kept.delete()
+    if kept is not None:
+        kept.delete()
     return done, released
 
 
-def _finished(kept: StateFile, model: nn.Module) -> Unlearned | None:
+def _keep(kept: StateFile | None, done: Unlearned) -> None:
+    if kept is not None:
+        record = json.dumps(done.record.to_dict())
+        kept.save({"weights": done.model.state_dict(), "record": record, "start_clipped": done.start_clipped})
+
+
+def _finished(kept: StateFile | None, model: nn.Module) -> Unlearned | None:
     """What the mechanism made before recovery was interrupted."""
-    saved = kept.load()
+    saved = kept.load() if kept is not None else None
     if saved is None:
         return None
     work = copy.deepcopy(model)

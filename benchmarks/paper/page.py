@@ -150,20 +150,21 @@ def figure_4(study: str, cells: list[dict[str, Any]], out: Path) -> None:
             circles(axis, PAPER[f"figure4_{study}"][target], colour)
         draw(axis, curve(cells, "retrain", "exact", "paper"), COLOURS["retrain"], LABELS["retrain"])
         dress(axis, f"{TITLES[study]}, as {reading}")
-        axis.legend(frameon=False, fontsize=7.5, loc="lower right")
+        axis.legend(frameon=False, fontsize=7.5, loc="center right", bbox_to_anchor=(1, 0.57))
     save(shape, axes, out / f"figure4_{study}.svg")
 
 
 def draw(axis: Any, points: Curve, colour: str, label: str, style: str = "-") -> None:
-    """Means with 95 % intervals, and the null starts."""
+    """Means with 95 % intervals, or the range of fewer than three runs, and the null starts."""
     if not points:
         return
-    spans = [interval(p.values()) for p in points.values()]
+    middles = [mean(p.values()) for p in points.values()]
+    bars = [reach(p.values()) for p in points.values()]
     marker = {"marker": "."} if len(points) < 3 else {}
     axis.errorbar(
         list(points),
-        [m for m, _ in spans],
-        [h for _, h in spans],
+        middles,
+        list(zip(*bars, strict=True)),
         color=colour,
         label=label,
         capsize=2,
@@ -172,6 +173,12 @@ def draw(axis: Any, points: Curve, colour: str, label: str, style: str = "-") ->
     )
     nulls = {epoch: mean(p.null() or []) for epoch, p in points.items() if p.null()}
     axis.plot(list(nulls), list(nulls.values()), "x", color=colour, markersize=6)
+
+
+def reach(values: list[float]) -> tuple[float, float]:
+    """How far a bar goes below and above the mean; Student's factor for two runs is 12.7, and its bar would tell nothing."""
+    middle, half = interval(values)
+    return (half, half) if len(values) > 2 else (middle - min(values), max(values) - middle)
 
 
 def circles(axis: Any, series: list[tuple[float, float]], colour: str) -> None:

@@ -117,3 +117,12 @@ def test_runs_in_mixed_precision_are_counted(page):
     assert "Mixed" not in page([mixed])
     mixed["blocks"] = [{"seeds": [0], "autocast": "torch.bfloat16"}, {"seeds": [1]}]
     assert "**Mixed precision** (bfloat16): 1 of 2 runs" in page([mixed])
+
+
+def test_the_bars_of_two_runs_span_both_and_those_of_more_are_intervals(paper):
+    page = paper("page")
+    assert page.reach([0.5, 0.7]) == (pytest.approx(0.1), pytest.approx(0.1))
+    assert page.reach([0.5]) == (0.0, 0.0)
+    half = page.interval([0.5, 0.6, 0.9])[1]
+    assert page.reach([0.5, 0.6, 0.9]) == (half, half)
+    assert half > 0.4

@@ -221,6 +221,8 @@ def test_the_state_of_another_run_is_refused(
         lambda: unlearn(make().double(), retain, state=path),
         lambda: unlearn(make(), fewer, state=path),
         lambda: unlearn(make(), changed, state=path),
+        lambda: unlearn(make(), retain, state=path, public=["0.*"]),
+        lambda: unlearn(make(), retain, state=path, center=make(seed=3)),
         lambda: ex.recover(make(), retain, loss=loss, state=path),
     ):
         with pytest.raises(StateError, match="another run"):

@@ -107,9 +107,11 @@ def unlearn(
         declared = {name: b.clone() for name, b in work.named_buffers() if name in weights.public}
         for norm in batch_norms(work):
             norm.train(mode=bool(norms))  # statistics declared public stay as they are
-        file = state_file(
-            state, "unlearn", work, retain, {"mechanism": mechanism_to_dict(mechanism), "batch": batch_size}
-        )
+        settings = {
+            "mechanism": mechanism_to_dict(mechanism), "batch": batch_size, "public": list(weights.public),
+            "center": weights.center_digest, "buffers": buffers,
+        }  # fmt: skip
+        file = state_file(state, "unlearn", work, retain, settings)
         saved = file.load() if file else None
         if saved is not None:
             seed = saved["seed"]
@@ -178,7 +180,8 @@ def recover(
     work = copying.deepcopy(model) if copy else model
     if rescale:
         rescale_(work)
-    _train(work, retain, loss, epochs, recipe or Recipe(), generator, state, on_epoch, label="recover")
+    label = "recover, rescaled" if rescale else "recover"
+    _train(work, retain, loss, epochs, recipe or Recipe(), generator, state, on_epoch, label=label)
     return work
 
 

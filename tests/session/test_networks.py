@@ -150,3 +150,26 @@ def test_an_interrupted_task_is_not_resumed_with_other_data(go, tmp_path: Path, 
     x[-1, 0] += 0.5
     with pytest.raises(StateError, match="another run"):
         go(stopped(), resume=True, retain=ex.Examples(x, y))
+
+
+def test_what_cannot_be_written_is_not_lost(go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A disk that is full at the end costs the recovery, not the noisy steps and their certificate."""
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OutputError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(networks, "write", full)
+        with pytest.raises(OutputError, match="full"):
+            go(stopped())
+    assert left(tmp_path) == {"certified.state"}
+    assert go(stopped(), resume=True) == STEPS - 6
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"certificate.json", "model.safetensors"}
+    assert not list((tmp_path / "out").glob("*.state"))
+
+
+def test_an_interrupted_recovery_is_not_resumed_with_other_public_parameters(go, tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        go(stopped(9))
+    with pytest.raises(StateError, match="another run"):
+        go(stopped(), resume=True, public=["0.*"])

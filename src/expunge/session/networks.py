@@ -22,6 +22,8 @@ from expunge.task import Task, load_task
 
 __all__ = ["certified", "run_task"]
 
+_KEPT = "certified.state"
+
 
 def run_task(
     where: str,
@@ -53,6 +55,9 @@ def run_task(
         commitments = {} if forget is None else {"forget": commit(forget.ids, key=key)}
         save_weights(done.model, work / "certified.safetensors")
         certificate = write(work, done, released, budget, relation, commitments)
+        (work / _KEPT).unlink(
+            missing_ok=True
+        )  # last: whatever fails before, a disk that is full too, can go on from it
     measured = {"original": original, "released": accuracies(task, released)}
     return summary(out, certificate, measured, start_clipped=done.start_clipped)
 
@@ -62,13 +67,14 @@ def _run(
 ) -> tuple[Unlearned, nn.Module]:
     """The certified and the released model; what an interrupted call finished is taken from its state files."""
     goes_on = as_examples(task.retain) is not None
-    running, kept_in, recovering = (
-        work / f"{name}.state" if goes_on else None for name in ("run", "certified", "recovery")
-    )
+    running, kept_in, recovering = (work / name if goes_on else None for name in ("run.state", _KEPT, "recovery.state"))
     if isinstance(mechanism, Retrain):
         done = certified(task, mechanism, epochs=epochs, recipe=recipe, state=running)
         return done, done.model
-    settings = {"mechanism": mechanism_to_dict(mechanism), "batch": recipe.batch_size}
+    settings = {
+        "mechanism": mechanism_to_dict(mechanism), "batch": recipe.batch_size, "public": list(task.public),
+        "buffers": task.buffers,
+    }  # fmt: skip
     kept = state_file(kept_in, "certified", task.model, task.retain, settings)
     done = _finished(kept, task.model)
     if done is None:
@@ -77,8 +83,6 @@ def _run(
     released = recover(
         done.model, task.retain, loss=task.loss, epochs=epochs, recipe=recipe, rescale=rescale, state=recovering
     )
-    if kept is not None:
-        kept.delete()
     return done, released
 
 

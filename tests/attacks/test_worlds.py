@@ -16,8 +16,10 @@ from expunge import (
     ScheduledGradientClipping,
     calibrate,
     guarantee,
+    interval,
 )
 from expunge.attacks import two_worlds
+from expunge.demo import mechanisms
 from expunge.methods import Noise, clip_
 
 DELTA = 1e-5
@@ -219,3 +221,17 @@ def test_a_single_block_is_attacked_and_several_are_refused():
     two = BlockwiseGradientClipping(block_sizes=(1, 1), block_clips=(1.0, 1.0), **BLOCKWISE)
     with pytest.raises(TypeError, match="one weight"):
         attack(two, replicates=2000)
+
+
+def test_what_an_attack_shows_lies_below_what_the_best_adversary_attains():
+    """And that is what docs/audits.md says of the demo's mechanisms."""
+    attained = {
+        name: interval(m, delta=DELTA, tolerance=1e-3)[0]
+        for name, m in mechanisms(Budget(epsilon=1.0, delta=DELTA)).items()
+    }
+    assert attained == {
+        "gradient_clipping": pytest.approx(0.116, abs=5e-4), "model_clipping": pytest.approx(0.999, abs=1e-3),
+        "output_perturbation": pytest.approx(0.999, abs=1e-3),
+    }  # fmt: skip
+    for name, mechanism in mechanisms(Budget(epsilon=1.0, delta=DELTA)).items():
+        assert max(f.epsilon for f in attack(mechanism, replicates=20_000)) < attained[name]

@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="how many; the study's block unless given")
     parser.add_argument("--original-epochs", type=int, help="shorten the original training; the result says so")
     parser.add_argument("--private", type=int, metavar="EPOCHS", help="instead: private training for so many epochs")
+    parser.add_argument("--budgets", type=int, nargs="+", help="epochs at which to compare; the study's unless given")
     parser.add_argument("--only", nargs="+", help="candidates of these names")
     parser.add_argument("--json", type=Path, help="where results are kept, and continued")
     arguments = parser.parse_args()
@@ -175,7 +176,7 @@ def main() -> None:
         grid = [training for training in grid if training.name in arguments.only]
     try:
         cells = private(study, arguments.private) if arguments.private else compared(study)
-        budgets = (arguments.private,) if arguments.private else study.tuning
+        budgets = (arguments.private,) if arguments.private else arguments.budgets or study.tuning
         experiment = Experiment(
             study, study.data(), range(FIRST_SEED, FIRST_SEED + size), device=arguments.device, compiled=arguments.compile,
             autocast=torch.bfloat16 if arguments.bfloat16 else None, original_epochs=arguments.original_epochs,

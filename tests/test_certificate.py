@@ -201,7 +201,7 @@ def test_any_top_level_field_missing_is_refused(certificate):
         (("run", "mechanism", "noise_std"), lambda s: s * 2, ClaimRefused, "drew noise of scale"),
         (("run", "mechanism", "noise_std"), lambda _: -1.0, MalformedCertificate, "noise_std must be"),
         (("run", "mechanism", "steps"), lambda n: n + 1, ClaimRefused, "took 100 of 101 steps"),
-        (("schema",), lambda _: "expunge.certificate/2", MalformedCertificate, "unknown schema"),
+        (("schema",), lambda _: "expunge.certificate/3", MalformedCertificate, "unknown schema"),
         (("run", "steps_done"), lambda n: n - 1, ClaimRefused, "took 99 of 100 steps"),
         (("run", "noise", "count"), lambda n: n - 1, ClaimRefused, "drew 99 of 100 noise vectors"),
         (("run", "noise", "std"), lambda s: s * 0.99, ClaimRefused, "drew noise of scale"),

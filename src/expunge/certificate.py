@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA", "Certificate", "issue", "verify"]
 
-SCHEMA = "expunge.certificate/1"
+SCHEMA = "expunge.certificate/2"
+_VERSIONS = {"expunge.certificate/1": 1, SCHEMA: 2}
 
 _KEYS = {
     "schema", "asked", "claim", "also_proven", "profile", "run", "weights", "commitments", "recovery",
-    "does_not_prove", "issued", "digest",
+    "does_not_prove", "issued", "digest", "unchecked",
 }  # fmt: skip
+_KEYS_1 = _KEYS - {"unchecked"}
 _PROFILE_AT = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 DOES_NOT_PROVE = (
@@ -99,7 +101,7 @@ class Certificate:
     @property
     def record(self) -> RunRecord:
         """The run as recorded."""
-        return RunRecord.from_dict(self.content["run"])
+        return RunRecord.from_dict(self.content["run"], version=_version(self.content) or 2)
 
     @property
     def claim(self) -> Guarantee:
@@ -116,6 +118,7 @@ def issue(
     asked: Budget | None = None,
     commitments: Mapping[str, str] | None = None,
     recovery: str | None = None,
+    unchecked: str = "",
 ) -> Certificate:
     """The certificate of a run.
 
@@ -127,6 +130,7 @@ def issue(
         asked: a budget that the claim must meet; its δ takes the place of `delta`.
         commitments: keyed commitments, e.g. to the forget set (`commit`); never ids or counts in clear.
         recovery: what was done between certified and released weights, in a sentence.
+        unchecked: where the record's coverage is "unchecked": why, in the issuer's words, which the certificate carries.
 
     Raises:
         RunError: the record does not match its mechanism, or does not meet what was asked.
@@ -158,6 +162,7 @@ def issue(
         "weights": {"certified": record.certified, "released": released_digest},
         "commitments": dict(commitments or {}),
         "recovery": NO_RECOVERY if unchanged else recovery or DECLARED_RECOVERY,
+        "unchecked": unchecked,
         "does_not_prove": list(DOES_NOT_PROVE),
         "issued": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -188,9 +193,10 @@ def verify(
     """
     certificate = certificate if isinstance(certificate, Certificate) else Certificate.load(certificate)
     content = certificate.content
-    if content.get("schema") != SCHEMA:
-        raise MalformedCertificate(f"unknown schema {content.get('schema')!r}; this version reads {SCHEMA!r}")
-    check_keys("certificate", content, _KEYS)
+    if _version(content) is None:
+        known = " and ".join(map(repr, _VERSIONS))
+        raise MalformedCertificate(f"unknown schema {content.get('schema')!r}; this version reads {known}")
+    check_keys("certificate", content, _KEYS if content["schema"] == SCHEMA else _KEYS_1)
     expected = _digest({key: value for key, value in content.items() if key != "digest"})
     if content["digest"] != expected:
         raise MalformedCertificate(
@@ -202,6 +208,12 @@ def verify(
     _verify_words(content)
     if audit is not None:
         _verify_audit(certificate, audit)
+
+
+def _version(content: Mapping[str, Any]) -> int | None:
+    """Of the schema; None where it is none that this version reads."""
+    schema: object = content.get("schema")
+    return _VERSIONS.get(schema) if isinstance(schema, str) else None
 
 
 def _verify_audit(certificate: Certificate, given: "Audit | str | os.PathLike[str]") -> None:
@@ -224,8 +236,8 @@ def _verify_words(content: Mapping[str, Any]) -> None:
         isinstance(c, str) and c.startswith("hmac-sha256:") for c in cast("dict[str, Any]", commitments).values()
     ):
         raise MalformedCertificate("commitments must hold keyed commitments 'hmac-sha256:...' only")
-    for name in ("recovery", "issued"):
-        if not isinstance(content[name], str):
+    for name in ("recovery", "issued", "unchecked"):
+        if not isinstance(content.get(name, ""), str):
             raise MalformedCertificate(f"{name} must be a text, not {content[name]!r}")
     if (content["recovery"] == NO_RECOVERY) != unchanged:
         raise ClaimRefused("recovery contradicts the digests: it says 'none' exactly where both weights are the same")

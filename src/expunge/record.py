@@ -32,6 +32,9 @@ class NoiseRecord:
         self_test: "passed" where scale, independence and repetition were checked on what reached the weights,
             "none" where no noise was drawn.
         generator: "secret" (made for this run, never stored), "given" by the caller, or "none".
+        stream: where the normals came from, e.g. "aes-256-ctr/1"; "torch-mersenne" in certificates of schema 1, "none"
+            where no noise was drawn.
+        grid: the public step to whose multiples the released weights were rounded; 0 where there is none.
     """
 
     count: int
@@ -39,9 +42,14 @@ class NoiseRecord:
     dimension: int
     self_test: str
     generator: str
+    stream: str = "torch-mersenne"
+    grid: float = 0.0
 
 
-NO_NOISE = NoiseRecord(count=0, std=0.0, dimension=0, self_test="none", generator="none")
+NO_NOISE = NoiseRecord(count=0, std=0.0, dimension=0, self_test="none", generator="none", stream="none")
+
+UNCHECKED = "unchecked"
+COVERAGES = ("ids", "content", "ids and content", "ledger", "any group", UNCHECKED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +67,9 @@ class RunRecord:
         public: names of parameters and buffers that the caller declared independent of the forgotten data.
         certified: digest of the weights at the end of the mechanism.
         environment: versions and device.
+        estimated: names of the buffers that were reset and estimated again on the retained data.
+        coverage: how it was checked that the retained data hold no forgotten row: one of `COVERAGES`.
+        procedure: public settings of the run beside the mechanism, JSON-ready: "batch_size", "recovery", "training".
     """
 
     mechanism: Mechanism
@@ -71,6 +82,9 @@ class RunRecord:
     public: tuple[str, ...]
     certified: str
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    estimated: tuple[str, ...] = ()
+    coverage: str = UNCHECKED
+    procedure: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready fields, the mechanism by its name in the closed table."""
@@ -81,27 +95,35 @@ class RunRecord:
             "layers": [[name, size] for name, size in self.layers],
             "public": list(self.public),
             "environment": dict(self.environment),
+            "estimated": list(self.estimated),
+            "procedure": dict(self.procedure),
         }
 
     @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "RunRecord":
+    def from_dict(cls, plain: Mapping[str, Any], *, version: int = 2) -> "RunRecord":
         """The record of `to_dict`.
+
+        Args:
+            plain: its fields.
+            version: of the certificate's schema; what schema 1 did not hold takes its default.
 
         Raises:
             MalformedCertificate: a field is missing, unknown or of the wrong type.
         """
+        if version == 1:
+            check_keys("run", plain, {f.name for f in fields(cls)} - set(_SINCE_2))
+            check_keys("run.noise", plain["noise"], {f.name for f in fields(NoiseRecord)} - set(_NOISE_SINCE_2))
+            stream = NO_NOISE.stream if plain["noise"]["count"] == 0 else "torch-mersenne"
+            plain = {**plain, **_SINCE_2, "noise": {**plain["noise"], **_NOISE_SINCE_2, "stream": stream}}
         check_keys("run", plain, {f.name for f in fields(cls)})
         check_keys("run.noise", plain["noise"], {f.name for f in fields(NoiseRecord)})
-        for name, kind in {"steps_done": int, "layers": list, "public": list, "environment": dict}.items():
+        for name, kind in _TYPES.items():
             _check_type(f"run.{name}", plain[name], kind)
-        for name in ("weights_dtype", "center", "buffers", "certified"):
-            _check_type(f"run.{name}", plain[name], str)
         noise = plain["noise"]
-        for name, kind in {"count": int, "dimension": int, "self_test": str, "generator": str}.items():
+        for name, kind in _NOISE_TYPES.items():
             _check_type(f"run.noise.{name}", noise[name], kind)
-        _check_type("run.noise.std", noise["std"], (int, float, list))
-        for name in [*plain["public"], *plain["environment"].values()]:
-            _check_type("run.public and run.environment", name, str)
+        for name in [*plain["public"], *plain["estimated"], *plain["environment"].values()]:
+            _check_type("run.public, run.estimated and run.environment", name, str)
         layers: list[tuple[str, int]] = []
         for entry in plain["layers"]:
             _check_type("run.layers", entry, list)
@@ -115,6 +137,7 @@ class RunRecord:
             "noise": NoiseRecord(**noise | {"std": _frozen(noise["std"])}),
             "layers": tuple(layers),
             "public": tuple(plain["public"]),
+            "estimated": tuple(plain["estimated"]),
         }
         return cls(**values)
 
@@ -141,6 +164,18 @@ class RunRecord:
         found = [text for fault, text in faults if fault]
         if found:
             raise RunError(f"the run does not match its mechanism '{mechanism.name}': it " + "; it ".join(found))
+
+
+_SINCE_2: Mapping[str, Any] = {"estimated": [], "coverage": UNCHECKED, "procedure": {}}
+_NOISE_SINCE_2: Mapping[str, Any] = {"stream": "none", "grid": 0.0}
+_TYPES: Mapping[str, type] = {
+    "steps_done": int, "layers": list, "weights_dtype": str, "center": str, "buffers": str, "public": list,
+    "certified": str, "environment": dict, "estimated": list, "coverage": str, "procedure": dict,
+}  # fmt: skip
+_NOISE_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "count": int, "dimension": int, "self_test": str, "generator": str, "std": (int, float, list), "stream": str,
+    "grid": (int, float),
+}  # fmt: skip
 
 
 def _frozen(value: Any) -> Any:

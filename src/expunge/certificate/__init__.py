@@ -1,0 +1,16 @@
+"""A certificate: the claim, the configuration that proves it, and the digests of the weights it speaks of.
+
+`issue` writes down what a run proves; `verify` proves it again from the fields, trusting only the closed table of
+mechanisms, and raises with the reason where it cannot. Neither needs torch or the model.
+
+A certificate says what *was recorded*. That the run took place as recorded rests on the word of its issuer: the content
+digest shows damage, not forgery by someone who computes a new digest.
+"""
+
+from expunge.certificate.format import SCHEMA, Certificate, digest
+from expunge.certificate.issue import issue
+from expunge.certificate.verify import verify
+
+__all__ = ["SCHEMA", "Certificate", "digest", "issue", "verify"]
+
+_digest = digest  # its name when this room was one file

@@ -1,0 +1,134 @@
+"""The file: JSON with unique keys and finite numbers, a digest over its canonical form, and what is fixed about it."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import rfc8785
+
+from expunge._files import write_new
+from expunge.accounting import Guarantee, Mechanism
+from expunge.certificate.claim import guarantee_from_dict
+from expunge.errors import MalformedCertificate
+from expunge.record import RunRecord
+
+__all__ = [
+    "DECLARED_RECOVERY",
+    "DOES_NOT_PROVE",
+    "KEYS",
+    "KEYS_1",
+    "NO_RECOVERY",
+    "PROFILE_AT",
+    "SCHEMA",
+    "VERSIONS",
+    "Certificate",
+    "digest",
+    "version_of",
+]
+
+SCHEMA = "expunge.certificate/2"
+VERSIONS = {"expunge.certificate/1": 1, SCHEMA: 2}
+
+KEYS = {
+    "schema", "asked", "claim", "also_proven", "profile", "run", "weights", "commitments", "recovery",
+    "does_not_prove", "issued", "digest", "unchecked",
+}  # fmt: skip
+KEYS_1 = KEYS - {"unchecked"}
+PROFILE_AT = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+
+DOES_NOT_PROVE = (
+    "That the run happened as recorded: this rests on the issuer, until a run is attested or repeated.",
+    "That the released weights came from the certified ones by retained data, public data and fresh coins only: declared.",
+    "That the network cannot state facts that the retained data also contain.",
+    "That copies of the data, or models trained on them elsewhere, are gone.",
+    "That unlearning was cheaper or more accurate than retraining.",
+)
+NO_RECOVERY = "none: the released weights are the certified weights"
+DECLARED_RECOVERY = "declared by the issuer: training on the retained data with a fresh optimiser and fresh coins"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate's content as JSON-ready fields.
+
+    `issue` makes one, `Certificate.load` reads one; neither vouches for it, `verify` does.
+    """
+
+    content: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Certificate":
+        """Read a certificate.
+
+        Raises:
+            MalformedCertificate: the file is missing, truncated, not JSON, repeats a key or holds NaN.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise MalformedCertificate(f"cannot read {os.fspath(path)}: {error}") from error
+        return cls.from_json(text)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Certificate":
+        """Read a certificate from its JSON text; raises `MalformedCertificate`."""
+        try:
+            content: object = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise MalformedCertificate(f"not a whole JSON document (truncated?): {error}") from error
+        if not isinstance(content, dict):
+            raise MalformedCertificate(f"a certificate is a JSON object, not {type(content).__name__}")
+        return cls(cast("dict[str, Any]", content))
+
+    def to_json(self) -> str:
+        """Readable JSON; the digest is over the canonical form (RFC 8785), so layout does not matter."""
+        return json.dumps(self.content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a new file, whole or not at all; raises `OutputError`."""
+        write_new(path, self.to_json().encode())
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """The mechanism, built from its fields."""
+        return self.record.mechanism
+
+    @property
+    def record(self) -> RunRecord:
+        """The run as recorded."""
+        return RunRecord.from_dict(self.content["run"], version=version_of(self.content) or 2)
+
+    @property
+    def claim(self) -> Guarantee:
+        """The claim as stated. Not yet verified."""
+        return guarantee_from_dict("claim", self.content["claim"])
+
+
+def version_of(content: Mapping[str, Any]) -> int | None:
+    """Of the schema; None where it is none that this version reads."""
+    schema: object = content.get("schema")
+    return VERSIONS.get(schema) if isinstance(schema, str) else None
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON (RFC 8785) of the content, its own digest left out."""
+    try:
+        canonical = rfc8785.dumps(dict(content))
+    except (rfc8785.CanonicalizationError, ValueError) as error:
+        raise MalformedCertificate(f"no canonical form: {error}") from error
+    return f"sha256:{hashlib.sha256(canonical).hexdigest()}"
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        raise MalformedCertificate(f"a key is repeated: {next(key for key in keys if keys.count(key) > 1)!r}")
+    return dict(pairs)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise MalformedCertificate(f"{name} is not a number that a certificate may hold")

@@ -1,0 +1,89 @@
+"""Write down what a run proves."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from math import isfinite
+from typing import Any
+
+from expunge.accounting import Budget, Kind, Relation, delta_at, guarantee
+from expunge.certificate.claim import claim_to_dict
+from expunge.certificate.format import (
+    DECLARED_RECOVERY,
+    DOES_NOT_PROVE,
+    NO_RECOVERY,
+    PROFILE_AT,
+    SCHEMA,
+    Certificate,
+    digest,
+)
+from expunge.errors import RunError
+from expunge.record import RunRecord, weights_digest
+
+__all__ = ["issue"]
+
+
+def issue(
+    record: RunRecord,
+    *,
+    released: object,
+    delta: float = 1e-5,
+    relation: Relation = Relation.RETRAINED,
+    asked: Budget | None = None,
+    commitments: Mapping[str, str] | None = None,
+    recovery: str | None = None,
+    unchecked: str = "",
+) -> Certificate:
+    """The certificate of a run.
+
+    Args:
+        record: from `unlearn` or `retrain`.
+        released: the weights that are handed out, after any recovery: a module, a safetensors path, or a digest.
+        delta: δ of the claim; ignored where the guarantee is exact.
+        relation: the reading to certify; the other one is stated beside it.
+        asked: a budget that the claim must meet; its δ takes the place of `delta`.
+        commitments: keyed commitments, e.g. to the forget set (`commit`); never ids or counts in clear.
+        recovery: what was done between certified and released weights, in a sentence.
+        unchecked: where the record's coverage is "unchecked": why, in the issuer's words, which the certificate carries.
+
+    Raises:
+        RunError: the record does not match its mechanism, or does not meet what was asked.
+    """
+    record.check()
+    relation = Relation(relation)
+    delta = asked.delta if asked is not None else delta
+    claim = guarantee(record.mechanism, delta=delta, relation=relation)
+    if asked is not None and claim.kind is Kind.NONE:
+        raise RunError(f"nothing is proven, epsilon={asked.epsilon:g} was asked: {claim.assumptions[0]}")
+    if claim.kind is not Kind.NONE and not (isfinite(claim.epsilon) and isfinite(claim.mu)):
+        raise RunError(f"the run proves nothing: epsilon={claim.epsilon}, mu={claim.mu} at delta={delta:g}")
+    if asked is not None and claim.epsilon > asked.epsilon:
+        raise RunError(
+            f"the run proves epsilon={claim.epsilon:.9g} at delta={delta:g}, not the {asked.epsilon:g} asked"
+        )
+    for name, value in (commitments or {}).items():
+        if not value.startswith("hmac-sha256:"):
+            raise ValueError(f"commitments[{name!r}] must come from expunge.commit, not {value!r}")
+    released_digest = weights_digest(released)
+    unchanged = released_digest == record.certified
+    content: dict[str, Any] = {
+        "schema": SCHEMA,
+        "asked": None if asked is None else {"epsilon": asked.epsilon, "delta": asked.delta},
+        "claim": claim_to_dict(record.mechanism, claim),
+        "also_proven": claim_to_dict(
+            record.mechanism, guarantee(record.mechanism, delta=delta, relation=_other(relation))
+        ),
+        "profile": [{"epsilon": e, "delta": delta_at(record.mechanism, e, relation)} for e in PROFILE_AT],
+        "run": record.to_dict(),
+        "weights": {"certified": record.certified, "released": released_digest},
+        "commitments": dict(commitments or {}),
+        "recovery": NO_RECOVERY if unchanged else recovery or DECLARED_RECOVERY,
+        "unchecked": unchecked,
+        "does_not_prove": list(DOES_NOT_PROVE),
+        "issued": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    # Read back from its own JSON: in memory a certificate is what its file will be, schedules as lists.
+    return Certificate.from_json(Certificate(content | {"digest": digest(content)}).to_json())
+
+
+def _other(relation: Relation) -> Relation:
+    return Relation.CENTER if relation is Relation.RETRAINED else Relation.RETRAINED

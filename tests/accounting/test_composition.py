@@ -180,6 +180,16 @@ def test_the_group_of_a_gaussian_is_bounded_by_the_lemma_and_met_by_mu(size):
     assert exp(gaussian.log_delta(lemma_epsilon, group_mu(mu, size))) <= lemma_delta
 
 
+def test_an_iterator_composes_as_what_it_yields():
+    """It can be read only once: what was read to check it must not be missing from the sum."""
+    assert compose((ONCE for _ in range(3)), delta=1e-5) == compose([ONCE] * 3, delta=1e-5)
+    assert remaining(BUDGET, iter([ONCE] * 3)) == remaining(BUDGET, [ONCE] * 3)
+    assert remaining(BUDGET, iter([ONCE] * 5)).retrain
+    assert requests_left(BUDGET, ONCE, spent=iter([ONCE, ONCE])) == 2
+    with pytest.raises(ValueError, match="at least one"):
+        compose(iter([]), delta=1e-5)
+
+
 def test_kinds_that_prove_nothing_do_not_compose():
     @dataclass(frozen=True)
     class Measured(OutputPerturbation):

@@ -14,7 +14,7 @@ arXiv 2106.08567, Theorem 10). As a guarantee holds in both directions the pair 
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, exp, hypot, inf, isfinite, log, log2, sqrt
@@ -42,11 +42,11 @@ _LOW = -60.0  # log δ where a profile ends; the rest counts as a certain loss
 _SLACK = 1e-9  # relative, more than positive sums over the grid can lose
 
 
-def compose(mechanisms: Sequence[Mechanism], *, delta: float, relation: Relation = Relation.RETRAINED) -> Guarantee:
+def compose(mechanisms: Iterable[Mechanism], *, delta: float, relation: Relation = Relation.RETRAINED) -> Guarantee:
     """What several releases about the same data prove together, the later ones chosen freely after the earlier.
 
     Args:
-        mechanisms: one for each release, at least one.
+        mechanisms: one for each release, at least one; an iterator is read once, to its end.
         delta: δ of the joint guarantee.
         relation: the reading of all parts.
 
@@ -59,7 +59,7 @@ def compose(mechanisms: Sequence[Mechanism], *, delta: float, relation: Relation
     '0.926342 1.993091'
     """
     _validate.open_unit_interval(delta=delta)
-    relation = Relation(relation)
+    relation, mechanisms = Relation(relation), tuple(mechanisms)
     _check_kinds(mechanisms)
     noisy = [m for m in mechanisms if m.kind is Kind.EPSILON_DELTA]
     joint, target = _Joint.of(noisy, relation), log(delta)
@@ -92,7 +92,7 @@ class Remaining:
     retrain: bool
 
 
-def remaining(budget: Budget, spent: Sequence[Mechanism], *, relation: Relation = Relation.RETRAINED) -> Remaining:
+def remaining(budget: Budget, spent: Iterable[Mechanism], *, relation: Relation = Relation.RETRAINED) -> Remaining:
     """What releases about the same data, made so far, leave of a joint budget.
 
     Args:
@@ -105,7 +105,7 @@ def remaining(budget: Budget, spent: Sequence[Mechanism], *, relation: Relation 
     >>> f"mu {left.mu:.4f}, epsilon {left.epsilon:.4f}, retrain {left.retrain}"
     'mu 0.2531, epsilon 0.9389, retrain False'
     """
-    relation = Relation(relation)
+    relation, spent = Relation(relation), tuple(spent)
     if spent and compose(spent, delta=budget.delta, relation=relation).epsilon > budget.epsilon:
         return Remaining(mu=0.0, epsilon=0.0, retrain=True)
     joint = _Joint.of([m for m in spent if m.kind is Kind.EPSILON_DELTA], relation)
@@ -130,7 +130,7 @@ def requests_left(
     budget: Budget,
     mechanism: Mechanism,
     *,
-    spent: Sequence[Mechanism] = (),
+    spent: Iterable[Mechanism] = (),
     relation: Relation = Relation.RETRAINED,
     limit: int = 10_000,
 ) -> int:
@@ -144,6 +144,7 @@ def requests_left(
         limit: the answer is at most this.
     """
     _validate.whole(limit=limit)
+    spent = tuple(spent)
     if mechanism.kind is Kind.EXACT:
         return limit
     over = smallest_whole(

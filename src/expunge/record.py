@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import singledispatch
+from math import frexp
 from pathlib import Path
 from typing import Any, cast
 
@@ -164,8 +165,34 @@ class RunRecord:
         found = [text for fault, text in faults if fault]
         if found:
             raise RunError(f"the run does not match its mechanism '{mechanism.name}': it " + "; it ".join(found))
+        contradictions = [text for fault, text in _contradictions(self) if fault]
+        if contradictions:
+            raise RunError("the record contradicts itself: " + "; ".join(contradictions))
 
 
+def _contradictions(record: RunRecord) -> list[tuple[bool, str]]:
+    """What cannot be true together, whatever the mechanism: (whether it is so, in words)."""
+    noise, drawn = record.noise, record.noise.count > 0
+    names = [name for name, _ in record.layers]
+    listed = [*names, *record.public, *record.estimated]
+    return [
+        (not drawn and noise != NO_NOISE, "no noise was drawn, and yet some is described"),
+        (drawn and "none" in (noise.generator, noise.stream), "noise was drawn from no generator"),
+        (not _is_grid(noise), f"a grid of {noise.grid!r} is no power of two of at most 2^-16 of the noise"),
+        (not sum(size for _, size in record.layers), "no weight is covered"),
+        (any(size < 0 for _, size in record.layers), "a layer has a negative size"),
+        (len(set(listed)) < len(listed), "a name stands twice among layers, public and estimated"),
+        (not drawn and record.center != "zero", "a run without noise has no centre"),
+        (drawn and record.weights_dtype not in _NOISY_DTYPES, f"no noise is added in {record.weights_dtype}"),
+    ]
+
+
+def _is_grid(noise: NoiseRecord) -> bool:
+    least = min(noise.std) if isinstance(noise.std, tuple) else noise.std
+    return noise.grid == 0 or (0 < noise.grid <= least * 2.0**-16 and frexp(noise.grid)[0] == 0.5)
+
+
+_NOISY_DTYPES = ("float32", "bfloat16", "float64")
 _SINCE_2: Mapping[str, Any] = {"estimated": [], "coverage": UNCHECKED, "procedure": {}}
 _NOISE_SINCE_2: Mapping[str, Any] = {"stream": "none", "grid": 0.0}
 _TYPES: Mapping[str, type] = {

@@ -221,7 +221,7 @@ def test_the_certificate_of_a_run_verifies_and_names_the_group(build: Callable[[
     loaded = ex.Certificate.load(tmp_path / "certificate.json")
     assert loaded.record == done.record
     assert loaded.mechanism == MLP
-    assert f"every forget set of at most {MLP.group_size} examples" in loaded.content["claim"]["proves"]
+    assert f"every forget set of size at most {MLP.group_size}," in loaded.content["claim"]["proves"]
     assert loaded.claim.epsilon == ex.guarantee(MLP, delta=1e-5).epsilon
 
 

@@ -1,50 +1,32 @@
-"""The claim: its fields, and its sentence."""
+"""The claim: its fields."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from math import inf
 from typing import Any, cast
 
 from expunge import _validate
 from expunge.accounting import Guarantee, Kind, Mechanism, Relation
+from expunge.certificate.words import words_of
 from expunge.errors import MalformedCertificate
 from expunge.record import check_keys
 
-__all__ = ["claim_to_dict", "guarantee_from_dict", "number", "sentence"]
+__all__ = ["claim_to_dict", "guarantee_from_dict"]
 
 
 def claim_to_dict(mechanism: Mechanism, proven: Guarantee) -> dict[str, Any]:
     """A guarantee as the fields of a claim."""
+    words = words_of(mechanism)
     return {
         "kind": str(proven.kind),
         "relation": str(proven.relation),
         "epsilon": proven.epsilon,
         "delta": proven.delta,
         "mu": None if proven.kind is Kind.NONE else proven.mu,
-        "theorem": proven.theorem,
-        "assumptions": list(proven.assumptions),
-        "certifier": mechanism.certifier(proven.relation),
-        "proves": sentence(mechanism, proven),
+        "theorem": words.theorem,
+        "assumptions": list(words.assumptions),
+        "certifier": words.certifier[proven.relation],
+        "proves": words.sentence(proven),
     }
-
-
-def sentence(mechanism: Mechanism, proven: Guarantee) -> str:
-    """What the claim says, in a sentence."""
-    if proven.kind is Kind.NONE:
-        return "Nothing: an assumption of the theorem was not declared. See the assumptions."
-    if proven.kind is Kind.EXACT:
-        close = "has exactly the law"
-    else:
-        close = f"is (epsilon={proven.epsilon:.6g}, delta={proven.delta:.6g})-indistinguishable, in both directions, from that"
-    return (
-        f"Under the assumptions, for every training set and {_covers(mechanism)} the law of the certified weights, and of "
-        f"anything computed from them without the forgotten data, {close} of {mechanism.certifier(proven.relation)}."
-    )
-
-
-def _covers(mechanism: Mechanism) -> str:
-    """The mechanism's words with its numbers in place of the fields they name."""
-    return mechanism.covers.format(**asdict(cast("Any", mechanism)))
 
 
 def guarantee_from_dict(where: str, plain: object) -> Guarantee:
@@ -54,7 +36,7 @@ def guarantee_from_dict(where: str, plain: object) -> Guarantee:
     values = cast("dict[str, Any]", plain)
     empty = values["kind"] == Kind.NONE and values["mu"] is None
     numbers = {
-        name: number(f"{where}.{name}", values[name]) for name in ("epsilon", "delta", "mu")[: 2 if empty else 3]
+        name: _number(f"{where}.{name}", values[name]) for name in ("epsilon", "delta", "mu")[: 2 if empty else 3]
     }
     numbers.setdefault("mu", inf)
     try:
@@ -74,7 +56,7 @@ def guarantee_from_dict(where: str, plain: object) -> Guarantee:
     )
 
 
-def number(where: str, value: object) -> float:
+def _number(where: str, value: object) -> float:
     """A finite number, 0 or above; raises `MalformedCertificate`."""
     try:
         _validate.non_negative(**{where: value})

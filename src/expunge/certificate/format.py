@@ -16,39 +16,12 @@ from expunge.certificate.claim import guarantee_from_dict
 from expunge.errors import MalformedCertificate
 from expunge.record import RunRecord
 
-__all__ = [
-    "DECLARED_RECOVERY",
-    "DOES_NOT_PROVE",
-    "KEYS",
-    "KEYS_1",
-    "NO_RECOVERY",
-    "PROFILE_AT",
-    "SCHEMA",
-    "VERSIONS",
-    "Certificate",
-    "digest",
-    "version_of",
-]
+__all__ = ["MOST_BYTES", "SCHEMA", "VERSIONS", "Certificate", "digest", "version_of"]
 
 SCHEMA = "expunge.certificate/2"
 VERSIONS = {"expunge.certificate/1": 1, SCHEMA: 2}
 
-KEYS = {
-    "schema", "asked", "claim", "also_proven", "profile", "run", "weights", "commitments", "recovery",
-    "does_not_prove", "issued", "digest", "unchecked",
-}  # fmt: skip
-KEYS_1 = KEYS - {"unchecked"}
-PROFILE_AT = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-
-DOES_NOT_PROVE = (
-    "That the run happened as recorded: this rests on the issuer, until a run is attested or repeated.",
-    "That the released weights came from the certified ones by retained data, public data and fresh coins only: declared.",
-    "That the network cannot state facts that the retained data also contain.",
-    "That copies of the data, or models trained on them elsewhere, are gone.",
-    "That unlearning was cheaper or more accurate than retraining.",
-)
-NO_RECOVERY = "none: the released weights are the certified weights"
-DECLARED_RECOVERY = "declared by the issuer: training on the retained data with a fresh optimiser and fresh coins"
+MOST_BYTES = 8 * 2**20  # of a file, so that whoever reads it is not kept busy
 
 
 @dataclass(frozen=True)
@@ -68,7 +41,8 @@ class Certificate:
             MalformedCertificate: the file is missing, truncated, not JSON, repeats a key or holds NaN.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            with Path(path).open("rb") as file:
+                text = file.read(MOST_BYTES + 1).decode()
         except (OSError, UnicodeDecodeError) as error:
             raise MalformedCertificate(f"cannot read {os.fspath(path)}: {error}") from error
         return cls.from_json(text)
@@ -76,6 +50,8 @@ class Certificate:
     @classmethod
     def from_json(cls, text: str) -> "Certificate":
         """Read a certificate from its JSON text; raises `MalformedCertificate`."""
+        if len(text) > MOST_BYTES:
+            raise MalformedCertificate(f"a certificate has at most {MOST_BYTES} bytes; this text is longer")
         try:
             content: object = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:

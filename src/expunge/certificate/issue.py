@@ -3,20 +3,17 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from math import isfinite
+from re import fullmatch
 from typing import Any
 
-from expunge.accounting import Budget, Kind, Relation, delta_at, guarantee
+from expunge.accounting import Budget, Guarantee, Kind, Relation, delta_at, guarantee
 from expunge.certificate.claim import claim_to_dict
-from expunge.certificate.format import (
-    DECLARED_RECOVERY,
-    DOES_NOT_PROVE,
-    NO_RECOVERY,
-    PROFILE_AT,
-    SCHEMA,
-    Certificate,
-    digest,
-)
-from expunge.errors import RunError
+from expunge.certificate.document import KINDS, PROFILE_AT
+from expunge.certificate.fields import COMMITMENT
+from expunge.certificate.format import SCHEMA, Certificate, digest
+from expunge.certificate.verify import verify
+from expunge.certificate.words import DECLARED_RECOVERY, DOES_NOT_PROVE, NO_RECOVERY
+from expunge.errors import CertificateError, RunError
 from expunge.record import RunRecord, weights_digest
 
 __all__ = ["issue"]
@@ -46,32 +43,26 @@ def issue(
         unchecked: where the record's coverage is "unchecked": why, in the issuer's words, which the certificate carries.
 
     Raises:
-        RunError: the record does not match its mechanism, or does not meet what was asked.
+        RunError: the record does not match its mechanism, contradicts itself or does not meet what was asked, or the
+            kind of its guarantee is one that no certificate states.
+        ValueError: a commitment that is not keyed.
     """
     record.check()
     relation = Relation(relation)
     delta = asked.delta if asked is not None else delta
-    claim = guarantee(record.mechanism, delta=delta, relation=relation)
-    if asked is not None and claim.kind is Kind.NONE:
-        raise RunError(f"nothing is proven, epsilon={asked.epsilon:g} was asked: {claim.assumptions[0]}")
-    if claim.kind is not Kind.NONE and not (isfinite(claim.epsilon) and isfinite(claim.mu)):
-        raise RunError(f"the run proves nothing: epsilon={claim.epsilon}, mu={claim.mu} at delta={delta:g}")
-    if asked is not None and claim.epsilon > asked.epsilon:
-        raise RunError(
-            f"the run proves epsilon={claim.epsilon:.9g} at delta={delta:g}, not the {asked.epsilon:g} asked"
-        )
     for name, value in (commitments or {}).items():
-        if not value.startswith("hmac-sha256:"):
+        if not (isinstance(value, str) and fullmatch(COMMITMENT.pattern, value)):
             raise ValueError(f"commitments[{name!r}] must come from expunge.commit, not {value!r}")
+    claim = guarantee(record.mechanism, delta=delta, relation=relation)
+    also = guarantee(record.mechanism, delta=delta, relation=_other(relation))
+    _refuse_empty(claim, also, asked)
     released_digest = weights_digest(released)
     unchanged = released_digest == record.certified
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "asked": None if asked is None else {"epsilon": asked.epsilon, "delta": asked.delta},
         "claim": claim_to_dict(record.mechanism, claim),
-        "also_proven": claim_to_dict(
-            record.mechanism, guarantee(record.mechanism, delta=delta, relation=_other(relation))
-        ),
+        "also_proven": claim_to_dict(record.mechanism, also),
         "profile": [{"epsilon": e, "delta": delta_at(record.mechanism, e, relation)} for e in PROFILE_AT],
         "run": record.to_dict(),
         "weights": {"certified": record.certified, "released": released_digest},
@@ -82,7 +73,32 @@ def issue(
         "issued": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     # Read back from its own JSON: in memory a certificate is what its file will be, schedules as lists.
-    return Certificate.from_json(Certificate(content | {"digest": digest(content)}).to_json())
+    try:
+        certificate = Certificate.from_json(Certificate(content | {"digest": digest(content)}).to_json())
+        verify(certificate)
+    except CertificateError as error:
+        raise RunError(f"no certificate can be issued that would verify: {error}") from error
+    return certificate
+
+
+def _refuse_empty(claim: Guarantee, also: Guarantee, asked: Budget | None) -> None:
+    """Raise `RunError` where nothing is proven that was asked, or that a certificate may state."""
+    if claim.kind not in KINDS:
+        raise RunError(f"a guarantee of kind '{claim.kind}' is no proof: no certificate states it")
+    if claim.kind is Kind.NONE:
+        if asked is not None:
+            raise RunError(f"nothing is proven, epsilon={asked.epsilon:g} was asked: {claim.assumptions[0]}")
+        return
+    for proven in (claim, also):
+        if not (isfinite(proven.epsilon) and isfinite(proven.mu)):
+            raise RunError(
+                f"the run proves nothing: epsilon={proven.epsilon}, mu={proven.mu} at delta={proven.delta:g} under relation "
+                f"'{proven.relation}'"
+            )
+    if asked is not None and claim.epsilon > asked.epsilon:
+        raise RunError(
+            f"the run proves epsilon={claim.epsilon:.9g} at delta={claim.delta:g}, not the {asked.epsilon:g} asked"
+        )
 
 
 def _other(relation: Relation) -> Relation:

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 ANY_FORGET_SET = "every forget set"
-GROUP = "every forget set of at most {group_size} examples"
+GROUP = "every forget set of size at most {group_size}"
 
 RETAIN_ONLY = "The steps and everything after them used the retained data, public data and fresh coins only."
 CONFIGURATION_PUBLIC = (

@@ -142,8 +142,8 @@ class BlockwiseGradientClipping:
                 "for example one trained without the forgotten data"
             )
         return (
-            "block by block, noise of the same scale added and decayed from the centre, no data, up to the step at which "
-            "the block's bound is counted; from there the same steps on the retained data"
+            "noise of the same scale, added and decayed from the centre without any data, block by block, up to the step at "
+            "which the block's bound is counted, and from there the same noisy steps on the retained data"
         )
 
     def _alone(self, clip: float) -> GradientClipping:

@@ -22,8 +22,8 @@ def certifier(relation: Relation) -> str:
             "for example one trained without the forgotten data"
         )
     return (
-        "noise of the same scale added and decayed from the centre of the ball, no data, up to the step at which the "
-        "bound is least; from there the same steps on the retained data"
+        "noise of the same scale, added and decayed from the centre of the ball without any data up to the step at which "
+        "the bound is least, and from there the same noisy steps on the retained data"
     )
 
 

@@ -99,6 +99,6 @@ class MeasuredResidual:
         """The exact minimiser with the same noise: what retraining without limits of arithmetic would release."""
         Relation(relation)
         return (
-            "the exact minimiser of the same objective over the retained rows, with the same feature map, released with "
+            "the release of the exact minimiser of the same objective over the retained rows, with the same feature map and "
             "noise of the same scale"
         )

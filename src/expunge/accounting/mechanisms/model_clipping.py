@@ -118,6 +118,6 @@ class ModelClipping:
                 "for example one trained without the forgotten data"
             )
         return (
-            "whichever proves more: the same noisy steps on the retained data started at the centre of the ball, or "
-            "noise of the same scale around the centre, no data"
+            "the same noisy steps on the retained data, started at the centre of the ball, or noise of the same scale around "
+            "the centre without any data, whichever of the two proves more"
         )

@@ -90,4 +90,4 @@ class OutputPerturbation:
             return (
                 "the same clip and noise applied to any other model, for example one trained without the forgotten data"
             )
-        return "noise of the same scale around the centre of the ball, no data"
+        return "noise of the same scale around the centre of the ball, without any data"

@@ -46,4 +46,4 @@ class Replay(Exact):
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
         """The procedure itself."""
         Relation(relation)
-        return "the same traced training, which never saw the forgotten data"
+        return "the same traced training without the forgotten data"

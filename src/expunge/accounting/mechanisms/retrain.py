@@ -26,4 +26,4 @@ class Retrain(Exact):
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
         """The procedure itself."""
         Relation(relation)
-        return "the same training, which never saw the forgotten data"
+        return "the same training without the forgotten data"

@@ -83,4 +83,4 @@ class UndeclaredFeatures:
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
         """There is none."""
         Relation(relation)
-        return "nothing: where the feature map comes from was not declared"
+        return "none: where the feature map comes from was not declared"

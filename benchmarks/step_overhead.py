@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 import expunge
 from expunge.accounting import GradientClipping
-from expunge.methods import FlatWeights, Noise, gradient_clipping, secret_generator
+from expunge.methods import FlatWeights, Noise, gradient_clipping
 
 
 class Block(nn.Module):
@@ -77,7 +77,7 @@ def certified_steps(model: nn.Module, batch: Any, steps: int) -> Iterator[int]:
         init_clip=10.0, grad_clip=1.0, learning_rate=1e-3, weight_decay=1.0, steps=steps, noise_std=1e-3
     )
     weights = FlatWeights(model)
-    noise = Noise(mechanism.noise_std, secret_generator(weights.device), origin="secret")
+    noise = Noise(mechanism.noise_std, None)
     yield from gradient_clipping(mechanism, weights.theta, weights.gradient(loss), repeat(batch), noise)
 
 

@@ -16,6 +16,7 @@ from expunge.accounting import gaussian
 from expunge.certificate import _digest
 from expunge.errors import ClaimRefused, MalformedCertificate, RunError
 from expunge.methods import Noise, clip_, gradient_clipping
+from expunge.randomness.secret import Secret
 from expunge.record import NoiseRecord
 from expunge.testing import ContractViolation, check_executor, check_mechanism
 
@@ -156,15 +157,17 @@ def test_one_noise_vector_for_all_steps():
         check_clipped_steps(clipped_steps(repeat_noise=True))
 
 
-def test_one_noise_vector_for_all_steps_is_caught_as_it_is_drawn():
-    """A generator that starts anew at every step, as a constant key does, is seen by the noise itself."""
-    generator = torch.Generator().manual_seed(0)
-    noise, theta = Noise(SIGMA, generator), torch.zeros(1000)
-    noise.add_(theta)
-    noise.add_(theta)
+def test_one_noise_vector_for_all_steps_cannot_be_drawn():
+    """A generator set back between the steps changes nothing, and a secret serves one noise."""
+    generator, secret = torch.Generator().manual_seed(0), Secret.fresh()
+    noise, first, second = Noise(SIGMA, generator), torch.zeros(1000), torch.zeros(1000)
+    noise.add_(first)
     generator.manual_seed(0)
-    with pytest.raises(RunError, match="a noise vector was used twice"):
-        noise.add_(theta)
+    noise.add_(second)
+    assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.2
+    Noise(SIGMA, secret)
+    with pytest.raises(RunError, match="noise was drawn already, and would repeat"):
+        Noise(SIGMA, secret)
 
 
 def test_noise_added_to_the_gradient_and_multiplied_by_the_learning_rate():

@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +12,7 @@ from torch.utils.data import TensorDataset
 
 from expunge import _validate
 from expunge._files import write_new
+from expunge.randomness.secret import entropy
 
 __all__ = ["Batches", "Examples", "commit", "new_commitment_key", "split"]
 
@@ -142,7 +142,7 @@ def split(examples: Examples, sizes: Sequence[int], *, generator: torch.Generato
 
 def new_commitment_key(path: str | Path | None = None) -> bytes:
     """A fresh secret key of 32 bytes; written to `path` (readable by its owner alone) where one is given."""
-    key = secrets.token_bytes(32)
+    key = entropy(32)
     if path is not None:
         write_new(path, key.hex().encode() + b"\n", private=True)
     return key

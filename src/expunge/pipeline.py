@@ -100,10 +100,9 @@ def unlearn(
     start_clipped = _outside(weights.theta, mechanism.start_radius)
     if start_clipped:
         _log.warning("the trained weights lie outside the ball and are clipped to init_clip=%g", mechanism.start_radius)
-    origin = "secret" if generator is None else "given"
     coins = secret_generator(weights.device) if generator is None else generator
-    noise = Noise(mechanism.noise_std, coins, origin=origin)
     with fresh_coins(coins, weights.device) as seed, mode(work, training=True):
+        noise = Noise(mechanism.noise_std, generator)
         declared = {name: b.clone() for name, b in work.named_buffers() if name in weights.public}
         for norm in batch_norms(work):
             norm.train(mode=bool(norms))  # statistics declared public stay as they are

@@ -17,6 +17,7 @@ from expunge.methods import FlatWeights, Noise, secret_generator
 from expunge.methods.dp_training import ExampleGradients, dp_training, poisson_batches
 from expunge.methods.weights import dtype_name
 from expunge.pipeline import Unlearned
+from expunge.randomness.secret import Secret
 from expunge.record import RunRecord, mechanism_to_dict, weights_digest
 from expunge.running import drive, state_file
 
@@ -80,7 +81,9 @@ def train_private(
     weights = FlatWeights(model, public=public)
     if generator is None and weights.device.type != "cpu":
         coins = secret_generator(weights.device)
-    noise = Noise(mechanism.noise_std, coins, origin="secret" if generator is None else "given")
+    secret = Secret.of(generator)
+    noise = Noise(mechanism.noise_std, secret)
+    sampling = secret.take("sampling")
     settings = {
         "mechanism": mechanism_to_dict(mechanism), "learning_rate": learning_rate, "momentum": momentum,
         "expected_batch": expected_batch, "at_once": at_once,
@@ -93,22 +96,23 @@ def train_private(
         gradients = ExampleGradients(weights, loss, at_once=at_once)
         try:
             gradients.probe(examples)
-            batches = poisson_batches(examples, sampling_rate=mechanism.sampling_rate, generator=coins)
             descent = _Descent(learning_rate / expected_batch, momentum)
-            steps = dp_training(mechanism, weights.theta, gradients, batches, noise, descent)
 
             def snapshot() -> dict[str, Any]:
                 coins_now = coins_state(weights.device)
                 held = {"theta": weights.theta, "velocity": descent.velocity}
-                return held | {"noise": noise.state(), "coins": coins_now}
+                return held | {"noise": noise.state(), "sampling": sampling.reveal().hex(), "coins": coins_now}
 
             saved = file.load() if file else None
             if saved is not None:
                 weights.theta.copy_(saved["theta"])
                 descent.velocity = saved["velocity"]
                 noise.restore(saved["noise"])
+                sampling = Secret(bytes.fromhex(saved["sampling"]))
                 restore_coins(saved["coins"], weights.device)
             begun = noise.count
+            batches = poisson_batches(examples, sampling_rate=mechanism.sampling_rate, secret=sampling, skip=begun)
+            steps = dp_training(mechanism, weights.theta, gradients, batches, noise, descent)
             done = begun + drive(steps, mechanism.steps - begun, mechanism.name, file, snapshot)
         finally:
             gradients.close()

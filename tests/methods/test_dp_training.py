@@ -16,6 +16,7 @@ from expunge import private
 from expunge.errors import MissingExtra, ModelRefused
 from expunge.methods import FlatWeights, Noise
 from expunge.methods.dp_training import ExampleGradients, poisson_batches
+from expunge.randomness.secret import Secret
 from interrupted import Interrupted
 
 # Example i of N points along axis i, with norm 3 before the clip to 1: the weights count how often each took part.
@@ -84,8 +85,9 @@ def test_the_record_of_a_run_counts_every_step_and_draw() -> None:
 
 
 def shuffled(
-    examples: ex.Examples, *, sampling_rate: float, generator: torch.Generator
+    examples: ex.Examples, *, sampling_rate: float, secret: Secret, skip: int = 0
 ) -> Iterator[tuple[Tensor, ...]]:
+    generator = torch.Generator().manual_seed(int.from_bytes(secret.derive("orders")[:3], "big"))
     while True:
         for part in torch.randperm(len(examples), generator=generator).split(round(sampling_rate * len(examples))):
             yield tuple(t[part] for t in examples.tensors)
@@ -100,8 +102,8 @@ class MeanGradient(ExampleGradients):
 
 
 class Weak(Noise):
-    def __init__(self, std: float, generator: torch.Generator, *, origin: str = "given") -> None:
-        super().__init__(0.97 * std, generator, origin=origin)
+    def __init__(self, std: float, coins: Secret) -> None:
+        super().__init__(0.97 * std, coins)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_poisson_batches_hold_every_example_independently() -> None:
     examples = ex.Examples(torch.arange(n))
     taken = torch.zeros(steps, n, dtype=torch.float64)
     for row, (batch,) in zip(
-        taken, islice(poisson_batches(examples, sampling_rate=q, generator=coins()), steps), strict=True
+        taken, islice(poisson_batches(examples, sampling_rate=q, secret=Secret(bytes(32))), steps), strict=True
     ):
         row[batch] = 1
     sizes, variance = taken.sum(dim=1), n * q * (1 - q)
@@ -154,7 +156,7 @@ def test_poisson_batches_hold_every_example_independently() -> None:
 
 
 def test_without_sampling_every_batch_is_all_the_data() -> None:
-    (batch,) = next(poisson_batches(ex.Examples(torch.arange(7)), sampling_rate=1.0, generator=coins()))
+    (batch,) = next(poisson_batches(ex.Examples(torch.arange(7)), sampling_rate=1.0, secret=Secret(bytes(32))))
     assert batch.tolist() == list(range(7))
 
 

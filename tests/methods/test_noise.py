@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from expunge.errors import RunError
-from expunge.methods import Noise, secret_generator
+from expunge.methods import Noise
+from expunge.randomness.gaussian import normals
+from expunge.randomness.grid import grid_of
+from expunge.randomness.secret import Secret
 from expunge.record import NO_NOISE
 
 
@@ -13,38 +15,41 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_a_generator_reset_before_every_step_is_caught() -> None:
-    """Noise that repeats, from a generator put back to one state at each step, is a RunError."""
+def test_a_draw_depends_on_the_secret_and_its_count_alone() -> None:
+    """Setting the generator back between steps does not repeat a draw, and two noises of one generator differ."""
     generator = seeded()
-    noise, theta = Noise(0.1, generator), torch.zeros(5000)
-    start = generator.get_state()
-    noise.add_(theta)
-    generator.set_state(start)
-    with pytest.raises(RunError, match="used twice"):
-        noise.add_(theta)
+    noise, theta = Noise(0.1, generator), torch.zeros(3, 5000)
+    noise.add_(theta[0])
+    generator.manual_seed(0)
+    noise.add_(theta[1])
+    Noise(0.1, generator).add_(theta[2])
+    first = torch.zeros(5000)
+    Noise(0.1, seeded()).add_(first)
+    assert torch.equal(theta[2], first)  # the same seed, the same first draw
+    assert not torch.equal(theta[0], theta[1])
+    assert torch.equal(theta[0], first)
+    other = torch.zeros(5000)
+    Noise(0.1, generator).add_(other)
+    assert not torch.equal(other, first)
 
 
-def test_repetition_is_caught_long_after_and_across_a_restore() -> None:
-    """A draw seen steps ago, even before an interruption, may not come again."""
-    generator = seeded()
-    start = generator.get_state()
-    noise, theta = Noise(0.1, generator), torch.zeros(5000)
-    for _ in range(5):
-        noise.add_(theta)
-    resumed = Noise(0.1, seeded(9))
-    resumed.restore(noise.state())
-    resumed.generator.set_state(start)
-    with pytest.raises(RunError, match="used twice"):
-        resumed.add_(theta)
+def test_a_secret_serves_one_noise() -> None:
+    """Two noises of one secret would draw the same numbers: the second is refused."""
+    secret = Secret.fresh()
+    Noise(0.1, secret)
+    with pytest.raises(RunError, match="drawn already"):
+        Noise(0.1, secret)
 
 
 @pytest.mark.parametrize("factor", [1.0, -1.0])
 def test_the_same_direction_twice_is_caught_as_correlation(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A draw that is a changed copy of the one before passes the digest, and fails the correlation."""
-    first = torch.randn(5000, dtype=torch.float64, generator=seeded())
+    first = normals(bytes(32), 0, 5000)
     draws = iter([first, factor * first + 1e-9])
     noise, theta = Noise(0.1, seeded()), torch.zeros(5000, dtype=torch.float64)
-    monkeypatch.setattr(noise, "_draw", lambda size, device: next(draws))
+    monkeypatch.setattr(
+        "expunge.methods.noise.each_slice", lambda key, begin, end, visit, threads: visit(begin, end, next(draws))
+    )
     noise.add_(theta)
     with pytest.raises(RunError, match="correlated"):
         noise.add_(theta)
@@ -60,8 +65,10 @@ def test_noise_lost_to_rounding_is_caught() -> None:
 def test_noise_of_another_scale_is_caught(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """What reached the weights is held against the stated scale."""
     noise = Noise(0.1, seeded())
-    draw = noise._draw
-    monkeypatch.setattr(noise, "_draw", lambda size, device: factor * draw(size, device))
+    monkeypatch.setattr(
+        "expunge.methods.noise.each_slice",
+        lambda key, begin, end, visit, threads: visit(begin, end, factor * normals(key, begin, end)),
+    )
     with pytest.raises(RunError, match="variance"):
         noise.add_(torch.zeros(5000))
 
@@ -92,7 +99,7 @@ def test_noise_is_added_in_place_to_every_coordinate_also_beyond_one_chunk() -> 
 
 def test_a_fresh_generator_gives_a_sound_run_that_is_counted_and_recorded() -> None:
     """The record says how often, at which scale, over how many coordinates, and where the generator came from."""
-    noise, theta = Noise(0.1, seeded(), origin="secret"), torch.zeros(3, 500)
+    noise, theta = Noise(0.1, None), torch.zeros(3, 500)
     assert noise.record() is NO_NOISE
     for _ in range(50):
         noise.add_(theta)
@@ -101,6 +108,7 @@ def test_a_fresh_generator_gives_a_sound_run_that_is_counted_and_recorded() -> N
     assert (record.count, record.std, record.dimension, record.self_test, record.generator) == (
         50, 0.1, 500, "passed", "secret",
     )  # fmt: skip
+    assert (record.stream, record.grid) == ("aes-256-ctr/1", 0.0)  # no draw was the last
 
 
 def test_a_restored_noise_goes_on_bit_for_bit() -> None:
@@ -118,39 +126,67 @@ def test_a_restored_noise_goes_on_bit_for_bit() -> None:
     assert resumed.record() == one.record()
 
 
-def normal(generator: torch.Generator, size: int = 100_000) -> Tensor:
-    return torch.randn(size, dtype=torch.float64, generator=generator)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_release_lies_on_the_public_grid_and_is_the_nearest_point_to_the_sum(dtype: torch.dtype) -> None:
+    """Every coordinate is a multiple of a power of two near σ/2^12, half a step at most from what it would have been."""
+    start = torch.randn(100_001, dtype=torch.float64, generator=seeded(1)).to(dtype)
+    noise, plain = Noise(0.3, seeded()), Noise(0.3, seeded())
+    released, sum_ = noise.add_(start.clone(), released=True), plain.add_(start.double())
+    grid = noise.record().grid
+    assert grid == grid_of(0.3) == 2.0**-14
+    assert bool((released.double() % grid == 0).all())
+    assert not bool((sum_ % grid == 0).any())
+    assert float((released.double() - sum_).abs().max()) <= grid / 2 * (1 + 1e-9)
 
 
-def test_secret_generators_differ_and_give_standard_normal_numbers() -> None:
-    """Two secret generators share nothing, also with the seed they report, and draw sound noise."""
-    one, two = secret_generator(), secret_generator()
-    assert not torch.equal(one.get_state(), two.get_state())
-    a, b = normal(one), normal(two)
-    assert not torch.equal(a, b)
-    for draw in (a, b):
-        assert abs(float(draw.mean())) < 8 / 100_000**0.5
-        assert abs(float(draw.square().mean()) - 1) < 8 * (2 / 100_000) ** 0.5
-    assert abs(float((a * b).mean())) < 8 / 100_000**0.5
+def test_the_noise_of_a_release_does_not_depend_on_the_low_bits_of_the_start() -> None:
+    """Starts that differ by whole steps, however large, are released with exactly the same noise."""
+    grid = grid_of(1.0)
+    starts = torch.tensor([0.0, grid, 5.0, -1000.0, 2.0**30, -(2.0**38)], dtype=torch.float64)
+    moved = [Noise(1.0, seeded()).add_(torch.full((500,), float(s)).double(), released=True) - s for s in starts]
+    assert all(torch.equal(m, moved[0]) for m in moved)
 
 
-def test_a_secret_generator_cannot_be_rebuilt_from_its_reported_seed() -> None:
-    """`initial_seed` of a CPU secret generator does not give its stream away."""
-    generator = secret_generator()
-    guess = torch.Generator().manual_seed(generator.initial_seed())
-    assert not torch.equal(normal(generator, 64), normal(guess, 64))
+def test_a_weight_that_dwarfs_the_noise_is_refused() -> None:
+    """Where doubles no longer hold the step, the sum would be rounded: a RunError."""
+    with pytest.raises(RunError, match="float64 cannot hold both"):
+        Noise(1e-3, seeded()).add_(torch.full((10,), 2.0**31).double(), released=True)
 
 
-def test_a_secret_generator_leaves_the_global_one_alone() -> None:
-    """Making one draws nothing from torch's global generator."""
-    before = torch.get_rng_state()
-    secret_generator()
-    assert torch.equal(before, torch.get_rng_state())
+def test_the_record_has_a_grid_only_if_every_block_was_released() -> None:
+    """A block whose last draw was not rounded leaves the release off the grid, and the record says so."""
+    noise, theta = Noise(0.3, seeded()), torch.zeros(2, 100)
+    noise.add_(theta, slice(0, 40), released=True)
+    assert noise.record().grid == grid_of(0.3)
+    noise.add_(theta, slice(40, 100))
+    assert noise.record().grid == 0.0
+    noise.add_(theta, slice(40, 100), released=True)
+    assert noise.record().grid == grid_of(0.3)
+    noise.add_(theta)
+    assert noise.record().grid == 0.0
 
 
-def test_torch_keeps_32_bits_of_a_cpu_seed_which_is_why_the_secret_generator_does_not_use_one():
-    first, second = (torch.Generator().manual_seed(seed) for seed in (5, 5 + 2**32))
-    assert torch.equal(torch.randn(16, generator=first), torch.randn(16, generator=second))
+def test_a_number_belongs_to_its_coordinate() -> None:
+    """The noise of a block is what the whole vector's draw has there, for one run and for many."""
+    whole = Noise(0.1, seeded()).add_(torch.zeros(3, 1001, dtype=torch.float64))
+    part = Noise(0.1, seeded()).add_(torch.zeros(3, 1001, dtype=torch.float64), slice(333, 700))
+    assert torch.equal(part[:, 333:700], whole[:, 333:700])
+    assert not part[:, :333].any()
+    assert not part[:, 700:].any()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_noise_does_not_depend_on_the_number_of_threads(threads: int) -> None:
+    """More weights than one thread takes at a time get the numbers of the stream, bit for bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        noise = Noise(1.0, Secret(bytes(32)))
+        theta = noise.add_(torch.zeros(100_000, dtype=torch.float64))
+    finally:
+        torch.set_num_threads(before)
+    key = Secret(bytes(32)).take("noise").derive("draw", 0)
+    assert torch.equal(theta, torch.from_numpy(normals(key, 0, 100_000)))
 
 
 def test_the_tail_that_a_float32_box_muller_lacks_weighs_more_than_delta_over_ten_million_weights():

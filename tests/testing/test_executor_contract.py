@@ -38,13 +38,14 @@ def step_by_step(mechanism, theta, gradient, batches, noise):
 
 
 def with_noise_of_its_own(mechanism, theta, gradient, batches, noise):
+    coins = torch.Generator().manual_seed(noise.count + 5)
+
     class Own:
         count = 0
-        generator = noise.generator
 
         def add_(self, theta):
             noise.add_(torch.zeros_like(theta))
-            draw = torch.randn(theta.shape, dtype=torch.float64, generator=self.generator)
+            draw = torch.randn(theta.shape, dtype=torch.float64, generator=coins)
             return theta.add_(draw, alpha=mechanism.noise_std)
 
     yield from step_by_step(mechanism, theta, gradient, batches, Own())

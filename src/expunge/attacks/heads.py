@@ -272,7 +272,7 @@ def _unlearn(head: ConvexHead, rows: Examples, own: Examples, coins: torch.Gener
 
 
 def _noisy(weights: Tensor, std: float, coins: torch.Generator) -> Tensor:
-    return Noise(std, coins).add_(weights.reshape(-1).clone()).view_as(weights)
+    return Noise(std, coins).add_(weights.reshape(-1).clone(), released=True).view_as(weights)
 
 
 def _stacked(each: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:

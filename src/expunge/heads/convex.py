@@ -23,7 +23,7 @@ from expunge.heads.requests import Corrections, Forget, digest
 from expunge.heads.rows import checked_key
 from expunge.heads.saved_convex import Kept, pack, unpack
 from expunge.heads.streams import Blocks, Rows, ids_of
-from expunge.methods import Noise, secret_generator
+from expunge.methods import Noise
 from expunge.pipeline import Unlearned
 from expunge.record import RunRecord, weights_digest
 
@@ -263,9 +263,8 @@ class ConvexHead:
         """W + N(0, σ² I) as a module, and the record; no number of the search enters either."""
         if not solution.residual <= self._residual:
             raise RunError(f"the residual is {solution.residual:g}, above residual={self._residual:g}")
-        coins = secret_generator() if generator is None else generator
-        noise = Noise(self._noise_std, coins, origin="secret" if generator is None else "given")
-        noisy = noise.add_(solution.weights.reshape(-1).clone()).view(self._classes, -1)
+        noise = Noise(self._noise_std, generator)
+        noisy = noise.add_(solution.weights.reshape(-1).clone(), released=True).view(self._classes, -1)
         model = _linear(noisy, width)
         device = torch.device("cpu")
         record = RunRecord(

@@ -14,10 +14,11 @@ from expunge.accounting import (
 from expunge.methods.blockwise_gradient_clipping import blockwise_gradient_clipping, layer_sizes
 from expunge.methods.gradient_clipping import gradient_clipping
 from expunge.methods.model_clipping import model_clipping
-from expunge.methods.noise import Noise, secret_generator
+from expunge.methods.noise import Noise
 from expunge.methods.output_perturbation import output_perturbation
 from expunge.methods.scheduled_gradient_clipping import scheduled_gradient_clipping
 from expunge.methods.weights import FlatWeights, clip_
+from expunge.randomness.generators import secret_generator
 
 __all__ = [
     "EXECUTORS",

@@ -47,7 +47,7 @@ def blockwise_gradient_clipping(
         )
         g = clip_(whole[..., block], mechanism.grad_clip)
         theta[..., block].mul_(rho).add_(g, alpha=-eta)
-        noise.add_(theta, block)
+        noise.add_(theta, block, released=(done + 1) % mechanism.steps == 0)
         yield done + 1
 
 

@@ -1,5 +1,6 @@
 """Differentially private training: the executor of `accounting.mechanisms.dp_training`, and what it is fed with."""
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -15,6 +16,8 @@ from expunge.errors import MissingExtra, ModelRefused, RunError
 from expunge.loss import Loss, backward
 from expunge.methods.noise import Noise
 from expunge.methods.weights import FlatWeights, clip_
+from expunge.randomness.coins import heads
+from expunge.randomness.secret import Secret
 
 __all__ = ["ExampleGradients", "dp_training", "poisson_batches"]
 
@@ -44,12 +47,12 @@ def dp_training(
         total = torch.zeros_like(theta)
         for rows in gradients(theta, next(batches)):
             total.add_(clip_(rows, mechanism.sample_clip).sum(dim=0))
-        descend(theta, noise.add_(total))
+        descend(theta, noise.add_(total, released=True))
         yield step + 1
 
 
 def poisson_batches(
-    examples: Examples, *, sampling_rate: float, generator: torch.Generator
+    examples: Examples, *, sampling_rate: float, secret: Secret, skip: int = 0
 ) -> Iterator[tuple[Tensor, ...]]:
     """Endless batches; every example is in each one with probability `sampling_rate`, independently; some are empty.
 
@@ -59,12 +62,12 @@ def poisson_batches(
     Args:
         examples: the data.
         sampling_rate: q in (0, 1].
-        generator: of the coins, drawn as doubles (53 bits); its seed must stay secret.
+        secret: of the coins; batch k has a key of its own, whatever was drawn before.
+        skip: batches already used, when a run goes on.
     """
     _validate.positive(sampling_rate=sampling_rate)
-    while True:
-        coins = torch.rand(len(examples), dtype=torch.float64, generator=generator, device=generator.device)
-        drawn = (coins < sampling_rate).nonzero().flatten()
+    for batch in itertools.count(skip):
+        drawn = torch.from_numpy(heads(secret.derive("batch", batch), len(examples), sampling_rate))
         yield tuple(t[drawn.to(t.device)] for t in examples.tensors)
 
 

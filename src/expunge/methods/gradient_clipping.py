@@ -34,5 +34,5 @@ def gradient_clipping(
     for step in range(noise.count, mechanism.steps):
         g = clip_(gradient(theta, next(batches)), mechanism.grad_clip)
         theta.mul_(rho).add_(g, alpha=-eta)
-        noise.add_(theta)
+        noise.add_(theta, released=step + 1 == mechanism.steps)
         yield step + 1

@@ -32,5 +32,5 @@ def model_clipping(
     for step in range(noise.count, mechanism.steps):
         g = gradient(theta, next(batches))
         clip_(theta.mul_(rho).add_(g, alpha=-eta), mechanism.model_clip)
-        noise.add_(theta)
+        noise.add_(theta, released=step + 1 == mechanism.steps)
         yield step + 1

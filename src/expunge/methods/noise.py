@@ -1,100 +1,115 @@
 """Independent Gaussian noise that counts itself and checks what reached the weights."""
 
-import hashlib
-import os
-import secrets
-import struct
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from math import inf, sqrt
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from expunge import _validate
 from expunge.errors import RunError
+from expunge.randomness.gaussian import each_slice
+from expunge.randomness.grid import grid_of
+from expunge.randomness.secret import Secret
+from expunge.randomness.stream import STREAM
 from expunge.record import NO_NOISE, NoiseRecord
 
-__all__ = ["Noise", "secret_generator"]
+__all__ = ["Noise"]
 
-_CHUNK = 1 << 18  # coordinates drawn at a time: a double buffer of 2 MiB, and no second copy of the model
 _SAMPLE = 4096  # coordinates watched by the self-test
 _ALARM = 8.0  # standard deviations; a sound run fails once in 1e15 tests, so a failure tells nothing of the data
+_MOST_STEPS = 2.0**51  # of the grid, in a weight: beyond it doubles no longer hold every multiple
 
 
 class Noise:
     """`noise.add_(theta)` adds a fresh N(0, σ² I) and counts it.
 
-    Drawn in float64: a float32 Box-Muller ends at 5.8 σ, and over ten million coordinates that missing tail weighs more
-    than a delta of 1e-5. The self-test follows, on a sample of coordinates, what the weights really received: its
-    scale (lost to rounding, multiplied by something) and its independence of the step before; a digest of every draw
-    catches repetition. All of this stays in memory: published, it would let a reader test guesses of the trained
-    weights.
+    The numbers come from AES-256 in counter mode, number i for coordinate i, in float64 whatever the weights' type, made on
+    the CPU (`expunge.randomness`). The key of a draw depends on the secret and the draw's count alone, so no draw can
+    repeat. What is released is rounded to a public step. The self-test follows, on a sample of coordinates, what the
+    weights really received: its scale (lost to rounding, multiplied by something) and its independence of the step
+    before. All of this stays in memory: published, it would let a reader test guesses of the trained weights.
 
     Args:
         std: σ, per coordinate; a sequence gives each draw its own.
-        generator: on the device of the weights; its seed must stay secret.
-        origin: "secret" or "given", for the record.
+        coins: a `Secret`, which serves one `Noise`; or a generator of torch, from which one is derived (32 bytes are
+            drawn, at once), and which must stay as secret; or None for a fresh one.
 
-    Guarantee: if the generator's output is independent standard normal, the vectors added by successive calls are
-    independent N(0, σ² I), up to the rounding of the sum.
+    Guarantee: if AES and HMAC-SHA256 are pseudo-random, the vectors added by successive calls cannot be told from
+    independent N(0, σ² I), up to the rounding that docs/randomness.md bounds.
     """
 
-    def __init__(self, std: float | Sequence[float], generator: torch.Generator, *, origin: str = "given") -> None:
+    def __init__(self, std: float | Sequence[float], coins: Secret | torch.Generator | None) -> None:
         if isinstance(std, Sequence):
             _validate.schedules(noise_std=(std, _validate.LEAST, inf))
             std = tuple(std)
         else:
             _validate.positive(noise_std=std)
+        least = min(std) if isinstance(std, tuple) else std
+        if grid_of(least) < sys.float_info.min:
+            raise ValueError(f"noise_std is {least!r}, too small for float64 to hold a step 2^-12 times as long")
         self.std = std
-        self.generator = generator
-        self.origin = origin
+        self._secret = Secret.of(coins).take("noise")
         self.count = 0
         self.dimension = 0
-        self._digests: set[str] = set()
-        self._blocks: set[tuple[int, int]] = set()
+        self._grids: dict[tuple[int, int], float] = {}  # of each block's last draw; 0 where it was not rounded
         self._previous: Tensor | None = None
         self._squares = 0.0
         self._watched = 0
 
-    def add_(self, theta: Tensor, block: slice | None = None) -> Tensor:
+    @property
+    def origin(self) -> str:
+        """Where the secret came from: "secret" or "given", for the record."""
+        return self._secret.origin
+
+    def add_(self, theta: Tensor, block: slice | None = None, *, released: bool = False) -> Tensor:
         """Add fresh noise in place; `theta` is float32 or float64, contiguous, of shape (d,) or (runs, d).
 
         Args:
             theta: the weights.
             block: the coordinates that receive the noise; by default all.
+            released: this is the last draw that these coordinates receive: round them to a multiple of `grid_of(σ)`.
 
         Raises:
-            RunError: the noise repeats, or what reached the weights is not of scale σ.
+            RunError: what reached the weights is not of scale σ.
         """
         std = self._next_std()
         if theta.dtype not in (torch.float32, torch.float64):
             raise RunError(f"noise is added in float32 or float64, not {theta.dtype}: it would be lost to rounding")
-        target = theta if block is None else theta[..., block]
-        flat = target.contiguous().view(-1)  # a copy where a block of several runs is not contiguous
-        watched = _spread(flat.numel()).to(flat.device)
-        before = flat[watched].double()
-        for start in range(0, flat.numel(), _CHUNK):
-            part = flat[start : start + _CHUNK]
-            draw = self._draw(part.numel(), part.device)
-            self._catch_repetition(draw)
-            part.add_(draw, alpha=std)
-        self._check((flat[watched].double() - before) / std, std)
-        if not target.is_contiguous():
-            target.copy_(flat.view(target.shape))
+        if not theta.is_contiguous():
+            raise RunError("noise is added to weights that lie together in memory: call theta.contiguous()")
+        start, stop, _ = (block or slice(None)).indices(theta.shape[-1])
+        target = theta[..., start:stop]
+        watched = _spread(target.numel()).to(theta.device)
+        before = _at(target, watched)
+        grid = grid_of(std) if released else 0.0
+        self._draw(theta, start, stop, std, grid)
+        self._check((_at(target, watched) - before) / std, std)
         self.count += 1
-        self._blocks.add((0, theta.shape[-1]) if block is None else block.indices(theta.shape[-1])[:2])
-        self.dimension = sum(stop - start for start, stop in self._blocks)
+        self._grids[start, stop] = grid
+        self.dimension = sum(end - begin for begin, end in self._grids)
         return theta
 
-    def _draw(self, size: int, device: torch.device) -> Tensor:
-        return torch.empty(size, dtype=torch.float64, device=device).normal_(generator=self.generator)
+    def _draw(self, theta: Tensor, start: int, stop: int, std: float, grid: float) -> None:
+        """Number i of this draw for coordinate i of the flat theta, in slices."""
+        flat = theta.view(-1)
+        key = self._secret.derive("draw", self.count)
+        # What a slice adds is small enough for torch to stay on the slice's thread.
+        threads = torch.get_num_threads() if flat.device.type == "cpu" else 1
 
-    def _catch_repetition(self, draw: Tensor) -> None:
-        digest = hashlib.sha256(draw[:64].cpu().numpy().tobytes()).hexdigest()
-        if digest in self._digests:
-            raise RunError("noise self-test: a noise vector was used twice")
-        self._digests.add(digest)
+        def visit(begin: int, end: int, numbers: NDArray[Any]) -> None:
+            part, draw = flat[begin:end], torch.from_numpy(numbers).to(flat.device)
+            if grid:
+                _onto_grid(part, draw, std, grid)
+            else:
+                part.add_(draw, alpha=std)
+
+        with torch.no_grad():
+            for begin, end in _spans(theta, start, stop):
+                each_slice(key, begin, end, visit, threads=threads)
 
     def _next_std(self) -> float:
         if not isinstance(self.std, tuple):
@@ -126,17 +141,18 @@ class Noise:
         if not self.count:
             return NO_NOISE
         return NoiseRecord(
-            count=self.count, std=self.std, dimension=self.dimension, self_test="passed", generator=self.origin
-        )
+            count=self.count, std=self.std, dimension=self.dimension, self_test="passed", generator=self.origin,
+            stream=STREAM, grid=min(self._grids.values()),
+        )  # fmt: skip
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on; secret."""
+        """Everything needed to go on: key, counter, and what the self-test compares with; secret."""
         return {
-            "generator": self.generator.get_state(),
+            "key": self._secret.reveal().hex(),
+            "origin": self.origin,
             "count": self.count,
             "dimension": self.dimension,
-            "blocks": sorted(self._blocks),
-            "digests": sorted(self._digests),
+            "grids": [[*block, grid] for block, grid in sorted(self._grids.items())],
             "previous": self._previous,
             "squares": self._squares,
             "watched": self._watched,
@@ -144,39 +160,42 @@ class Noise:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
-        self.generator.set_state(state["generator"])
+        self._secret = Secret(bytes.fromhex(state["key"]), origin=state["origin"])
         self.count, self.dimension = state["count"], state["dimension"]
-        self._blocks = {(start, stop) for start, stop in state["blocks"]}
-        self._digests, self._previous = set(state["digests"]), state["previous"]
+        self._grids = {(start, stop): grid for start, stop, grid in state["grids"]}
+        self._previous = state["previous"]
         self._squares, self._watched = state["squares"], state["watched"]
 
 
-def secret_generator(device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator seeded from the operating system's entropy, for noise.
+def _onto_grid(part: Tensor, draw: Tensor, std: float, grid: float) -> None:
+    """Set part to the multiple of `grid` nearest to part + σ draw; the sum is not rounded on the way.
 
-    On the CPU the whole state of the Mersenne Twister is drawn: `manual_seed` keeps only the lower 32 bits of its
-    argument there, and four billion seeds can be tried against a released model. Elsewhere Philox takes a 64-bit seed.
-
-    Raises:
-        RunError: this version of torch lays out the state otherwise.
+    The whole steps in a weight are set aside and added as whole numbers, which is exact, so that what rounding decides is
+    as near to the draw for a large weight as for 0.
     """
-    generator = torch.Generator(device)
-    marker = secrets.randbits(31)
-    generator.manual_seed(marker if generator.device.type == "cpu" else secrets.randbits(63))
-    if generator.device.type == "cpu":
-        generator.set_state(_with_random_words(generator.get_state(), marker))
-    return generator
+    steps = part.double() / grid
+    whole = steps.round()
+    draw.mul_(std / grid).add_(steps - whole).round_()
+    whole += draw
+    if not bool((whole.abs() < _MOST_STEPS).all()):
+        raise RunError(f"the weights are too large for noise_std={std:g}: float64 cannot hold both")
+    part.copy_(whole * grid)
 
 
-def _with_random_words(state: Tensor, marker: int) -> Tensor:
-    """Replace the twister's 624 words (32 bits each, stored in 64) after an header of 24 bytes."""
-    words, start = 624, 24
-    raw = bytearray(state.numpy().tobytes())
-    if len(raw) < start + 8 * words or struct.unpack_from("<Q", raw, start)[0] != marker:
-        raise RunError(f"torch {torch.__version__} stores its CPU generator otherwise; pass a generator of your own")
-    entropy = struct.unpack(f"<{words}I", os.urandom(4 * words))
-    struct.pack_into(f"<{words}Q", raw, start, *entropy)
-    return torch.frombuffer(raw, dtype=torch.uint8).clone()
+def _spans(theta: Tensor, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The flat coordinates of columns start, ..., stop - 1, as few slices as possible."""
+    width = theta.shape[-1]
+    if (start, stop) == (0, width):
+        yield 0, theta.numel()
+        return
+    for row in range(0, theta.numel(), width):
+        yield row + start, row + stop
+
+
+def _at(target: Tensor, positions: Tensor) -> Tensor:
+    """Values in float64, also of a block of several runs, which does not lie together."""
+    width = target.shape[-1]
+    return target.detach().reshape(-1, width)[positions // width, positions % width].double()
 
 
 def _spread(size: int) -> Tensor:

@@ -30,5 +30,5 @@ def output_perturbation(
     """
     if noise.count == 0:
         clip_(theta, mechanism.init_clip)
-        noise.add_(theta)
+        noise.add_(theta, released=True)
     yield from ()

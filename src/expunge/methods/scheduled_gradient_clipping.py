@@ -34,5 +34,5 @@ def scheduled_gradient_clipping(
         eta = mechanism.learning_rate[step]
         g = clip_(gradient(theta, next(batches)), mechanism.grad_clip)
         theta.mul_(1 - eta * mechanism.weight_decay).add_(g, alpha=-eta)
-        noise.add_(theta)
+        noise.add_(theta, released=step + 1 == mechanism.steps)
         yield step + 1

@@ -27,7 +27,7 @@ MakeNoise = Callable[[Any, torch.Generator], Noise]
 class _AnyNoise(Protocol):
     @property
     def count(self) -> int: ...
-    def add_(self, theta: Tensor, block: slice | None = None) -> Tensor: ...
+    def add_(self, theta: Tensor, block: slice | None = None, *, released: bool = False) -> Tensor: ...
 
 
 def check_executor(
@@ -261,14 +261,12 @@ class _Repeating:
 
     def __init__(self, noise: Noise) -> None:
         self._noise, self._first = noise, noise.state()
+        self.count = 0
 
-    @property
-    def count(self) -> int:
-        return self._noise.count
-
-    def add_(self, theta: Tensor, block: slice | None = None) -> Tensor:
-        self._noise.restore(self._first | {"count": self._noise.count})
-        return self._noise.add_(theta, block)
+    def add_(self, theta: Tensor, block: slice | None = None, *, released: bool = False) -> Tensor:
+        self._noise.restore(self._first)
+        self.count += 1
+        return self._noise.add_(theta, block, released=released)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._noise, name)

@@ -178,7 +178,7 @@ def _contradictions(record: RunRecord) -> list[tuple[bool, str]]:
     return [
         (not drawn and noise != NO_NOISE, "no noise was drawn, and yet some is described"),
         (drawn and "none" in (noise.generator, noise.stream), "noise was drawn from no generator"),
-        (not _is_grid(noise), f"a grid of {noise.grid!r} is no power of two of at most 2^-16 of the noise"),
+        (not _is_grid(noise), f"a grid of {noise.grid!r} is no power of two of at most 2^-12 of the noise"),
         (not sum(size for _, size in record.layers), "no weight is covered"),
         (any(size < 0 for _, size in record.layers), "a layer has a negative size"),
         (len(set(listed)) < len(listed), "a name stands twice among layers, public and estimated"),
@@ -189,7 +189,7 @@ def _contradictions(record: RunRecord) -> list[tuple[bool, str]]:
 
 def _is_grid(noise: NoiseRecord) -> bool:
     least = min(noise.std) if isinstance(noise.std, tuple) else noise.std
-    return noise.grid == 0 or (0 < noise.grid <= least * 2.0**-16 and frexp(noise.grid)[0] == 0.5)
+    return noise.grid == 0 or (0 < noise.grid <= least * 2.0**-12 and frexp(noise.grid)[0] == 0.5)
 
 
 _NOISY_DTYPES = ("float32", "bfloat16", "float64")

@@ -6,6 +6,8 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from expunge.accounting import MECHANISMS, Kind, Relation
 from expunge.certificate import fields as f
+from expunge.certificate.words import mechanisms_of
+from expunge.errors import MalformedCertificate
 from expunge.record import COVERAGES, mechanism_from_dict
 
 __all__ = ["DOCUMENTS", "KINDS", "NO_STREAM", "PROFILE_AT", "STREAMS", "json_schema"]
@@ -26,16 +28,24 @@ _DTYPES_1 = (*DTYPES, "complex64", "complex128")
 class Mechanism:
     """Name and fields of a mechanism of the closed table."""
 
+    names: tuple[str, ...]
+
     def check(self, where: str, value: object) -> None:
         """The mechanism itself says what its fields may be; its texts are bounded as all others."""
-        mechanism_from_dict(cast("Mapping[str, Any]", value))
+        name = mechanism_from_dict(cast("Mapping[str, Any]", value)).name
+        if name not in self.names:
+            raise MalformedCertificate(f"unknown mechanism '{name}': certificates of this schema do not hold it")
         for name, entry in cast("dict[str, object]", value).items():
             if isinstance(entry, str):
                 f.Text().check(f"{where}.{name}", entry)
 
     def schema(self) -> dict[str, Any]:
         """One alternative a mechanism, from its annotations."""
-        return {"oneOf": [_mechanism_schema(name, mechanism) for name, mechanism in MECHANISMS.items()]}
+        return {
+            "oneOf": [
+                _mechanism_schema(name, mechanism) for name, mechanism in MECHANISMS.items() if name in self.names
+            ]
+        }
 
 
 def _mechanism_schema(name: str, mechanism: type[Any]) -> dict[str, Any]:
@@ -77,7 +87,7 @@ def _run(version: int, name: f.Matching) -> f.Object:
         "generator": f.OneOf(GENERATORS),
     }
     run: dict[str, f.Field] = {
-        "mechanism": Mechanism(),
+        "mechanism": Mechanism(mechanisms_of(version)),
         "steps_done": f.Whole(),
         "layers": f.ListOf(f.Pair(name, f.Whole(1 if version > 1 else 0)), least=1),
         "weights_dtype": f.OneOf(DTYPES if version > 1 else _DTYPES_1),

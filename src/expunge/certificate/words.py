@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, cast
 
-from expunge.accounting import Guarantee, Kind, Mechanism, Relation
+from expunge.accounting import MECHANISMS, Guarantee, Kind, Mechanism, Relation
 
 __all__ = [
     "DECLARED_RECOVERY",
@@ -96,6 +96,11 @@ def does_not_prove(version: int) -> list[str]:
 def no_recovery(version: int) -> str:
     """How a certificate of the schema says that the released weights are the certified ones."""
     return NO_RECOVERY if version > 1 else _frozen()["no_recovery"]
+
+
+def mechanisms_of(version: int) -> tuple[str, ...]:
+    """Names of the mechanisms that certificates of the schema may hold."""
+    return tuple(MECHANISMS if version > 1 else _frozen()["mechanisms"])
 
 
 @cache

@@ -18,6 +18,7 @@ import safetensors
 
 from expunge.accounting import MECHANISMS, Mechanism
 from expunge.errors import MalformedCertificate, RunError, WeightsMismatch
+from expunge.randomness.stream import STREAM
 
 __all__ = ["NoiseRecord", "RunRecord", "digest_tensors", "mechanism_from_dict", "mechanism_to_dict", "weights_digest"]
 
@@ -62,7 +63,7 @@ class RunRecord:
         steps_done: gradient steps taken under the mechanism.
         noise: what was drawn.
         layers: (name, number of coordinates) of every covered parameter, in order.
-        weights_dtype: of the model, e.g. "bfloat16"; the noisy iterate itself is float32 or float64.
+        weights_dtype: of the model, e.g. "bfloat16"; the noisy iterate itself is float64.
         center: "zero", or the digest of the public checkpoint at the ball's centre.
         buffers: how buffers were treated: "none", "public", or "reset".
         public: names of parameters and buffers that the caller declared independent of the forgotten data.
@@ -178,6 +179,7 @@ def _contradictions(record: RunRecord) -> list[tuple[bool, str]]:
     return [
         (not drawn and noise != NO_NOISE, "no noise was drawn, and yet some is described"),
         (drawn and "none" in (noise.generator, noise.stream), "noise was drawn from no generator"),
+        (noise.stream == STREAM and noise.grid == 0, "the release was not rounded to a public step"),
         (not _is_grid(noise), f"a grid of {noise.grid!r} is no power of two of at most 2^-12 of the noise"),
         (not sum(size for _, size in record.layers), "no weight is covered"),
         (any(size < 0 for _, size in record.layers), "a layer has a negative size"),
@@ -188,8 +190,9 @@ def _contradictions(record: RunRecord) -> list[tuple[bool, str]]:
 
 
 def _is_grid(noise: NoiseRecord) -> bool:
-    least = min(noise.std) if isinstance(noise.std, tuple) else noise.std
-    return noise.grid == 0 or (0 < noise.grid <= least * 2.0**-12 and frexp(noise.grid)[0] == 0.5)
+    last = noise.std[-1] if isinstance(noise.std, tuple) and noise.std else noise.std  # the draw that is released
+    assert isinstance(last, (int, float))
+    return noise.grid == 0 or (0 < noise.grid <= last * 2.0**-12 and frexp(noise.grid)[0] == 0.5)
 
 
 _NOISY_DTYPES = ("float32", "bfloat16", "float64")

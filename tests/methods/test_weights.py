@@ -1,15 +1,18 @@
 """What `FlatWeights` covers, and what it refuses."""
 
 from collections.abc import Callable
+from itertools import repeat
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from expunge.accounting import GradientClipping
 from expunge.errors import ModelRefused, NonFinite, OutputError
-from expunge.methods import FlatWeights, clip_
+from expunge.methods import FlatWeights, clip_, gradient_clipping
 from expunge.methods.weights import save_weights
-from expunge.record import weights_digest
+from expunge.record import digest_safetensors, weights_digest
 
 
 def net(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:
@@ -139,13 +142,12 @@ def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
         FlatWeights(broken)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_parameters_are_views_of_theta(dtype: torch.dtype) -> None:
-    """In float32 and float64 without a centre nothing is copied: to write to theta is to write to the model."""
-    model = net(dtype=dtype)
+def test_parameters_of_a_float64_model_are_views_of_theta() -> None:
+    """In float64 without a centre nothing is copied: to write to theta is to write to the model."""
+    model = net(dtype=torch.float64)
     before = flat(model)
     weights = FlatWeights(model)
-    assert weights.theta.dtype == dtype
+    assert weights.theta.dtype == torch.float64
     assert torch.equal(weights.theta, before)
     assert all(p.untyped_storage().data_ptr() == weights.theta.untyped_storage().data_ptr() for p in model.parameters())
     weights.theta.fill_(2.0)
@@ -153,16 +155,49 @@ def test_parameters_are_views_of_theta(dtype: torch.dtype) -> None:
     assert weights.center_digest == "zero"
 
 
-def test_a_bfloat16_model_keeps_a_float32_theta() -> None:
-    """Rounding to bfloat16 happens on the way to the model and never in theta."""
-    model = net(dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_theta_is_float64_whatever_the_model_is(dtype: torch.dtype) -> None:
+    """Rounding to the model's type happens on the way to the model and never in theta."""
+    model = net(dtype=dtype)
     weights = FlatWeights(model)
-    assert weights.theta.dtype == torch.float32
-    weights.theta.fill_(1 + 2.0**-12)
+    assert weights.theta.dtype == torch.float64
+    weights.theta.fill_(1 + 2.0**-30)
     weights.write()
     assert bool((flat(model) == 1).all())
-    assert bool((weights.theta == 1 + 2.0**-12).all())
-    assert all(p.dtype == torch.bfloat16 for p in model.parameters())
+    assert bool((weights.theta == 1 + 2.0**-30).all())
+    assert all(p.dtype == dtype for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_steps_far_below_the_resolution_of_the_model_add_up(dtype: torch.dtype) -> None:
+    """A thousand steps of 2^-40 move theta by a thousand times that: the drift of the proof is that of the steps taken."""
+    weights = FlatWeights(net(dtype=dtype))
+    weights.theta.fill_(1.0)
+    m = GradientClipping(
+        init_clip=1e3, grad_clip=1.0, learning_rate=2.0**-40, weight_decay=0.0, steps=1000, noise_std=2.0**-60
+    )
+    part = 0.5 / len(weights.theta) ** 0.5
+
+    class Silent:
+        count = 0
+
+        def add_(self, theta: Tensor, *, released: bool = False) -> Tensor:
+            return theta
+
+    for _ in gradient_clipping(
+        m, weights.theta, lambda theta, batch: torch.full_like(theta, part).float(), repeat(None), Silent()
+    ):
+        pass
+    assert torch.allclose(
+        weights.theta, torch.full_like(weights.theta, 1 - 1000 * part * 2.0**-40), rtol=0, atol=2.0**-42
+    )
+
+
+def test_the_digest_of_a_centre_is_what_it_always_was() -> None:
+    """Of a float32 model's centre in float32, as certificates issued before have it."""
+    model, center = net(0), net(1)
+    of_floats = safetensors.torch.save({"center": flat(center)})
+    assert FlatWeights(model, center=center).center_digest == digest_safetensors(of_floats)
 
 
 @pytest.mark.parametrize("as_dict", [False, True])
@@ -171,7 +206,7 @@ def test_the_center_is_subtracted_and_written_back(as_dict: bool) -> None:
     model, center = net(0), net(1)
     difference, checkpoint = flat(model) - flat(center), flat(center)
     weights = FlatWeights(model, center=center.state_dict() if as_dict else center)
-    assert torch.allclose(weights.theta, difference)
+    assert torch.allclose(weights.theta, difference.double(), rtol=0, atol=1e-7)
     weights.theta.zero_()
     weights.write()
     assert torch.equal(flat(model), checkpoint)
@@ -187,7 +222,7 @@ def test_a_center_of_another_shape_is_refused() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 def test_the_gradient_is_that_of_autograd(dtype: torch.dtype) -> None:
-    """The flat gradient is the one torch computes, in theta's dtype, and is not accumulated over calls."""
+    """The flat gradient is the one torch computes, and is not accumulated over calls."""
     model, x = net(dtype=dtype), torch.ones(2, 6, dtype=dtype)
 
     def loss(m: nn.Module, batch: Tensor) -> Tensor:
@@ -199,7 +234,9 @@ def test_the_gradient_is_that_of_autograd(dtype: torch.dtype) -> None:
     weights = FlatWeights(model)
     gradient = weights.gradient(loss)
     gradient(weights.theta, x)
-    assert torch.allclose(gradient(weights.theta, x), expected.to(weights.theta.dtype))
+    found = gradient(weights.theta, x)
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert torch.allclose(found, expected.to(found.dtype))
 
 
 def test_release_gives_every_parameter_storage_of_its_own() -> None:

@@ -36,7 +36,7 @@ def dp_training(
 
     Args:
         mechanism: its public configuration.
-        theta: the weights, shape (d,), float32 or float64.
+        theta: the weights, shape (d,), float64.
         gradients: (theta, batch) -> the gradients of the batch's examples, a row each, in parts of shape (b, d); no part
             where the batch is empty. May be overwritten.
         batches: Poisson samples of the data, at least as many as steps are left.
@@ -46,7 +46,7 @@ def dp_training(
     for step in range(noise.count, mechanism.steps):
         total = torch.zeros_like(theta)
         for rows in gradients(theta, next(batches)):
-            total.add_(clip_(rows, mechanism.sample_clip).sum(dim=0))
+            total.add_(clip_(rows, mechanism.sample_clip).sum(dim=0, dtype=torch.float64))
         descend(theta, noise.add_(total, released=True))
         yield step + 1
 
@@ -95,12 +95,14 @@ class ExampleGradients:
         self._wrapped = _wrap(weights.model)
 
     def __call__(self, theta: Tensor, batch: tuple[Tensor, ...]) -> Iterator[Tensor]:
-        """Parts of shape (b, d), b ≤ at_once, in theta's dtype."""
+        """Parts of shape (b, d), b ≤ at_once, float32 or float64."""
+        assert theta is self._weights.theta
         if len(batch[0]) == 0:
             return
         self._weights.write()
         for part in zip(*(t.split(self._at_once) for t in batch), strict=True):
-            yield self._rows(part).to(theta.dtype)
+            rows = self._rows(part)
+            yield rows.float() if rows.dtype == torch.bfloat16 else rows
 
     def probe(self, examples: Examples) -> None:
         """Hold the gradients of a few examples in one batch against those of each one alone, dropout switched off.

@@ -48,10 +48,9 @@ def clip_(x: Tensor, radius: float) -> Tensor:
 class FlatWeights:
     """Every trainable parameter of a model in one contiguous buffer, relative to a centre.
 
-    `theta` is the iterate of the theory, float32 or float64, of shape (d,): the weights minus the centre. Where the
-    model is float32 or float64 and the centre is zero its parameters are views of `theta`, and nothing is ever copied.
-    Otherwise (bfloat16, or a public checkpoint as the centre) `write` fills the model's own buffer from `theta`, so
-    that rounding never enters the iteration.
+    `theta` is the iterate of the theory, float64, of shape (d,): the weights minus the centre. Where the model is float64
+    and the centre is zero its parameters are views of `theta`, and nothing is ever copied. Otherwise `write` fills the
+    model's own buffer from `theta`, so that the rounding of the model's type never enters the iteration.
 
     Args:
         model: any module; its parameters are re-laid into one buffer and stay usable.
@@ -82,14 +81,13 @@ class FlatWeights:
         self.sizes = [parameter.numel() for _, parameter in covered]
         self._parameters = [parameter for _, parameter in covered]
         self.dtype, self.device = first.dtype, first.device
-        working = torch.float64 if first.dtype == torch.float64 else torch.float32
         with torch.no_grad():
             flat = torch.cat([parameter.detach().reshape(-1) for parameter in self._parameters])
             if not bool(torch.isfinite(flat).all()):
                 raise NonFinite("the model's weights hold NaN or infinity; there is nothing to unlearn from")
-            self._center = None if center is None else self._flatten_center(center, working)
-            shared = working == first.dtype and self._center is None
-            self.theta = flat if shared else flat.to(working, copy=True)
+            self._center = None if center is None else self._flatten_center(center, torch.float64)
+            shared = first.dtype == torch.float64 and self._center is None
+            self.theta = flat if shared else flat.to(torch.float64, copy=True)
             if self._center is not None:
                 self.theta.sub_(self._center)
             self._inner = flat
@@ -108,7 +106,9 @@ class FlatWeights:
         """The digest of the covered part of the public checkpoint, or `zero`."""
         if self._center is None:
             return "zero"
-        return digest_safetensors(safetensors.torch.save({"center": self._center.cpu()}))
+        center = self._center.cpu()
+        of_the_model = center if self.dtype == torch.float64 else center.float()  # as in every certificate before
+        return digest_safetensors(safetensors.torch.save({"center": of_the_model}))
 
     def write(self) -> None:
         """Bring the model's parameters to `theta` (nothing to do where they are its views)."""
@@ -117,7 +117,7 @@ class FlatWeights:
         self._inner.copy_(self.theta if self._center is None else self.theta + self._center)
 
     def gradient(self, loss: Loss) -> Callable[[Tensor, Any], Tensor]:
-        """The function (theta, batch) -> gradient of shape (d,), in theta's dtype, that the executors drive.
+        """The function (theta, batch) -> gradient of shape (d,), float32 or float64, that the executors drive.
 
         Raises (when called):
             NonFinite: the loss is NaN or infinite.
@@ -134,7 +134,8 @@ class FlatWeights:
             backward(loss, self.model, batch)
             if any(p.grad is not g for p, g in zip(self._parameters, self._grads, strict=True)):
                 raise RunError("the loss replaced a parameter's gradient; leave .grad and zero_grad to expunge")
-            return self._grad if self._grad.dtype == theta.dtype else self._grad.to(theta.dtype)
+            # A clip in bfloat16 would miss its radius by percents; in float32 it stays inside (`_INSIDE`).
+            return self._grad.float() if self._grad.dtype == torch.bfloat16 else self._grad
 
         return gradient
 

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from expunge import (
     Certificate,
     ExactRidge,
     GradientClipping,
+    GridRidge,
     Kind,
     MeasuredResidual,
     ModelClipping,
@@ -56,7 +58,7 @@ MECHANISMS = {
     ),
     "retrain": Retrain(),
     "replay": Replay(shards=4),
-    "exact_ridge": ExactRidge(ridge=1.0, rounding=1e-9, provenance="trained on ImageNet"),
+    "grid_ridge": GridRidge(ridge=1.0, grid=2.0**-12, rounding=1e-9, provenance="trained on ImageNet"),
     "measured_residual": MeasuredResidual(
         residual=1e-9, strong_convexity=1e-4, noise_std=1e-4, provenance="trained on ImageNet"
     ),
@@ -526,6 +528,21 @@ def test_a_certificate_that_proves_nothing_cannot_be_made_to_claim_something(fie
 
 
 def test_the_feature_maps_provenance_is_in_the_certificate():
-    issued = issue(record_of(MECHANISMS["exact_ridge"]), released=RELEASED)
+    issued = issue(record_of(MECHANISMS["grid_ridge"]), released=RELEASED)
     assert issued.content["run"]["mechanism"]["provenance"] == "trained on ImageNet"
     assert any("given as provenance" in text for text in issued.content["claim"]["assumptions"])
+
+
+def test_a_withdrawn_mechanism_is_read_but_no_longer_issued(caplog):
+    """Sums in floating point: the old certificates verify, with a word; no new one is made, by us or by hand."""
+    withdrawn = ExactRidge(ridge=1.0, rounding=1e-9, provenance="trained on ImageNet")
+    with pytest.raises(RunError, match=r"'exact_ridge' is no longer issued: its sums were kept in floating point"):
+        issue(record_of(withdrawn), released=RELEASED)
+    old = Path(__file__).parent / "certificates" / "v1" / "exact_ridge.json"
+    verify(old)
+    assert "'exact_ridge' was withdrawn after this certificate was issued" in caplog.text
+    new = forged(issue(record_of(MECHANISMS["grid_ridge"]), released=RELEASED), "run", "mechanism", value={
+        "name": "exact_ridge", "ridge": 1.0, "rounding": 1e-9, "provenance": "trained on ImageNet",
+    })  # fmt: skip
+    with pytest.raises(MalformedCertificate, match="unknown mechanism 'exact_ridge'"):
+        verify(new)

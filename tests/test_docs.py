@@ -35,7 +35,18 @@ def test_every_command_is_in_the_readme():
 
 def test_every_mechanism_has_an_executor_and_a_page():
     # These start from a fresh model, from sums or from a trace, and have verbs of their own; the last proves nothing.
-    others = {"retrain", "dp_training", "exact_ridge", "measured_residual", "replay", "undeclared_features"}
+    others = {
+        "retrain",
+        "dp_training",
+        "exact_ridge",
+        "grid_ridge",
+        "measured_residual",
+        "replay",
+        "undeclared_features",
+    }
     assert {m.name for m in EXECUTORS} | others == set(MECHANISMS)
-    for name in set(MECHANISMS) - {"undeclared_features"}:
+    for name in set(MECHANISMS) - {
+        "undeclared_features",
+        "grid_ridge",
+    }:  # the latter is on the page of its lane, exact_ridge
         assert (ROOT / "docs" / "methods" / f"{name}.md").is_file()

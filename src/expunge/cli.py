@@ -216,7 +216,7 @@ def plan(
     found = compare_lanes(
         load_task(task), budget, mechanisms=noisy, recipe=ex.Recipe(batch_size=settings.batch_size),
         recovery_epochs=settings.epochs, training_epochs=training_epochs, ridge=settings.ridge,
-        trace=traced if isinstance(traced, ex.Trace) else None,
+        grid=settings.grid, trace=traced if isinstance(traced, ex.Trace) else None,
         shards=traced if isinstance(traced, ex.Shards) else None, head=head,
     )  # fmt: skip
     lane, chosen = found.lane, settings.for_lane(found.lane)

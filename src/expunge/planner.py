@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import ceil, sqrt
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from expunge.coins import mode
 from expunge.data import Batches, Examples, as_examples
 from expunge.errors import ExpungeError
 from expunge.heads import AnalyticHead, ConvexHead
+from expunge.heads.analytic import GRID
 from expunge.loss import backward
 from expunge.methods import FlatWeights
 from expunge.recovery import Recipe
@@ -108,6 +110,7 @@ def plan(
     recovery_epochs: float = 5,
     training_epochs: float = 30,
     ridge: float = 1.0,
+    grid: float = GRID,
     trace: Trace | None = None,
     shards: Shards | None = None,
     head: AnalyticHead | ConvexHead | None = None,
@@ -125,6 +128,7 @@ def plan(
         recovery_epochs: after a noisy mechanism.
         training_epochs: of retraining.
         ridge: of the head.
+        grid: the step to which features are rounded, of an exact head that is new.
         trace: of `train_traced`, where the model was trained so.
         shards: of `train_shards`, likewise.
         head: one that has learned the forget set. A lane of heads is costed as a request to such a head in any case; where
@@ -133,7 +137,7 @@ def plan(
     Raises:
         ValueError: the forget set is not `Examples`.
     """
-    _validate.positive(recovery_epochs=recovery_epochs, training_epochs=training_epochs, ridge=ridge)
+    _validate.positive(recovery_epochs=recovery_epochs, training_epochs=training_epochs, ridge=ridge, grid=grid)
     how = recipe or Recipe()
     forget = as_examples(task.forget)
     if forget is None:
@@ -142,7 +146,7 @@ def plan(
     step = _seconds_of_a_step(task, how.batch_size)
     options = [
         _retrain(task, round(training_epochs * per_epoch), step),
-        *_heads(task, forget, budget, ridge, head),
+        *_heads(task, forget, budget, (ridge, grid), head),
         _replay(task, trace, forget),
         _shards(task, shards, forget),
     ]
@@ -178,7 +182,7 @@ def _retrain(task: Task, steps: int, step: float) -> Option:
 
 
 def _heads(
-    task: Task, forget: Examples, budget: Budget, ridge: float, head: AnalyticHead | ConvexHead | None
+    task: Task, forget: Examples, budget: Budget, new: tuple[float, float], head: AnalyticHead | ConvexHead | None
 ) -> tuple[Option, Option]:
     """The exact head and the convex one: both need a feature map."""
     lanes, why = ("exact_ridge", "measured_residual"), _no_head(task, forget)
@@ -193,7 +197,7 @@ def _heads(
     return (
         Option(lane=lanes[0], applies=False, why=unknown)
         if exact is not None and strangers
-        else _ridge(task, forget, ridge, kept=exact is not None),
+        else _ridge(task, forget, new, exact),
         Option(lane=lanes[1], applies=False, why=unknown)
         if convex is not None and strangers
         else _convex(task, budget, kept=convex is not None),
@@ -245,10 +249,22 @@ def _convex(task: Task, budget: Budget, *, kept: bool) -> Option:
     )  # fmt: skip
 
 
-def _ridge(task: Task, forget: Examples, ridge: float, *, kept: bool) -> Option:
+def _ridge(task: Task, forget: Examples, new: tuple[float, float], head: AnalyticHead | None) -> Option:
     retain = cast("Examples", as_examples(task.retain))
-    row, solving, width = _seconds_of_sums(cast("Any", task.features), forget, ridge, outputs(task, retain))
-    first = "" if kept else f"; a first one sums the {len(retain)} retained rows: {len(retain) * row + solving:.2g} s"
+    ridge, grid = new if head is None else (head.ridge, head.grid)
+    if grid is None:
+        why = "the head's sums are in floating point, from which nothing exact follows: fit a new one"
+        return Option(lane="exact_ridge", applies=False, why=why)
+    fresh = partial(AnalyticHead, ridge=ridge, classes=outputs(task, retain), grid=grid)
+    try:
+        row, solving, width = _seconds_of_sums(cast("Any", task.features), forget, fresh)
+    except (ValueError, ExpungeError) as error:
+        return Option(lane="exact_ridge", applies=False, why=f"its sums cannot be made: {error}")
+    first = (
+        ""
+        if head is not None
+        else f"; a first one sums the {len(retain)} retained rows: {len(retain) * row + solving:.2g} s"
+    )
     return Option(
         lane="exact_ridge", applies=True, kind=str(Kind.EXACT), epsilon=0.0, delta=0.0,
         seconds=len(forget) * row + solving, reads="the head's state and the forgotten rows",
@@ -352,14 +368,14 @@ def _seconds_of_a_step(task: Task, batch_size: int, *, augmented: bool = False) 
 
 
 def _seconds_of_sums(
-    features: Callable[[Tensor], Tensor], rows: Examples, ridge: float, classes: int
+    features: Callable[[Tensor], Tensor], rows: Examples, fresh: Callable[[], AnalyticHead]
 ) -> tuple[float, float, int]:
     """Features and sums, a row, timed on the first 1,024; of a solution; and the width. The better of two."""
     x, y = (t[:_TIMED_ROWS] for t in rows.tensors)
     ids = rows.ids[: len(x)]
 
     def once() -> tuple[float, float, int]:
-        head = AnalyticHead(ridge=ridge, classes=classes)
+        head = fresh()
         wide: list[Tensor] = []
 
         def sums() -> None:

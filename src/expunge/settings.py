@@ -70,6 +70,10 @@ class Settings:
     batch_size: int = field(default=128, metadata={"help": "Examples a batch."})
     rescale: bool = field(default=True, metadata={"help": "Recovery: first rescale layers."})
     ridge: float = field(default=1.0, metadata={"help": "Exact head: ridge."})
+    grid: float = field(
+        default=2.0**-12,
+        metadata={"help": "Exact head: public step to which features are rounded, so that sums are whole numbers."},
+    )
     loss: str = field(default="logistic", metadata={"help": "Convex head: logistic, squared or smooth_hinge."})
     regularization: float = field(default=1e-4, metadata={"help": "Convex head: lambda of its objective."})
     residual: float = field(

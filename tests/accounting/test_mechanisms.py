@@ -12,6 +12,7 @@ from expunge.accounting import (
     DPTraining,
     ExactRidge,
     GradientClipping,
+    GridRidge,
     Kind,
     MeasuredResidual,
     ModelClipping,
@@ -51,7 +52,13 @@ VALID = {
     DPTraining: PRIVATE,
     MeasuredResidual: RESIDUAL,
 }
-WITHOUT_A_NUMBER = {ExactRidge: RIDGE, Replay: {}, Retrain: {}, UndeclaredFeatures: {"head": "exact_ridge"}}
+WITHOUT_A_NUMBER = {
+    ExactRidge: RIDGE,
+    GridRidge: RIDGE | {"grid": 0.25},
+    Replay: {},
+    Retrain: {},
+    UndeclaredFeatures: {"head": "exact_ridge"},
+}
 BAD_CASES = [
     (family, field) for family, fields in VALID.items() for field, value in fields.items() if not isinstance(value, str)
 ]
@@ -239,7 +246,9 @@ def test_the_mu_of_model_clipping_bounds_its_whole_profile():
             assert mechanism.log_delta(epsilon, relation) <= bound
 
 
-@pytest.mark.parametrize("exact", [Retrain(), Replay(), ExactRidge(**RIDGE)], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "exact", [Retrain(), Replay(), ExactRidge(**RIDGE), GridRidge(**RIDGE, grid=0.25)], ids=lambda m: m.name
+)
 @pytest.mark.parametrize("relation", list(Relation))
 def test_an_exact_mechanism_leaks_nothing(exact, relation):
     proven = guarantee(exact, delta=1e-5, relation=relation)
@@ -263,7 +272,9 @@ def test_a_measured_residual_is_the_gaussian_mechanism_at_residual_over_convexit
 
 
 @pytest.mark.parametrize("provenance", ["", " padded", "two\nlines", 7, None])
-@pytest.mark.parametrize(("family", "fields"), [(ExactRidge, RIDGE), (MeasuredResidual, RESIDUAL)])
+@pytest.mark.parametrize(
+    ("family", "fields"), [(ExactRidge, RIDGE), (GridRidge, RIDGE | {"grid": 0.25}), (MeasuredResidual, RESIDUAL)]
+)
 def test_a_provenance_that_says_nothing_is_refused(family, fields, provenance):
     with pytest.raises((ValueError, TypeError), match="provenance"):
         family(**fields | {"provenance": provenance})

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from expunge import (
-    ExactRidge,
     Examples,
+    GridRidge,
     MeasuredResidual,
     Recipe,
     Replay,
@@ -27,7 +27,7 @@ rewinding = importlib.import_module("expunge.trace.rewind")  # the package's own
 
 RECIPE = Recipe(learning_rate=0.5, batch_size=20, weight_decay=0.0)
 EFFORT = Effort(replicates=500, seeds=8, runs=16)
-RIDGE = ExactRidge(ridge=0.5, rounding=1e-9, provenance="random layer")
+RIDGE = GridRidge(ridge=0.5, grid=2.0**-12, rounding=1e-9, provenance="random layer")
 CONVEX = MeasuredResidual(residual=1e-8, strong_convexity=1e-2, noise_std=1e-6, provenance="random layer")
 UNKNOWN = UndeclaredFeatures(head="exact_ridge")
 UNKNOWN_CONVEX = UndeclaredFeatures(head="measured_residual", noise_std=1e-3)
@@ -125,7 +125,7 @@ def test_convex_heads_are_fewer_and_what_the_certificate_does_not_say_is_named()
     kinds = {f.attack.partition(":")[0]: f.evidence.kind for f in audit(CONVEX).findings if "worlds" not in f.attack}
     assert kinds == {"membership": "one_run_via_certifier", "canaries": "one_run_via_certifier"}
     undeclared = audit(UNKNOWN).details["membership"]["assumed"]
-    assert undeclared == {"grid": "none", "ridge": 1.0}
+    assert undeclared == {"grid": 2.0**-12, "ridge": 1.0}
 
 
 def test_an_exact_head_that_is_broken_in_the_library_itself_is_refuted(monkeypatch):

@@ -55,7 +55,8 @@ def test_an_audit_is_checked_and_shown_and_one_that_refutes_is_believed(path: Pa
 
 
 def test_there_is_an_old_certificate_of_every_mechanism():
-    assert {path.stem for path in CERTIFICATES} == set(MECHANISMS)
+    newer = {"grid_ridge"}  # of schema 2
+    assert {path.stem for path in CERTIFICATES} == set(MECHANISMS) - newer
 
 
 def test_a_name_that_needs_torch_says_how_to_get_it():

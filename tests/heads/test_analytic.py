@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mpmath
 import numpy as np
@@ -62,7 +62,7 @@ def forget(head: AnalyticHead, data: Rows) -> None:
 def state(head: AnalyticHead) -> bytes:
     """Everything the head keeps, as bytes."""
     names = ("ridge", "classes", "provenance", "rounding", "method")
-    return pack({n: getattr(head, n) for n in names}, head._ledger, head._sums, head._grid, key=head._key)
+    return pack({n: getattr(head, n) for n in names}, head._ledger, head._sums, head._grids, key=head._key)
 
 
 def sums(head: AnalyticHead) -> Sums:
@@ -97,26 +97,40 @@ def fractions(values: Tensor) -> list[list[Fraction]]:
 # What the weights are
 
 
+@pytest.mark.parametrize("grid", [None, 2.0**-12, torch.tensor([0.1, 0.01, 0.001, 2.0**-12, 2.0**-12])])
 @pytest.mark.parametrize("forgotten", [0, 5])
 @pytest.mark.parametrize("ridge", [1.0, 2.0**-20])
-def test_the_weights_are_those_of_rational_arithmetic_within_the_stated_bound(forgotten: int, ridge: float):
+def test_the_weights_are_those_of_rational_arithmetic_within_the_stated_bound(
+    forgotten: int, ridge: float, grid: float | Tensor | None
+):
     x, y, ids = rows(16, width=5)
     x[:, 4] = x[:, 3] * (1 + 2.0**-10)  # nearly dependent: small ridges matter
-    head = make(ridge=ridge, classes=None, rounding=1e-6)
     targets = torch.nn.functional.one_hot(y, CLASSES).double() * 0.5 + 0.125
+    head = make(ridge=ridge, classes=None, rounding=1e-6, grid=grid, target_grid=None if grid is None else 0.03)
     head.learn(x, targets, ids=ids)
     if forgotten:
         head.forget(x[:forgotten], targets[:forgotten], ids=ids[:forgotten])
-    exact = rational_ridge(fractions(x[forgotten:]), fractions(targets[forgotten:]), Fraction(ridge))
+    if grid is not None:  # a step in float64 is a rational number like any other
+        x, targets = torch.round(x / grid), torch.round(targets / 0.03)
+        steps = torch.as_tensor(grid).double().expand(5).tolist()
+        exact = rational_ridge(
+            [[Fraction(v) * Fraction(s) for v, s in zip(r, steps, strict=True)] for r in x[forgotten:].tolist()],
+            [[Fraction(v) * Fraction(0.03) for v in r] for r in targets[forgotten:].tolist()],
+            Fraction(ridge),
+        )
+    else:
+        exact = rational_ridge(fractions(x[forgotten:]), fractions(targets[forgotten:]), Fraction(ridge))
     square = sum((Fraction(w) - e) ** 2 for got, want in zip(head.weights.tolist(), exact, strict=True)
                  for w, e in zip(got, want, strict=True))  # fmt: skip
     error = math.sqrt(square)
     assert 0 < error <= head.error_bound
-    assert error < 1e-14 / min(ridge, 1e-3)
+    if grid is None:  # on a grid the two dependent features may be equal
+        assert error < 1e-14 / min(ridge, 1e-3)
 
 
 def test_a_second_implementation_gives_the_same_weights():
     x, y, ids = rows(300)
+    x = torch.round(x * 2**12) / 2**12
     head = learned((x, y, ids), ridge=0.7)
     stacked = np.vstack(
         [x.numpy(), math.sqrt(0.7) * np.eye(WIDTH)]
@@ -134,7 +148,7 @@ def test_rounding_of_the_sums_stays_below_its_bound(forgotten: int):
     x = x.float().double()  # products of such numbers are exact, and fsum rounds their sum once
     y = x[:, :2] * 3
     y = y.float().double()
-    head = make(classes=None)
+    head = make(classes=None, grid=None)
     for k in range(0, 2300, 575):
         head.learn(x[k : k + 575], y[k : k + 575], ids=ids[k : k + 575])
     for k in range(0, forgotten, 50):
@@ -153,7 +167,7 @@ def test_rounding_of_the_sums_stays_below_its_bound(forgotten: int):
 
 def test_the_residual_is_an_upper_bound_in_high_precision():
     data = rows(40, width=6)
-    head = learned(data, ridge=1e-3)
+    head = learned(data, ridge=1e-3, grid=None)
     with mpmath.workdps(60):
         x = mpmath.matrix(data[0].tolist())
         y = mpmath.matrix(torch.nn.functional.one_hot(data[1], CLASSES).tolist())
@@ -235,21 +249,24 @@ def test_on_a_grid_the_state_is_bit_for_bit_that_of_never_having_learned(grid: f
 
 
 def test_without_a_grid_the_bits_of_the_sums_remember():
-    """The control of the test above: in plain float64 the same history leaves another state."""
+    """The control of the test above: in plain float64 the same history leaves another state, and no certificate is made."""
     data, extra = rows(200), rows(77, seed=9, prefix="extra")
-    head = learned(extra)
+    head, never = learned(extra, grid=None), learned(data, grid=None)
     head.learn(*data[:2], ids=data[2])
     forget(head, extra)
-    assert not torch.equal(sums(head).gram, sums(learned(data)).gram)
-    assert gap(head, learned(data)) < 1e-13
+    assert not torch.equal(sums(head).gram, sums(never).gram)
+    assert 0 < gap(head, never) < 1e-13
+    for one in (head, never, make(grid=None, provenance="")):
+        with pytest.raises(RunError, match="make the head with a grid"):
+            one.unlearned()
 
 
 def test_on_a_grid_the_weights_are_those_of_the_rounded_rows():
     x, y, ids = rows(100)
     head = learned((x, y, ids), grid=0.01)
-    rounded = learned((torch.round(x / 0.01) * 0.01, y, ids))
+    rounded = learned((torch.round(x / 0.01) * 0.01, y, ids), grid=None)
     assert gap(head, rounded) < 1e-13
-    assert gap(head, learned((x, y, ids))) > 1e-6
+    assert gap(head, learned((x, y, ids), grid=None)) > 1e-6
     assert sums(head).gram.dtype == torch.int64
     assert torch.equal(sums(head).gram, torch.round(x / 0.01).long().T @ torch.round(x / 0.01).long())
 
@@ -329,7 +346,7 @@ def test_merged_heads_are_one_head_that_learned_it_all(grid: float | None):
         ({"classes": 5}, "classes"),
         ({"provenance": ""}, "provenance"),
         ({"rounding": 1e-8}, "rounding"),
-        ({"grid": 0.5}, "grid"),
+        ({"grid": 0.05}, "grid"),
         ({"key": bytes(32)}, "key"),
         ({"width": 7}, "7 features"),
         ({"prefix": "row"}, "learned in both"),
@@ -423,7 +440,7 @@ def test_a_state_in_float32_is_refused_though_its_maker_had_the_key(tmp_path: Pa
     few = Sums(held.gram, held.moment[:5], held.counts, held.rows, held.gram_error, held.moment_error)
     settings = {n: getattr(head, n) for n in ("ridge", "classes", "provenance", "rounding", "method")}
     for wrong, ledger, message in ((low, head._ledger, "float32"), (few, head._ledger, "fit"), (held, {}, "no sums")):
-        path.write_bytes(pack(settings, ledger, wrong, None, key=KEY))
+        path.write_bytes(pack(settings, ledger, wrong, head._grids, key=KEY))
         if message == "no sums":
             assert len(AnalyticHead.load(path, key=KEY)) == 0
         else:
@@ -447,7 +464,7 @@ BAD: dict[str, tuple[type[Exception], str, Callable[[AnalyticHead, Rows], None]]
     "label too high": (ValueError, "labels from 0 to 3, not 4", lambda h, d: h.learn(d[0][:1], d[1][:1] * 0 + 4, ids=["n"])),
     "label below 0": (ValueError, "not -1", lambda h, d: h.learn(d[0][:1], d[1][:1] * 0 - 1, ids=["n"])),
     "real labels": (TypeError, "float32", lambda h, d: h.learn(d[0][:1], d[1][:1].float(), ids=["n"])),
-    "labels in columns": (ValueError, "one label", lambda h, d: h.learn(d[0][:1], d[1][:1, None], ids=["n"])),
+    "labels in columns": (ValueError, "one entry", lambda h, d: h.learn(d[0][:1], d[1][:1, None], ids=["n"])),
     "another width": (ValueError, "5 features", lambda h, d: h.learn(d[0][:1, :5], d[1][:1], ids=["n"])),
     "no rows": (ValueError, "at least one row", lambda h, d: h.learn(d[0][:0], d[1][:0], ids=[])),
     "fewer labels": (ValueError, "target for each", lambda h, d: h.learn(d[0][:2], d[1][:1], ids=["n", "m"])),
@@ -523,8 +540,9 @@ def test_the_type_of_the_numbers_and_the_sign_of_zero_do_not_matter():
         ({"grid": torch.tensor([1.0, math.inf])}, ValueError, "grid"),
         ({"grid": torch.ones(2, 2)}, ValueError, "grid"),
         ({"grid": "fine"}, TypeError, "grid"),
-        ({"grid": 0.5, "classes": None}, ValueError, "labels"),
-        ({"grid": 0.5, "method": "woodbury"}, ValueError, "statistics"),
+        ({"target_grid": 0.5}, ValueError, "target_grid"),
+        ({"target_grid": 0.5, "classes": None, "grid": None}, ValueError, "target_grid"),
+        ({"target_grid": -1.0, "classes": None}, ValueError, "target_grid"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options: dict[str, Any], error: type[Exception], message: str):
@@ -540,10 +558,10 @@ def test_a_grid_of_another_width_is_refused():
 def test_rows_that_leave_a_not_positive_definite_are_refused_as_they_come():
     """Two equal columns of 1e9 and a ridge of 1e-3: the ridge drowns in rounding."""
     x = torch.full((3, 2), 1e9)
-    head = make(ridge=1e-3)
+    head = make(ridge=1e-3, grid=None)
     with pytest.raises(RunError, match="not positive definite"):
         head.learn(x, torch.tensor([0, 1, 2]), ids=["a", "b", "c"])
-    assert state(head) == state(make(ridge=1e-3))
+    assert state(head) == state(make(ridge=1e-3, grid=None))
 
 
 @pytest.mark.parametrize("grid", [None, 1.0])
@@ -656,26 +674,35 @@ def test_the_error_of_woodbury_grows_with_the_condition_number():
 def test_woodbury_factorises_anew_where_its_residual_is_too_large(caplog: pytest.LogCaptureFixture):
     data = rows(100)
     head, plain = learned(data, method="woodbury"), learned(data)
-    _ = head.weights
+    _ = head.predict(data[0])
     for one in (head, plain):
         forget(one, part(data, slice(0, 1)))
-    updated = head._inverse
+    updated = head._solver.inverse
     assert updated is not None
-    head._inverse = Inverse(updated.inverse, updated.weights * (1 + 1e-7))  # as rounding would, after many updates
+    head._solver.inverse = Inverse(
+        updated.inverse, updated.weights * (1 + 1e-7)
+    )  # as rounding would, after many updates
     with caplog.at_level(logging.WARNING, logger="expunge"):
-        weights = head.weights
+        said = head.scores(data[0])
     assert "factorised anew" in caplog.text
-    assert torch.equal(weights, plain.weights)
+    assert torch.equal(said, plain.scores(data[0]))
     assert head.residual < 1e-11
 
 
 def test_woodbury_updates_instead_of_solving(monkeypatch: pytest.MonkeyPatch):
     data = rows(100)
-    head = learned(data, method="woodbury")
-    _ = head.weights
-    monkeypatch.setattr(Inverse, "of", None)  # a new factorisation would fail
-    forget(head, part(data, slice(0, 1)))
-    assert gap(head, learned(part(data, slice(1, None)))) < 1e-14
+    head, never = learned(data, method="woodbury"), learned(part(data, slice(1, None)))
+    _ = head.predict(data[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(Inverse, "of", None)  # a new factorisation would fail
+        patch.setattr("expunge.heads.statistics.cholesky", None)
+        forget(head, part(data, slice(0, 1)))
+        updated = head.scores(data[0])
+    assert 0 < float((updated - never.scores(data[0])).abs().max()) < 1e-12
+    assert torch.equal(head.weights, never.weights)  # what is released comes from the sums
+    assert torch.equal(
+        cast("nn.Linear", head.unlearned().model).weight, cast("nn.Linear", never.unlearned().model).weight
+    )
 
 
 # Release
@@ -699,7 +726,9 @@ def test_the_certificate_is_exact_where_the_features_are_declared():
     head = learned(data, ridge=2.0, rounding=1e-8)
     forget(head, part(data, slice(0, 5)))
     done = head.unlearned()
-    assert done.record.mechanism == ex.ExactRidge(ridge=2.0, rounding=1e-8, provenance="a public backbone")
+    assert done.record.mechanism == ex.GridRidge(
+        ridge=2.0, grid=2.0**-12, rounding=1e-8, provenance="a public backbone"
+    )
     certificate = ex.issue(done.record, released=done.model, asked=ex.Budget(epsilon=0.01, delta=1e-9))
     ex.verify(certificate, weights=done.model)
     assert certificate.claim.kind is ex.Kind.EXACT
@@ -787,4 +816,4 @@ def test_sums_add_and_subtract_without_touching_their_arguments():
 def test_the_payload_is_plain_safetensors(tmp_path: Path):
     learned(rows()).save(tmp_path / "a")
     payload = (tmp_path / "a").read_bytes().split(b"\n", 1)[1][64:]
-    assert set(safetensors.torch.load(payload)) == {"gram", "moment", "counts", "digests"}
+    assert set(safetensors.torch.load(payload)) == {"gram", "moment", "counts", "digests", "grid"}

@@ -194,7 +194,7 @@ def test_ridge_on_the_full_tangent_space_is_the_kernel_form():
     x, new = (torch.randn(n, 3, generator=coins, dtype=torch.float64) for n in (30, 7))
     y = torch.randn(30, 1, generator=coins, dtype=torch.float64)
     features = make_tiny(module, directions=26)
-    head = AnalyticHead(ridge=0.1)
+    head = AnalyticHead(ridge=0.1, grid=None)
     head.learn(features(x), y, ids=[str(k) for k in range(30)])
     sizes = torch.cat([torch.full((p.numel(),), float(p.detach().square().mean().sqrt())) for p in module.parameters()])
     scaled = [jacobian(module, rows, features.names) * sizes for rows in (x, new)]

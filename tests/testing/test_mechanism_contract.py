@@ -14,6 +14,7 @@ from expunge.accounting import (
     DPTraining,
     ExactRidge,
     GradientClipping,
+    GridRidge,
     Kind,
     MeasuredResidual,
     ModelClipping,
@@ -126,6 +127,7 @@ MECHANISM_CASES = {
     ],
     Retrain: [Case(Retrain())],
     ExactRidge: [Case(ExactRidge(ridge=1.0, rounding=1e-9, provenance="trained on ImageNet"))],
+    GridRidge: [Case(GridRidge(ridge=1.0, grid=0.25, target_grid=0.5, rounding=1e-9, provenance="trained on ImageNet"))],
     Replay: [Case(Replay()), Case(Replay(shards=8))],
     MeasuredResidual: [
         Case(residual(1e-6, 1e-4, 0.02), RESIDUAL | {"attained": exact(0.5)}),

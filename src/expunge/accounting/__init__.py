@@ -12,10 +12,12 @@ from expunge.accounting.composition import (
 from expunge.accounting.guarantee import Budget, Guarantee, Kind, Mechanism, Relation, delta_at, guarantee, interval
 from expunge.accounting.mechanisms import (
     MECHANISMS,
+    WITHDRAWN,
     BlockwiseGradientClipping,
     DPTraining,
     ExactRidge,
     GradientClipping,
+    GridRidge,
     MeasuredResidual,
     ModelClipping,
     OutputPerturbation,
@@ -28,11 +30,13 @@ from expunge.accounting.spending import best_schedule, best_steps, frontier
 
 __all__ = [
     "MECHANISMS",
+    "WITHDRAWN",
     "BlockwiseGradientClipping",
     "Budget",
     "DPTraining",
     "ExactRidge",
     "GradientClipping",
+    "GridRidge",
     "Guarantee",
     "Kind",
     "MeasuredResidual",

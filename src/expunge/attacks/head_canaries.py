@@ -13,6 +13,7 @@ from expunge.attacks.one_training import canaries
 from expunge.audit.evidence import OneRun
 from expunge.data import Examples
 from expunge.heads import AnalyticHead, ConvexHead, Forget
+from expunge.heads.analytic import GRID
 
 __all__ = ["convex_lane", "exact_lane", "head_canaries"]
 
@@ -58,11 +59,11 @@ def head_canaries(
     )  # fmt: skip
 
 
-def exact_lane(*, classes: int, ridge: float, rounding: float = 1e-9) -> Lane:
+def exact_lane(*, classes: int, ridge: float, rounding: float = 1e-9, grid: float | None = GRID) -> Lane:
     """The real `AnalyticHead`."""
 
     def lane(rows: Examples) -> tuple[nn.Module, Callable[[Examples], nn.Module]]:
-        head = AnalyticHead(ridge=ridge, classes=classes, rounding=rounding)
+        head = AnalyticHead(ridge=ridge, classes=classes, rounding=rounding, grid=grid)
         head.learn(rows.tensors[0], rows.tensors[1], ids=rows.ids)
 
         def forget(own: Examples) -> nn.Module:

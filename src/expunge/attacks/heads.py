@@ -19,6 +19,7 @@ from expunge.audit.evidence import OneRun, OneRunViaCertifier
 from expunge.audit.scores import auc
 from expunge.data import Examples
 from expunge.heads import AnalyticHead, ConvexHead, Forget
+from expunge.heads.analytic import GRID
 from expunge.methods import Noise
 from expunge.progress import track
 
@@ -111,7 +112,7 @@ def exact(
     ridge: float,
     rounding: float = 1e-9,
     provenance: str = "",
-    grid: float | Tensor | None = None,
+    grid: float | Tensor | None = GRID,
     forget: Unlearn | None = None,
 ) -> Releases:
     """Exact heads: each takes up the saved state of one that learned the retained rows, learns its own, and forgets them.

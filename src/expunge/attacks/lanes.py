@@ -5,7 +5,7 @@ from typing import cast
 
 import torch
 
-from expunge.accounting import ExactRidge, MeasuredResidual, Replay, UndeclaredFeatures
+from expunge.accounting import ExactRidge, GridRidge, MeasuredResidual, Replay, UndeclaredFeatures
 from expunge.attacks.attacked import Attacked
 from expunge.attacks.head_canaries import convex_lane, exact_lane, head_canaries
 from expunge.attacks.heads import HeadArena, bits, convex, exact, head_membership
@@ -15,11 +15,12 @@ from expunge.attacks.residual import residual_worlds
 from expunge.audit.evidence import OneRun, OneRunViaCertifier
 from expunge.data import Examples, as_examples
 from expunge.errors import ExpungeError
+from expunge.heads.analytic import GRID
 from expunge.task import Task, featured, labelled, outputs
 
 __all__ = ["LANES", "head_arena", "lane_canaries", "lane_membership", "lane_worlds"]
 
-LANES = (ExactRidge, MeasuredResidual, Replay, UndeclaredFeatures)
+LANES = (ExactRidge, GridRidge, MeasuredResidual, Replay, UndeclaredFeatures)
 
 _FEWEST = 20  # candidates, for canaries
 _ROWS = 2000  # retained rows that convex heads are fitted to
@@ -27,7 +28,8 @@ _SHARE = 4  # of the runs asked for, one in so many is made of convex heads: eac
 # What an UndeclaredFeatures certificate does not say of the head that was run.
 _RIDGE, _RESIDUAL, _CONVEXITY = 1.0, 1e-8, 1e-3
 
-_Head = ExactRidge | MeasuredResidual
+_Exact = ExactRidge | GridRidge
+_Head = _Exact | MeasuredResidual
 
 
 def lane_worlds(how: How) -> Part:
@@ -45,7 +47,7 @@ def lane_worlds(how: How) -> Part:
     reason = "exact: no noise to attack"
     if isinstance(of, Replay):
         return left_out(reason)
-    head = cast("ExactRidge", _head_of(how))
+    head = cast("_Exact", _head_of(how))
     try:
         arena = head_arena(how.task, runs=8, seed=how.seed)
         found = bits(arena, ridge=head.ridge, rounding=head.rounding)
@@ -60,9 +62,9 @@ def lane_membership(how: How) -> Part:
         return left_out("a replay is compared with retraining bit for bit, see canaries")
     try:
         head = _head_of(how)
-        if isinstance(head, ExactRidge):
+        if isinstance(head, _Exact):
             arena = head_arena(how.task, runs=how.effort.runs, seed=how.seed)
-            releases = exact(arena, ridge=head.ridge, rounding=head.rounding)
+            releases = exact(arena, ridge=head.ridge, rounding=head.rounding, grid=_grid(head))
         else:
             arena = head_arena(how.task, runs=max(8, how.effort.runs // _SHARE), seed=how.seed)
             arena = replace(arena, retain=arena.retain.take(range(min(_ROWS, len(arena.retain)))))
@@ -83,8 +85,10 @@ def lane_canaries(how: How) -> Part:
         if len(arena.candidates) < _FEWEST:
             return left_out(f"it needs at least {_FEWEST} rows to forget, not {len(arena.candidates)}")
         head, noise = _head_of(how), torch.Generator().manual_seed(how.seed + 5)
-        if isinstance(head, ExactRidge):
-            lane, kind = exact_lane(classes=arena.classes, ridge=head.ridge, rounding=head.rounding), OneRun
+        if isinstance(head, _Exact):
+            lane, kind = exact_lane(
+                classes=arena.classes, ridge=head.ridge, rounding=head.rounding, grid=_grid(head)
+            ), OneRun  # fmt: skip
         else:
             lane, kind = convex_lane(head, classes=arena.classes, generator=noise), OneRunViaCertifier
         found = head_canaries(
@@ -118,11 +122,11 @@ def _part(found: Attacked) -> Part:
 def _head_of(how: How) -> _Head:
     """The head that is run; stand-ins for what an `UndeclaredFeatures` certificate does not name."""
     of = how.mechanism
-    if isinstance(of, ExactRidge | MeasuredResidual):
+    if isinstance(of, _Head):
         return of
     undeclared = cast("UndeclaredFeatures", of)
     if undeclared.head == ExactRidge.name:
-        return ExactRidge(ridge=_RIDGE, rounding=1e-9, provenance="not declared")
+        return GridRidge(ridge=_RIDGE, grid=GRID, rounding=1e-9, provenance="not declared")
     return MeasuredResidual(
         residual=_RESIDUAL, strong_convexity=_CONVEXITY, noise_std=undeclared.noise_std, provenance="not declared"
     )
@@ -131,13 +135,20 @@ def _head_of(how: How) -> _Head:
 def _assumed(how: How) -> dict[str, object]:
     """What the certificate does not say, and this audit had to choose."""
     head = _head_of(how)
-    chosen: dict[str, object] = {"grid": "none"} if isinstance(head, ExactRidge) else {"loss": "logistic"}
+    chosen: dict[str, object] = {"loss": "logistic"} if isinstance(head, MeasuredResidual) else {}
+    if isinstance(head, ExactRidge):
+        chosen["grid"] = "none"
     if isinstance(how.mechanism, UndeclaredFeatures):
-        own = {"ridge": _RIDGE} if isinstance(head, ExactRidge) else {
+        own = {"ridge": _RIDGE, "grid": GRID} if isinstance(head, _Exact) else {
             "residual": _RESIDUAL, "strong_convexity": _CONVEXITY,
         }  # fmt: skip
         chosen |= own
     return {"assumed": chosen}
+
+
+def _grid(head: _Exact) -> float | None:
+    """The step of all features; certificates from before there was one had sums in floating point."""
+    return head.grid if isinstance(head, GridRidge) else None
 
 
 def head_arena(task: Task, *, runs: int, seed: int) -> HeadArena:

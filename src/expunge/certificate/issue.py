@@ -6,7 +6,7 @@ from math import isfinite
 from re import fullmatch
 from typing import Any
 
-from expunge.accounting import Budget, Guarantee, Kind, Relation, delta_at, guarantee
+from expunge.accounting import WITHDRAWN, Budget, Guarantee, Kind, Relation, delta_at, guarantee
 from expunge.certificate.claim import claim_to_dict
 from expunge.certificate.document import KINDS, PROFILE_AT
 from expunge.certificate.fields import COMMITMENT
@@ -44,10 +44,12 @@ def issue(
 
     Raises:
         RunError: the record does not match its mechanism, contradicts itself or does not meet what was asked, or the
-            kind of its guarantee is one that no certificate states.
+            kind of its guarantee is one that no certificate states; or the mechanism was withdrawn.
         ValueError: a commitment that is not keyed.
     """
     record.check()
+    if record.mechanism.name in WITHDRAWN:
+        raise RunError(f"'{record.mechanism.name}' is no longer issued: {WITHDRAWN[record.mechanism.name]}")
     relation = Relation(relation)
     delta = asked.delta if asked is not None else delta
     for name, value in (commitments or {}).items():

@@ -3,12 +3,13 @@
 Every check, in this order, is specified in docs/certificate.md for whoever writes a verifier of their own.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from expunge.accounting import Guarantee, Kind, Mechanism, delta_at, guarantee
+from expunge.accounting import WITHDRAWN, Guarantee, Kind, Mechanism, delta_at, guarantee
 from expunge.accounting.guarantee import ROUNDING
 from expunge.certificate.claim import guarantee_from_dict
 from expunge.certificate.document import DOCUMENTS, KINDS, PROFILE_AT
@@ -26,6 +27,8 @@ __all__ = ["verify"]
 _SLACK = 1 - ROUNDING / 2
 _SAME = 1 + 1e-6  # between numbers of one certificate that rounding may part
 _NEGLIGIBLE = 1e-20  # a δ below it is all rounding in a composed profile
+
+_log = logging.getLogger("expunge")
 
 
 def verify(
@@ -63,11 +66,18 @@ def verify(
         certificate.record.check()
     except RunError as error:
         raise ClaimRefused(str(error)) from error
+    _tell_of_withdrawal(certificate)
     _verify_claims(certificate)
     _verify_words(content)
     _verify_weights(content, weights, certified_weights)
     if audit is not None:
         _verify_audit(certificate, audit)
+
+
+def _tell_of_withdrawal(certificate: Certificate) -> None:
+    name = certificate.mechanism.name
+    if name in WITHDRAWN:
+        _log.warning("the mechanism '%s' was withdrawn after this certificate was issued: %s", name, WITHDRAWN[name])
 
 
 def _verify_claims(certificate: Certificate) -> None:

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, cast
 
-from expunge.accounting import MECHANISMS, Guarantee, Kind, Mechanism, Relation
+from expunge.accounting import MECHANISMS, WITHDRAWN, Guarantee, Kind, Mechanism, Relation
 
 __all__ = [
     "DECLARED_RECOVERY",
@@ -100,7 +100,7 @@ def no_recovery(version: int) -> str:
 
 def mechanisms_of(version: int) -> tuple[str, ...]:
     """Names of the mechanisms that certificates of the schema may hold."""
-    return tuple(MECHANISMS if version > 1 else _frozen()["mechanisms"])
+    return tuple(m for m in MECHANISMS if m not in WITHDRAWN) if version > 1 else tuple(_frozen()["mechanisms"])
 
 
 @cache

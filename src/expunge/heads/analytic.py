@@ -1,44 +1,36 @@
 """Ridge regression on a fixed feature map: rows are learned by adding to two sums and forgotten by subtracting.
 
-The state holds sums and keyed digests, no data. Source: Tang et al. 2025, arXiv 2505.12239.
+The state holds sums and keyed digests, no data. On a grid the sums are whole numbers, and nothing of a forgotten row is
+left in them. Source: Tang et al. 2025, arXiv 2505.12239.
 """
 
 import hmac
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from expunge import _validate
 from expunge._files import write_over
-from expunge.accounting import ExactRidge, UndeclaredFeatures
+from expunge.accounting import GridRidge, UndeclaredFeatures
+from expunge.arrays import Names, Numbers, as_tensor, names_in
 from expunge.data import new_commitment_key
 from expunge.errors import RunError
 from expunge.heads.rows import Rows, checked_grid, checked_key, checked_rows, name_of, real
 from expunge.heads.saved import pack, unpack
-from expunge.heads.statistics import (
-    Inverse,
-    Solution,
-    Sums,
-    add,
-    cholesky,
-    solve,
-    subtract,
-    sums_of,
-    surely_positive,
-    system,
-)
+from expunge.heads.solver import Method, Solver
+from expunge.heads.statistics import Inverse, Sums, add, subtract, sums_of
 from expunge.pipeline import Unlearned, noiseless_record
 
-__all__ = ["AnalyticHead"]
+__all__ = ["GRID", "AnalyticHead"]
 
-_WOODBURY_UP_TO = 8  # d/8 rows: beyond, a new factorisation is as fast
+GRID = 2.0**-12  # public, and the same for all data
 
-Method = Literal["statistics", "woodbury"]
+_POOR = 1e-3  # of the weights, in their distance from ridge regression: worth a warning
 
 _log = logging.getLogger("expunge")
 
@@ -48,10 +40,13 @@ class AnalyticHead:
 
     `forget` needs the rows to forget and no others. It costs O(k d²) for k rows of width d, new weights O(d³/3).
 
+    Rows are rounded to a public grid, so that the sums are whole numbers: after forgetting, state and weights are, bit for
+    bit, those of never having learned. With `grid=None` the sums are kept in float64, where the order of additions is
+    left in the last bits (bounded in `error_bound`): from them it can be read which rows were forgotten, so that such a
+    head gets no certificate.
+
     The state is secret: its sums determine the weights before the forgetting as soon as the forgotten rows are known,
-    and whoever holds an older copy of it holds those rows' contribution. In float64 the sums keep rounding errors that
-    depend on the forgotten rows, bounded in `error_bound`; with `grid` they are whole numbers and the state after
-    forgetting is, bit for bit, that of never having learned.
+    and whoever holds an older copy of it holds those rows' contribution.
 
     Args:
         ridge: γ > 0, chosen without the data that may be forgotten.
@@ -59,10 +54,13 @@ class AnalyticHead:
         provenance: why the feature map depends on no row that may be forgotten, in a line; "" says that this is not
             known, and certificates will then be of kind `none`.
         rounding: the relative residual |A W - B|/|B| above which weights are refused; fixed in advance.
-        grid: a public step, or one for each feature, shape (d,): rows are rounded to its multiples as they are learned
-            and forgotten. Needs `classes`.
-        method: "statistics" solves anew; "woodbury" updates A⁻¹ in O(k d²) where k is at most d/8, and solves anew where
-            the measured residual of the update is above `rounding`.
+        grid: a public step, or one for each feature, shape (d,): features are rounded to its multiples as they are learned
+            and forgotten. Up to 2^26 steps, 16,384 with the default of 2^-12, and 2^62 in a feature's sum of squares.
+            Chosen without the data that may be forgotten. None: no rounding, and no certificate.
+        target_grid: likewise for real targets, by default 2^-12; one for each output, shape (outputs,).
+        method: "statistics" solves anew; "woodbury" also keeps A⁻¹ up to date, in O(k d²) where k is at most d/8, for
+            `scores` and `predict` between releases, and solves anew where the measured residual of that is above
+            `rounding`. What is released (`weights`, `module`, `unlearned`) is solved from the sums in either case.
         key: of the digests, at least 32 bytes, secret; by default a fresh one, see `key`.
 
     A constant feature serves as a bias, and is penalised like any other.
@@ -75,7 +73,8 @@ class AnalyticHead:
         classes: int | None = None,
         provenance: str = "",
         rounding: float = 1e-9,
-        grid: float | Tensor | None = None,
+        grid: float | Numbers | None = GRID,
+        target_grid: float | Numbers | None = None,
         method: Method = "statistics",
         key: bytes | None = None,
     ) -> None:
@@ -86,18 +85,19 @@ class AnalyticHead:
             _validate.text(provenance=provenance)
         if method not in ("statistics", "woodbury"):
             raise ValueError(f"method must be 'statistics' or 'woodbury', not {method!r}")
-        if grid is not None and classes is None:
-            raise ValueError("grid needs labels, so that all sums are whole numbers: give classes")
-        if grid is not None and method == "woodbury":
-            raise ValueError("grid needs method='statistics': updates of the inverse are not exact")
+        if target_grid is not None and (classes is not None or grid is None):
+            raise ValueError("target_grid is of real targets on a grid: leave it out, or give grid and no classes")
         self.ridge, self.rounding, self.provenance = float(ridge), float(rounding), provenance
         self.classes, self.method = classes, method
-        self._grid = None if grid is None else checked_grid(grid)
+        self._grid = None if grid is None else checked_grid("grid", grid)
+        real_targets = self._grid is not None and classes is None
+        self._target_grid = (
+            checked_grid("target_grid", GRID if target_grid is None else target_grid) if real_targets else None
+        )
         self._key = new_commitment_key() if key is None else checked_key(key)
         self._sums: Sums | None = None
         self._ledger: dict[bytes, bytes] = {}
-        self._inverse: Inverse | None = None
-        self._solution: Solution | None = None
+        self._solver = Solver(ridge=self.ridge, rounding=self.rounding, method=method, **self._grids)
 
     def __len__(self) -> int:
         """Rows learned and not forgotten."""
@@ -114,8 +114,13 @@ class AnalyticHead:
 
     @property
     def grid(self) -> Tensor | None:
-        """The step, shape () or (d,), float64."""
+        """The step of the features, shape () or (d,), float64."""
         return None if self._grid is None else self._grid.clone()
+
+    @property
+    def target_grid(self) -> Tensor | None:
+        """The step of real targets, shape () or (outputs,), float64."""
+        return None if self._target_grid is None else self._target_grid.clone()
 
     @property
     def counts(self) -> Tensor:
@@ -125,32 +130,33 @@ class AnalyticHead:
         sums = self._sums
         return torch.zeros(self.classes, dtype=torch.int64) if sums is None else cast("Tensor", sums.counts).clone()
 
-    def learn(self, X: Tensor, Y: Tensor, *, ids: Sequence[str]) -> None:  # noqa: N803 - the field's notation
+    def learn(self, X: Numbers, Y: Numbers, *, ids: Names) -> None:  # noqa: N803 - the field's notation
         """Add rows.
 
         Args:
-            X: features, shape (n, d), of any real type that float64 holds exactly.
-            Y: labels, shape (n,), whole numbers; or targets, shape (n, outputs), floating.
+            X: features, shape (n, d), a tensor or numpy array of any real type that float64 holds exactly.
+            Y: labels, shape (n,), whole numbers; or targets, shape (n, outputs).
             ids: a name for each row, new to this head.
 
         Raises:
-            ValueError, TypeError: shapes, types, device, labels, or an id known already or given twice.
+            ValueError, TypeError: shapes, types, device, labels, an id known already or given twice; or a grid that is too
+                fine for the values, or so coarse that it moves the first batch by a tenth of its length.
             NonFinite: NaN or infinity in X or Y.
             RunError: A would not be positive definite to rounding.
 
         The state is unchanged where anything is raised.
         """
-        rows = self._checked(X, Y, ids)
-        for (name, _), row_id in zip(rows.digests, ids, strict=True):
+        rows = self._checked(X, Y, ids, first=self._sums is None)
+        for (name, _), row_id in zip(rows.digests, rows.names, strict=True):
             if name in self._ledger:
                 raise ValueError(f"ids: {row_id!r} is learned already; forget it first to learn it anew")
         new = self._sums_of(rows)
         total = new if self._sums is None else add(self._sums, new)
-        self._refuse_indefinite(total)
-        self._take(total, self._updated(rows, 1))
+        self._solver.refuse_indefinite(total)
+        self._take(total, self._solver.updated(rows, self._sums, 1))
         self._ledger.update(rows.digests)
 
-    def forget(self, X: Tensor, Y: Tensor, *, ids: Sequence[str]) -> None:  # noqa: N803
+    def forget(self, X: Numbers, Y: Numbers, *, ids: Names) -> None:  # noqa: N803
         """Subtract rows, given exactly as they were learned; the arguments and errors of `learn`.
 
         Raises:
@@ -158,7 +164,7 @@ class AnalyticHead:
                 learned with another x or y. Features must be the same to the last bit, or with `grid` to the same step.
         """
         rows = self._checked(X, Y, ids)
-        for (name, content), row_id in zip(rows.digests, ids, strict=True):
+        for (name, content), row_id in zip(rows.digests, rows.names, strict=True):
             if name not in self._ledger:
                 raise ValueError(f"ids: {row_id!r} was never learned, or is forgotten already; nothing was forgotten")
             if self._ledger[name] != content:
@@ -170,12 +176,12 @@ class AnalyticHead:
             self._take(None, None)
         else:
             rest = subtract(cast("Sums", self._sums), self._sums_of(rows))
-            self._refuse_indefinite(rest)
-            self._take(rest, self._updated(rows, -1))
+            self._solver.refuse_indefinite(rest)
+            self._take(rest, self._solver.updated(rows, self._sums, -1))
         for name, _ in rows.digests:
             del self._ledger[name]
 
-    def remove_class(self, label: int, X: Tensor, *, ids: Sequence[str]) -> None:  # noqa: N803
+    def remove_class(self, label: int, X: Numbers, *, ids: Names) -> None:  # noqa: N803
         """`forget` all rows of a class, and refuse unless these are all; the class is masked from then on.
 
         The sums do not tell the classes apart, so the rows are needed here as in `forget`.
@@ -184,14 +190,14 @@ class AnalyticHead:
             ValueError: as in `forget`, or the rows are not all of the class.
         """
         _validate.whole(0, label=label)
-        counts = self.counts
+        counts, names, x = self.counts, names_in(ids), as_tensor("X", X)
         if label >= len(counts):
             raise ValueError(f"label must be below classes={self.classes}, not {label}")
-        if len(ids) != int(counts[label]):
+        if len(names) != int(counts[label]):
             raise ValueError(
-                f"class {label} has {int(counts[label])} rows, {len(ids)} were given; nothing was forgotten"
+                f"class {label} has {int(counts[label])} rows, {len(names)} were given; nothing was forgotten"
             )
-        self.forget(X, torch.full((len(ids),), label, device=X.device), ids=ids)
+        self.forget(x, torch.full((len(names),), label, device=x.device), ids=names)
 
     def merge(self, other: "AnalyticHead") -> None:
         """Add all rows of another head, for example of another machine; `other` is unchanged.
@@ -204,8 +210,9 @@ class AnalyticHead:
         for name in ("ridge", "classes", "provenance", "rounding"):
             if getattr(self, name) != getattr(other, name):
                 raise ValueError(f"{name} must be the same in both: {getattr(self, name)!r}, {getattr(other, name)!r}")
-        if not _same(self._grid, other._grid):
-            raise ValueError("grid must be the same in both")
+        for name, steps in self._grids.items():
+            if not _same(steps, other._grids[name]):
+                raise ValueError(f"{name} must be the same in both")
         if not hmac.compare_digest(self._key, other._key):
             raise ValueError("key must be the same in both: give it to each head as it is made")
         if common := self._ledger.keys() & other._ledger.keys():
@@ -217,39 +224,39 @@ class AnalyticHead:
         else:
             self._refuse_other_shape(other._sums.gram.device, *other._sums.moment.shape)
             total = add(self._sums, other._sums)
-        self._refuse_indefinite(total)
+        self._solver.refuse_indefinite(total)
         self._take(total, None)
         self._ledger.update(other._ledger)
 
     @property
     def weights(self) -> Tensor:
-        """W, shape (d, outputs), float64: a copy. Solved when first asked for.
+        """W, shape (d, outputs), float64: a copy. Solved from the sums when first asked for.
 
         Raises:
             RunError: nothing is learned, A is not positive definite to rounding, or the residual is above `rounding`.
         """
-        return self._solved().weights.clone()
+        return self._solver.released(self._sums).weights.clone()
 
     @property
     def residual(self) -> float:
         """An upper bound on |A W - B|/|B|, the sums' rounding errors counted in; the errors of `weights`."""
-        return self._solved().residual
+        return self._solver.released(self._sums).residual
 
     @property
     def error_bound(self) -> float:
         """An upper bound on the Frobenius distance of W from ridge regression on these rows in real arithmetic."""
-        return self._solved().distance
+        return self._solver.released(self._sums).distance
 
-    def scores(self, X: Tensor) -> Tensor:  # noqa: N803
+    def scores(self, X: Numbers) -> Tensor:  # noqa: N803
         """X W, shape (n, outputs), float64; -inf at classes without a row. X is used as it is, without a grid."""
-        weights = self._solved().weights
+        weights = self._solver.predicting(self._sums).weights
         x = real("X", X, 2)
         if x.shape[1] != len(weights):
             raise ValueError(f"X must have {len(weights)} features, not {x.shape[1]}")
         scores = x @ weights
         return scores if self.classes is None else scores.masked_fill((self.counts == 0).to(x.device), -math.inf)
 
-    def predict(self, X: Tensor) -> Tensor:  # noqa: N803
+    def predict(self, X: Numbers) -> Tensor:  # noqa: N803
         """The label of the highest score, shape (n,); never one without a row."""
         if self.classes is None:
             raise ValueError("predict needs classes; for real targets use scores")
@@ -257,7 +264,7 @@ class AnalyticHead:
 
     def module(self) -> nn.Linear:
         """The weights to release: a float64 layer without bias, or with one of -inf at classes without a row."""
-        weights = self._solved().weights
+        weights = self._solver.released(self._sums).weights
         masked = None if self.classes is None else (self.counts == 0).to(weights.device)
         mask = masked is not None and bool(masked.any())
         # Empty, not initialised at random: the global generator is left alone.
@@ -270,10 +277,26 @@ class AnalyticHead:
         return layer
 
     def unlearned(self) -> Unlearned:
-        """The layer and the record for `issue`: kind `exact`, or `none` where no provenance was declared."""
-        layer = self.module()
+        """The layer and the record for `issue`: kind `exact`, or `none` where no provenance was declared.
+
+        Raises:
+            RunError: there is no grid; or as `weights`.
+        """
+        if self._grid is None:
+            raise RunError(
+                "without a grid the last bits of the weights depend on the forgotten rows, and no certificate is made: make "
+                "the head with a grid (the default), and learn the rows anew"
+            )
+        layer, size = self.module(), float(torch.linalg.vector_norm(self._solver.released(self._sums).weights))
+        if self.error_bound > _POOR * size:
+            _log.warning(
+                "these weights, of norm %.3g, may lie %.3g from ridge regression in real arithmetic: they are, bit for bit, "
+                "those of never having learned the forgotten rows, but may be poor ones; use a larger ridge",
+                size, self.error_bound,
+            )  # fmt: skip
+        steps = {name: 0.0 if step is None else float(step.max()) for name, step in self._grids.items()}
         mechanism = (
-            ExactRidge(ridge=self.ridge, rounding=self.rounding, provenance=self.provenance)
+            GridRidge(ridge=self.ridge, rounding=self.rounding, provenance=self.provenance, **steps)
             if self.provenance
             else UndeclaredFeatures(head="exact_ridge")
         )
@@ -289,7 +312,7 @@ class AnalyticHead:
         """
         names = ("ridge", "classes", "provenance", "rounding", "method")
         settings = {name: getattr(self, name) for name in names}
-        write_over(path, pack(settings, self._ledger, self._sums, self._grid, key=self._key), private=True)
+        write_over(path, pack(settings, self._ledger, self._sums, self._grids, key=self._key), private=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, key: bytes, device: torch.device | str = "cpu") -> "AnalyticHead":
@@ -298,13 +321,17 @@ class AnalyticHead:
         Raises:
             StateError: the file is missing, truncated, altered, of another key or version, or not in float64.
         """
-        settings, ledger, sums, grid = unpack(path, key=checked_key(key), device=device)
-        head = cls(**settings, grid=grid, key=key)
+        settings, ledger, sums, grids = unpack(path, key=checked_key(key), device=device)
+        head = cls(**settings, grid=grids["grid"], target_grid=grids["target_grid"], key=key)
         head._ledger, head._sums = ledger, sums
         return head
 
-    def _checked(self, x: Tensor, y: Tensor, ids: Sequence[str]) -> Rows:
-        rows = checked_rows(x, y, ids, key=self._key, classes=self.classes, grid=self._grid)
+    @property
+    def _grids(self) -> dict[str, Tensor | None]:
+        return {"grid": self._grid, "target_grid": self._target_grid}
+
+    def _checked(self, x: object, y: object, ids: object, *, first: bool = False) -> Rows:
+        rows = checked_rows(x, y, ids, key=self._key, classes=self.classes, first=first, **self._grids)
         if self._sums is not None:
             outputs = rows.y.shape[1] if self.classes is None else self.classes
             self._refuse_other_shape(rows.x.device, rows.x.shape[1], outputs)
@@ -323,49 +350,9 @@ class AnalyticHead:
     def _sums_of(self, rows: Rows) -> Sums:
         return sums_of(rows.x, rows.y, classes=rows.classes, exact=self._grid is not None)
 
-    def _scale(self, sums: Sums) -> Tensor | None:
-        """The grid as one step for each feature, on the device of the sums."""
-        return None if self._grid is None else self._grid.to(sums.gram.device).expand(len(sums.gram))
-
-    def _refuse_indefinite(self, sums: Sums) -> None:
-        """Factorise where a cheap bound cannot rule out that this fails, so that a batch is refused as it comes."""
-        scale = self._scale(sums)
-        if not surely_positive(sums, ridge=self.ridge, scale=scale):
-            cholesky(system(sums, self.ridge, scale)[0])
-
-    def _updated(self, rows: Rows, sign: int) -> Inverse | None:
-        """The inverse by Woodbury, where there is one and the batch is small."""
-        if self._inverse is None or _WOODBURY_UP_TO * len(rows.x) > rows.x.shape[1]:
-            return None
-        return self._inverse.update(rows.x, rows.targets, sign)
-
     def _take(self, sums: Sums | None, inverse: Inverse | None) -> None:
-        self._sums, self._inverse, self._solution = sums, inverse, None
-
-    def _solved(self) -> Solution:
-        if self._solution is not None:
-            return self._solution
-        sums = self._sums
-        if sums is None:
-            raise RunError("no row is learned: there are no weights")
-        scale = self._scale(sums)
-        solution = None
-        if self._inverse is not None:
-            solution = solve(sums, ridge=self.ridge, scale=scale, inverse=self._inverse)
-            if not solution.residual <= self.rounding:
-                _log.warning("residual %.3g of the updated inverse is too large: factorised anew", solution.residual)
-                self._inverse = solution = None
-        if solution is None and self.method == "woodbury":
-            self._inverse = Inverse.of(sums, ridge=self.ridge)
-        if solution is None:
-            solution = solve(sums, ridge=self.ridge, scale=scale, inverse=self._inverse)
-        if not solution.residual <= self.rounding:
-            raise RunError(
-                f"the relative residual |A W - B|/|B| may reach {solution.residual:.3g}, above rounding={self.rounding:g}: "
-                "use a larger ridge, features of like scale, or a grid; or set rounding higher beforehand"
-            )
-        self._solution = solution
-        return solution
+        self._sums = sums
+        self._solver.restart(inverse)
 
 
 def _same(first: Tensor | None, second: Tensor | None) -> bool:

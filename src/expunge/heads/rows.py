@@ -2,23 +2,25 @@
 
 import hmac
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from expunge.arrays import as_tensor, names_in, numbers, wholes
 from expunge.errors import NonFinite
 from expunge.progress import track
 
-__all__ = ["DIGEST", "Rows", "checked_grid", "checked_key", "checked_rows", "name_of", "real"]
+__all__ = ["DIGEST", "LARGEST_STEP", "Rows", "checked_grid", "checked_key", "checked_rows", "name_of", "real"]
 
 DIGEST = 16  # bytes: among 10^9 rows two collide with odds below 10^-20
 
-_LABELS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, *_LABELS[:-1])  # exact in float64
+LARGEST_STEP = 2**26  # of an entry on a grid: its square is an exact float64
 _BAR_FROM = 20_000  # rows
+_MOVED = 0.1  # of the length of the first batch, by rounding to the grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,14 +29,16 @@ class Rows:
 
     Args:
         x: shape (n, d), float64; whole numbers of steps where there is a grid.
-        y: labels, shape (n,), int64; or targets, shape (n, outputs), float64.
+        y: labels, shape (n,), int64; or targets, shape (n, outputs), float64, whole numbers where there is a grid.
         classes: number of classes, or None.
+        names: ids.
         digests: (of the id, of id and content) of each row.
     """
 
     x: Tensor
     y: Tensor
     classes: int | None
+    names: list[str]
     digests: list[tuple[bytes, bytes]]
 
     @property
@@ -44,12 +48,30 @@ class Rows:
 
 
 def checked_rows(
-    x: Tensor, y: Tensor, ids: Sequence[str], *, key: bytes, classes: int | None, grid: Tensor | None
+    x: object,
+    y: object,
+    ids: object,
+    *,
+    key: bytes,
+    classes: int | None,
+    grid: Tensor | None,
+    target_grid: Tensor | None,
+    first: bool = False,
 ) -> Rows:
     """A batch as `AnalyticHead.learn` takes it.
 
+    Args:
+        x: features.
+        y: labels or targets.
+        ids: a name for each row.
+        key: of the digests.
+        classes: number of classes, or None.
+        grid: steps of the features, see `checked_grid`.
+        target_grid: steps of real targets.
+        first: refuse values of which the grid would leave little.
+
     Raises:
-        TypeError, ValueError: types, shapes, device, labels, ids.
+        TypeError, ValueError: types, shapes, device, labels, ids; or a grid that is too coarse or too fine.
         NonFinite: NaN or infinity.
     """
     x = real("X", x, 2)
@@ -60,23 +82,45 @@ def checked_rows(
         raise ValueError(f"Y must have a target for each of the {len(x)} rows of X, not shape {tuple(y.shape)}")
     if y.device != x.device:
         raise ValueError(f"X and Y must lie on one device, not {x.device} and {y.device}")
-    if isinstance(ids, str):
-        raise TypeError(f"ids must be a sequence of texts, not the single text {ids!r}")
-    names = list(ids)
+    names = names_in(ids)
     if len(names) != len(x):
         raise ValueError(f"ids must name every row: {len(names)} ids for {len(x)} rows")
-    if grid is not None:
-        if grid.dim() == 1 and len(grid) != x.shape[1]:
-            raise ValueError(f"grid has {len(grid)} steps, X has {x.shape[1]} features")
-        x = torch.round(x / grid.to(x.device))
-        if not bool(torch.isfinite(x).all()):
-            raise NonFinite("X overflows float64 in steps of the grid: use a coarser grid")
+    x, y = _in_steps("X", x, grid, first=first), _in_steps("Y", y, target_grid, first=first)
     x, y = x + 0, y + 0  # copies; -0 becomes 0, as the two must have one digest
     digests = _digests(key, names, x, y)
     if len({name for name, _ in digests}) < len(digests):
         twice = next(name for k, name in enumerate(names) if name in names[:k])
         raise ValueError(f"ids: {twice!r} is given twice")
-    return Rows(x, y, classes, digests)
+    return Rows(x, y, classes, names, digests)
+
+
+def _in_steps(name: str, values: Tensor, grid: Tensor | None, *, first: bool) -> Tensor:
+    """Values as whole numbers of steps; without a grid as they are."""
+    if grid is None:
+        return values
+    option = "grid" if name == "X" else "target_grid"
+    if grid.dim() == 1 and len(grid) != values.shape[1]:
+        what = "features" if name == "X" else "targets"
+        raise ValueError(f"{option} has {len(grid)} steps, {name} has {values.shape[1]} {what}")
+    step = grid.to(values.device)
+    whole = torch.round(values / step)
+    if not bool(torch.isfinite(whole).all()):
+        raise NonFinite(f"{name} overflows float64 in steps of the grid: use a coarser {option}")
+    if (most := float(whole.abs().max())) > LARGEST_STEP:
+        raise ValueError(
+            f"{name} reaches {most:.9g} steps of the grid, {LARGEST_STEP} at most are summed exactly: use a coarser {option}, "
+            "chosen without the rows that may be forgotten"
+        )
+    if first:
+        largest = float(values.abs().max()) or 1.0  # no square may overflow or vanish
+        length = float(torch.linalg.vector_norm(values / largest))
+        moved = float(torch.linalg.vector_norm((values - whole * step) / largest))
+        if moved > _MOVED * length:
+            raise ValueError(
+                f"rounding {name} to steps of {float(step.max()):g} moves it by {moved / length:.0%} of its length: scale it up, "
+                f"or give a finer {option}, chosen without the rows that may be forgotten"
+            )
+    return whole
 
 
 def name_of(row_id: str, key: bytes) -> bytes:
@@ -86,37 +130,30 @@ def name_of(row_id: str, key: bytes) -> bytes:
     return hmac.digest(key, b"expunge.row.id" + row_id.encode(), "sha256")[:DIGEST]
 
 
-def real(name: str, value: Tensor, dim: int) -> Tensor:
-    """`value` in float64, exactly.
+def real(name: str, value: object, dim: int) -> Tensor:
+    """`value` in float64, exactly; see `numbers`.
 
     Raises:
-        TypeError: not a tensor, or of a type that float64 does not hold exactly.
-        ValueError: another number of axes.
+        TypeError, ValueError: see `numbers`.
         NonFinite: NaN or infinity.
     """
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, not {type(value).__name__}")
-    if value.dtype not in _NUMBERS:
-        raise TypeError(f"{name} must hold real numbers that float64 holds exactly, not {value.dtype}")
-    if value.dim() != dim:
-        raise ValueError(f"{name} must have {dim} axes, not shape {tuple(value.shape)}")
-    wide = value.detach().to(torch.float64)
+    wide = numbers(name, value, dim)
     # NaN and infinity survive a sum, which is quicker; a sum may overflow without them.
     if not math.isfinite(float(wide.sum())) and not bool(torch.isfinite(wide).all()):
         raise NonFinite(f"{name} holds NaN or infinity")
     return wide
 
 
-def checked_grid(grid: float | Tensor) -> Tensor:
+def checked_grid(name: str, grid: object) -> Tensor:
     """Steps of shape () or (d,), float64, on the CPU; raises unless they are finite and above 0."""
-    if isinstance(grid, bool) or not isinstance(grid, (int, float, Tensor)):
-        raise TypeError(f"grid must be a number or a tensor of one for each feature, not {type(grid).__name__}")
-    given = grid if isinstance(grid, Tensor) else torch.tensor(grid, dtype=torch.float64)
+    if isinstance(grid, bool) or not isinstance(grid, (int, float, Tensor, np.ndarray)):
+        raise TypeError(f"{name} must be a number or a tensor of one for each column, not {type(grid).__name__}")
+    given = torch.tensor(grid, dtype=torch.float64) if isinstance(grid, (int, float)) else as_tensor(name, grid)
     steps = given.detach().cpu().to(torch.float64, copy=True)
     if steps.dim() > 1 or steps.numel() == 0:
-        raise ValueError(f"grid must have shape () or (d,), not {tuple(steps.shape)}")
+        raise ValueError(f"{name} must have shape () or (d,), not {tuple(steps.shape)}")
     if not bool((torch.isfinite(steps) & (steps > 0)).all()):
-        raise ValueError("grid must hold finite numbers above 0")
+        raise ValueError(f"{name} must hold finite numbers above 0")
     return steps
 
 
@@ -129,17 +166,12 @@ def checked_key(key: bytes) -> bytes:
     return bytes(key)
 
 
-def _labels(y: Tensor, classes: int) -> Tensor:
-    if not isinstance(y, Tensor):
-        raise TypeError(f"Y must be a tensor, not {type(y).__name__}")
-    if y.dtype not in _LABELS:
-        raise TypeError(f"Y must hold labels, whole numbers below classes={classes}, not {y.dtype}")
-    if y.dim() != 1:
-        raise ValueError(f"Y must hold one label for each row, shape (n,), not shape {tuple(y.shape)}")
-    wrong = (y < 0) | (y >= classes)
+def _labels(y: object, classes: int) -> Tensor:
+    given = wholes("Y", y, f"labels, whole numbers below classes={classes}")
+    wrong = (given < 0) | (given >= classes)
     if bool(wrong.any()):
-        raise ValueError(f"Y must hold labels from 0 to {classes - 1}, not {int(y[wrong][0])}")
-    return y.to(torch.int64)
+        raise ValueError(f"Y must hold labels from 0 to {classes - 1}, not {int(given[wrong][0])}")
+    return given
 
 
 def _digests(key: bytes, ids: list[str], x: Tensor, y: Tensor) -> list[tuple[bytes, bytes]]:

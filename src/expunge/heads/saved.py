@@ -72,9 +72,22 @@ def kind_of(path: str | os.PathLike[str]) -> str:
 
 
 def pack(
-    settings: Mapping[str, Any], ledger: Mapping[bytes, bytes], sums: Sums | None, grid: Tensor | None, *, key: bytes
+    settings: Mapping[str, Any],
+    ledger: Mapping[bytes, bytes],
+    sums: Sums | None,
+    grids: Mapping[str, Tensor | None],
+    *,
+    key: bytes,
 ) -> bytes:
-    """A file's content: a function of the state alone, digests sorted, so that equal states give equal bytes."""
+    """A file's content: a function of the state alone, digests sorted, so that equal states give equal bytes.
+
+    Args:
+        settings: JSON-ready.
+        ledger: digests of ids -> of ids and content.
+        sums: None where no row is learned.
+        grids: "grid" and "target_grid", tensors or None.
+        key: of the file's digest.
+    """
     config = {
         **settings,
         "rows": len(ledger),
@@ -83,8 +96,7 @@ def pack(
     }
     flat = bytearray(b"".join(name + content for name, content in sorted(ledger.items())))
     tensors = {"digests": torch.frombuffer(flat, dtype=torch.uint8) if flat else torch.zeros(0, dtype=torch.uint8)}
-    if grid is not None:
-        tensors["grid"] = grid
+    tensors |= {name: steps for name, steps in grids.items() if steps is not None}
     if sums is not None:
         tensors |= {"gram": sums.gram.cpu().contiguous(), "moment": sums.moment.cpu().contiguous()}
         tensors |= {} if sums.counts is None else {"counts": sums.counts}
@@ -93,8 +105,8 @@ def pack(
 
 def unpack(
     path: str | os.PathLike[str], *, key: bytes, device: torch.device | str
-) -> tuple[dict[str, Any], dict[bytes, bytes], Sums | None, Tensor | None]:
-    """Settings, ledger, sums and grid of a file.
+) -> tuple[dict[str, Any], dict[bytes, bytes], Sums | None, dict[str, Tensor | None]]:
+    """Settings, ledger, sums and grids of a file.
 
     Raises:
         StateError: as `unseal`; or sums of another type than their settings say.
@@ -106,8 +118,9 @@ def unpack(
     rows, errors = config.pop("rows"), (config.pop("gram_error"), config.pop("moment_error"))
     if rows != len(ledger):
         raise StateError(f"{where}: {len(ledger)} digests for {rows} rows")
+    grids = {name: tensors.get(name) for name in ("grid", "target_grid")}
     if not ledger:
-        return config, ledger, None, tensors.get("grid")
+        return config, ledger, None, grids
     gram, moment, counts = tensors["gram"], tensors["moment"], tensors.get("counts")
     kind = torch.int64 if "grid" in tensors else torch.float64
     for name, tensor in {"gram": gram, "moment": moment}.items():
@@ -115,7 +128,7 @@ def unpack(
             raise StateError(f"{where}: {name} is {tensor.dtype}, not {kind}; sums of lower precision are refused")
     if gram.shape != (len(moment), len(moment)) or (None if counts is None else len(counts)) != config["classes"]:
         raise StateError(f"{where}: its parts do not fit one another")
-    return config, ledger, Sums(gram.to(device), moment.to(device), counts, rows, *errors), tensors.get("grid")
+    return config, ledger, Sums(gram.to(device), moment.to(device), counts, rows, *errors), grids
 
 
 def _magic(kind: str) -> bytes:

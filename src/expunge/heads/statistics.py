@@ -18,6 +18,7 @@ from expunge.progress import track
 
 __all__ = [
     "Inverse",
+    "Scale",
     "Solution",
     "Sums",
     "add",
@@ -30,7 +31,6 @@ __all__ = [
 ]
 
 UNIT = 2.0**-53
-LARGEST_STEP = 2**26  # of an entry on a grid: its square is an exact float64
 LARGEST_SUM = 2.0**62  # of integer sums: one more factor of two fits in int64
 
 _SLACK = 1.01  # terms of second order, and the rounding of the bounds themselves
@@ -65,6 +65,26 @@ class Sums:
 
 
 @dataclass(frozen=True, eq=False)
+class Scale:
+    """The steps that whole numbers count.
+
+    Args:
+        x: shape (d,), float64.
+        y: shape (outputs,), float64; ones for labels.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    @classmethod
+    def of(cls, sums: Sums, grid: Tensor, target_grid: Tensor | None) -> "Scale":
+        """Steps of shape () or (d,) and () or (outputs,), spread to the shape and on the device of the sums."""
+        width, outputs = sums.moment.shape
+        y = torch.ones((), dtype=torch.float64) if target_grid is None else target_grid
+        return cls(*(g.to(sums.gram.device).expand(n) for g, n in ((grid, width), (y, outputs))))
+
+
+@dataclass(frozen=True, eq=False)
 class Solution:
     """Ridge weights and how close they are.
 
@@ -83,8 +103,8 @@ def sums_of(x: Tensor, y: Tensor, *, classes: int | None, exact: bool) -> Sums:
     """The sums over a batch.
 
     Args:
-        x: shape (n, d), float64; whole numbers where `exact`.
-        y: labels of shape (n,) where there are classes, else targets of shape (n, outputs), float64.
+        x: shape (n, d), float64; whole numbers up to `LARGEST_STEP` where `exact`.
+        y: labels of shape (n,) where there are classes, else targets of shape (n, outputs), as x.
         classes: number of classes, or None.
         exact: sum whole numbers without rounding.
 
@@ -92,7 +112,7 @@ def sums_of(x: Tensor, y: Tensor, *, classes: int | None, exact: bool) -> Sums:
         ValueError: the entries are too large for exact sums.
         NonFinite: the sums overflow float64.
     """
-    size = _exact_chunk(x) if exact else _CHUNK
+    size = _exact_chunk(x, y if classes is None else None) if exact else _CHUNK
     outputs = y.shape[1] if classes is None else classes
     kind = torch.int64 if exact else torch.float64
     gram = torch.zeros(x.shape[1], x.shape[1], dtype=kind, device=x.device)
@@ -125,17 +145,19 @@ def add(first: Sums, second: Sums) -> Sums:
         ValueError: whole numbers beyond 2^62.
         NonFinite: the sums overflow float64.
     """
-    if first.exact:
-        _refuse_large(float((first.gram.diagonal().double() + second.gram.diagonal().double()).max()))
     return _combine(first, second, 1)
 
 
 def subtract(first: Sums, second: Sums) -> Sums:
-    """The sums over the rows of `first` without those of `second`, which are among them."""
+    """The sums over the rows of `first` without those of `second`, which are among them; the errors of `add`."""
     return _combine(first, second, -1)
 
 
 def _combine(first: Sums, second: Sums, sign: int) -> Sums:
+    if first.exact:
+        # Those of the squares bound all others in the Gram matrix, and those with labels (Cauchy-Schwarz, |k| <= k^2).
+        for one, other in ((first.gram.diagonal(), second.gram.diagonal()), (first.moment, second.moment)):
+            _refuse_large(float((one.double() + sign * other.double()).abs().max()))
     gram = torch.add(first.gram, second.gram, alpha=sign)
     moment = torch.add(first.moment, second.moment, alpha=sign)
     counts = None
@@ -153,24 +175,20 @@ def _combine(first: Sums, second: Sums, sign: int) -> Sums:
     return Sums(gram, moment, counts, rows, gram_error, moment_error)
 
 
-def _exact_chunk(x: Tensor) -> int:
+def _exact_chunk(*parts: Tensor | None) -> int:
     """Rows whose products sum exactly in float64: |Σ kᵢ kⱼ| ≤ max Σ k² ≤ 2^53, of any part, in any order."""
-    most = int(x.abs().max())
-    if most > LARGEST_STEP:
-        raise ValueError(
-            f"X reaches {most} steps of the grid, {LARGEST_STEP} at most are summed exactly: use a coarser grid"
-        )
-    _refuse_large(float(x.square().sum(0).max()))
+    held = [part for part in parts if part is not None]
+    most = max(int(part.abs().max()) for part in held)
+    _refuse_large(max(float(part.square().sum(0).max()) for part in held))
     return max(1, min(_CHUNK, 2**53 // max(1, most) ** 2))
 
 
-def _refuse_large(square: float) -> None:
-    """Sums of squares bound all others (Cauchy-Schwarz, and |k| ≤ k² of whole numbers)."""
-    if square >= LARGEST_SUM:
-        raise ValueError(f"a sum of squares reaches {square:.3g} steps of the grid, beyond 2^62: use a coarser grid")
+def _refuse_large(total: float) -> None:
+    if total >= LARGEST_SUM:
+        raise ValueError(f"a sum of products reaches {total:.3g} steps of the grid, beyond 2^62: use a coarser grid")
 
 
-def solve(sums: Sums, *, ridge: float, scale: Tensor | None, inverse: "Inverse | None" = None) -> Solution:
+def solve(sums: Sums, *, ridge: float, scale: Scale | None, inverse: "Inverse | None" = None) -> Solution:
     """The ridge weights by Cholesky, or those of `inverse`, with their measured residual.
 
     With Ā and B̄ the sums without rounding, Ā (W - W*) = (A W - B) - (A - Ā) W + (B - B̄), and Ā ≥ ridge I, so that
@@ -179,7 +197,7 @@ def solve(sums: Sums, *, ridge: float, scale: Tensor | None, inverse: "Inverse |
     Args:
         sums: over the rows.
         ridge: γ.
-        scale: the grid, shape (d,), where the sums are whole numbers.
+        scale: the grid, where the sums are whole numbers.
         inverse: weights to measure instead.
 
     Raises:
@@ -191,9 +209,9 @@ def solve(sums: Sums, *, ridge: float, scale: Tensor | None, inverse: "Inverse |
         weights = weights.clone()
         weights[:, (sums.counts == 0).to(weights.device)] = 0
     size, target, norm = _norm(a), _norm(b), _norm(weights)
-    # A: whole number, product of two steps, its product, the ridge. B: whole number, product.
+    # A: whole number, product of two steps, its product, the ridge. B likewise, without a ridge.
     gram_error = sums.gram_error + _SLACK * UNIT * size * (4 if sums.exact else 1)
-    moment_error = sums.moment_error + (_SLACK * UNIT * target * 2 if sums.exact else 0.0)
+    moment_error = sums.moment_error + (_SLACK * UNIT * target * 3 if sums.exact else 0.0)
     measured = _norm(a @ weights - b) + _SLACK * UNIT * (len(a) + 2) * (size * norm + target)
     defect = measured + gram_error * norm + moment_error
     least = target - moment_error
@@ -216,20 +234,21 @@ def cholesky(a: Tensor) -> Tensor:
     return factor
 
 
-def surely_positive(sums: Sums, *, ridge: float, scale: Tensor | None) -> bool:
+def surely_positive(sums: Sums, *, ridge: float, scale: Scale | None) -> bool:
     """Whether Cholesky cannot fail (Higham, theorem 10.7): ridge exceeds what rounding can take from an eigenvalue."""
     diagonal = sums.gram.diagonal().double()
-    largest = float((diagonal if scale is None else diagonal * scale.square()).max()) + ridge
+    largest = float((diagonal if scale is None else diagonal * scale.x.square()).max()) + ridge
     d = len(diagonal)
     return ridge > _SLACK * (sums.gram_error + UNIT * (4 * d + d * (d + 2)) * largest)
 
 
-def system(sums: Sums, ridge: float, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+def system(sums: Sums, ridge: float, scale: Scale | None) -> tuple[Tensor, Tensor]:
     """A, with the ridge, and B, in float64."""
     if scale is None:
         a, b = sums.gram.clone(), sums.moment
     else:
-        a, b = sums.gram.double() * torch.outer(scale, scale), sums.moment.double() * scale[:, None]
+        a = sums.gram.double() * torch.outer(scale.x, scale.x)
+        b = sums.moment.double() * torch.outer(scale.x, scale.y)
     a.diagonal().add_(ridge)
     return a, b
 
@@ -247,9 +266,9 @@ class Inverse:
     weights: Tensor
 
     @classmethod
-    def of(cls, sums: Sums, *, ridge: float) -> "Inverse":
+    def of(cls, sums: Sums, *, ridge: float, scale: Scale | None = None) -> "Inverse":
         """By Cholesky."""
-        a, b = system(sums, ridge, None)
+        a, b = system(sums, ridge, scale)
         factor = cholesky(a)
         return cls(torch.cholesky_inverse(factor), torch.cholesky_solve(b, factor))
 

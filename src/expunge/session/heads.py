@@ -38,7 +38,7 @@ def run_head(
         out: the folder to make.
         lane: "exact_ridge" or "measured_residual".
         budget: what the certificate is to meet; the noise of a convex head is calibrated to it.
-        settings: `ridge`; or `loss`, `regularization` and `residual`; of a new head. `head` is the previous folder.
+        settings: `ridge` and `grid`; or `loss`, `regularization` and `residual`; of a new head. `head` is the previous folder.
         resume: take a folder that a killed call left.
 
     Raises:
@@ -85,13 +85,20 @@ def load_head(folder: Path, *, noise: Budget | None = None) -> AnalyticHead | Co
 def _exact(task: Task, forget: Examples, budget: Budget, settings: Settings) -> tuple[AnalyticHead, Unlearned]:  # noqa: ARG001
     if settings.head is None:
         rows = labelled(task, "retain")
-        head = AnalyticHead(ridge=settings.ridge, classes=outputs(task, rows), provenance=task.provenance)
+        head = AnalyticHead(
+            ridge=settings.ridge, classes=outputs(task, rows), provenance=task.provenance, grid=settings.grid
+        )
         head.learn(featured(task, rows), rows.tensors[1], ids=rows.ids)
         return head, head.unlearned()
     head = load_head(settings.head)
     if not isinstance(head, AnalyticHead):
         raise StateError(f"{settings.head} holds a convex head: go on with --mechanism {MeasuredResidual.name}")
-    _refuse_other(settings, {"ridge": head.ridge}, head.provenance, task)
+    if head.grid is None:
+        raise StateError(
+            f"{settings.head} holds sums in floating point, of an earlier version, from which nothing exact follows: fit a new "
+            "head without --head"
+        )
+    _refuse_other(settings, {"ridge": head.ridge, "grid": float(head.grid.max())}, head.provenance, task)
     head.forget(featured(task, forget), forget.tensors[1], ids=forget.ids)
     return head, head.unlearned()
 

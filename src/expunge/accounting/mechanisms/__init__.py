@@ -7,6 +7,7 @@ from expunge.accounting.mechanisms.blockwise_gradient_clipping import BlockwiseG
 from expunge.accounting.mechanisms.dp_training import DPTraining
 from expunge.accounting.mechanisms.exact_ridge import ExactRidge
 from expunge.accounting.mechanisms.gradient_clipping import GradientClipping
+from expunge.accounting.mechanisms.grid_ridge import GridRidge
 from expunge.accounting.mechanisms.measured_residual import MeasuredResidual
 from expunge.accounting.mechanisms.model_clipping import ModelClipping
 from expunge.accounting.mechanisms.output_perturbation import OutputPerturbation
@@ -17,10 +18,12 @@ from expunge.accounting.mechanisms.undeclared_features import UndeclaredFeatures
 
 __all__ = [
     "MECHANISMS",
+    "WITHDRAWN",
     "BlockwiseGradientClipping",
     "DPTraining",
     "ExactRidge",
     "GradientClipping",
+    "GridRidge",
     "MeasuredResidual",
     "ModelClipping",
     "OutputPerturbation",
@@ -42,9 +45,13 @@ MECHANISMS: MappingProxyType[str, type[Mechanism]] = MappingProxyType(
             Retrain,
             DPTraining,
             ExactRidge,
+            GridRidge,
             MeasuredResidual,
             Replay,
             UndeclaredFeatures,
         )
     }
 )
+
+WITHDRAWN: MappingProxyType[str, str] = MappingProxyType({ExactRidge.name: ExactRidge.withdrawn})
+"""By name: why a mechanism is no longer issued. Certificates of schema 1 that carry it verify as they did."""

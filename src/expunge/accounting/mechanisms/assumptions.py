@@ -14,6 +14,7 @@ __all__ = [
     "FEATURES_PUBLIC",
     "FEATURES_UNDECLARED",
     "FORGET_SET_FIXED",
+    "GRID_PUBLIC",
     "GROUP",
     "INDEPENDENT_RELEASES",
     "INITIALISATION_PUBLIC",
@@ -28,6 +29,7 @@ __all__ = [
     "RESIDUAL_MEASURED",
     "RETAIN_ONLY",
     "SCALE_PUBLIC",
+    "SOLUTION_REPEATS",
     "SUMS_CORRECT",
 ]
 
@@ -82,6 +84,10 @@ OBJECTIVE_PUBLIC = "Loss, penalties, regularisation and the number of outputs we
 SUMS_CORRECT = (
     "The sums held exactly the rows that were learned and not forgotten: each forgotten row was subtracted as it had been "
     "added."
+)
+GRID_PUBLIC = "The steps to which features and targets are rounded were chosen without the forgotten data."
+SOLUTION_REPEATS = (
+    "The same sums give the same weights, bit for bit, on this machine, these versions and this number of threads."
 )
 RESIDUAL_MEASURED = (
     "The norm of the gradient over the retained rows was measured in float64, its rounding error bounded and added, and the "

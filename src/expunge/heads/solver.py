@@ -1,0 +1,106 @@
+"""From sums to weights: what is released, and what predicts between releases. Kept until the sums change."""
+
+import logging
+from typing import Literal
+
+from torch import Tensor
+
+from expunge.errors import RunError
+from expunge.heads.rows import Rows
+from expunge.heads.statistics import Inverse, Scale, Solution, Sums, cholesky, solve, surely_positive, system
+
+__all__ = ["Method", "Solver"]
+
+Method = Literal["statistics", "woodbury"]
+
+_WOODBURY_UP_TO = 8  # d/8 rows: beyond, a new factorisation is as fast
+
+_log = logging.getLogger("expunge")
+
+
+class Solver:
+    """Ridge weights of sums.
+
+    Args:
+        ridge: γ.
+        rounding: the largest relative residual.
+        method: see `AnalyticHead`.
+        grid: of features, shape () or (d,); None where the sums are in floating point.
+        target_grid: of targets.
+    """
+
+    def __init__(
+        self, *, ridge: float, rounding: float, method: Method, grid: Tensor | None, target_grid: Tensor | None
+    ) -> None:
+        self._ridge, self._rounding, self._method = ridge, rounding, method
+        self._grid, self._target_grid = grid, target_grid
+        self.restart(None)
+
+    def restart(self, inverse: Inverse | None) -> None:
+        """Forget what was solved; `inverse` is of the new sums."""
+        self.inverse = inverse
+        self._released: Solution | None = None
+        self._predicting: Solution | None = None
+
+    def released(self, sums: Sums | None) -> Solution:
+        """On a grid a function of the whole-number sums alone.
+
+        Raises:
+            RunError: there are no sums, A is not positive definite to rounding, or the residual is above `rounding`.
+        """
+        if self._released is None:
+            held = _some(sums)
+            solution = solve(held, ridge=self._ridge, scale=self.scale(held))
+            if not solution.residual <= self._rounding:
+                raise RunError(
+                    f"the relative residual |A W - B|/|B| may reach {solution.residual:.3g}, above "
+                    f"rounding={self._rounding:g}: use a larger ridge, features of like scale, or a grid; or set rounding "
+                    "higher beforehand"
+                )
+            self._released = solution
+        return self._released
+
+    def predicting(self, sums: Sums | None) -> Solution:
+        """Of the updated inverse, where one is kept and its residual allows; else what is released. The errors of that."""
+        if self._method != "woodbury":
+            return self.released(sums)
+        if self._predicting is None:
+            held = _some(sums)
+            updated = self._updated_solution(held)
+            if updated is None:
+                self.inverse = Inverse.of(held, ridge=self._ridge, scale=self.scale(held))
+            self._predicting = updated or self.released(held)
+        return self._predicting
+
+    def _updated_solution(self, sums: Sums) -> Solution | None:
+        if self.inverse is None:
+            return None
+        updated = solve(sums, ridge=self._ridge, scale=self.scale(sums), inverse=self.inverse)
+        if updated.residual <= self._rounding:
+            return updated
+        _log.warning("residual %.3g of the updated inverse is too large: factorised anew", updated.residual)
+        return None
+
+    def updated(self, rows: Rows, sums: Sums | None, sign: int) -> Inverse | None:
+        """The inverse with these rows more or fewer, by Woodbury, where there is one and the batch is small."""
+        if sums is None or self.inverse is None or _WOODBURY_UP_TO * len(rows.x) > rows.x.shape[1]:
+            return None
+        scale = self.scale(sums)
+        x, targets = (rows.x, rows.targets) if scale is None else (rows.x * scale.x, rows.targets * scale.y)
+        return self.inverse.update(x, targets, sign)
+
+    def refuse_indefinite(self, sums: Sums) -> None:
+        """Factorise where a cheap bound cannot rule out that this fails, so that a batch is refused as it comes."""
+        scale = self.scale(sums)
+        if not surely_positive(sums, ridge=self._ridge, scale=scale):
+            cholesky(system(sums, self._ridge, scale)[0])
+
+    def scale(self, sums: Sums) -> Scale | None:
+        """The steps that the sums count."""
+        return None if self._grid is None else Scale.of(sums, self._grid, self._target_grid)
+
+
+def _some(sums: Sums | None) -> Sums:
+    if sums is None:
+        raise RunError("no row is learned: there are no weights")
+    return sums

@@ -1,19 +1,36 @@
-"""A loss that is interrupted, as a run is by Ctrl-C."""
+"""A run that is interrupted as by Ctrl-C, at a call of its loss.
 
-from collections.abc import Callable
+The loss itself stays as it is: state files and traces know it by its code and by all that it holds, a count among it.
+"""
+
+import contextlib
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 from torch import Tensor, nn
 
+import expunge.loss
 
-class Interrupted:
-    """`loss`, interrupted at its k-th call; counts its calls."""
 
-    def __init__(self, loss: Callable[[nn.Module, Any], Tensor], after: int | None = None) -> None:
-        self.loss, self.after, self.calls = loss, after, 0
+class Calls:
+    """How often a loss was called, and on how many rows each time."""
 
-    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
-        if self.calls == self.after:
+    def __init__(self) -> None:
+        self.calls, self.sizes = 0, list[int]()
+
+
+@contextlib.contextmanager
+def interrupted(after: int | None = None, *, scale: float = 1.0) -> Iterator[Calls]:
+    """Count the calls of losses, and raise `KeyboardInterrupt` in place of the one after so many; `scale` spoils them."""
+    counted, plain = Calls(), expunge.loss.scalar_loss
+
+    def scalar_loss(loss: Any, model: nn.Module, batch: Any) -> Tensor:
+        if counted.calls == after:
             raise KeyboardInterrupt
-        self.calls += 1
-        return self.loss(model, batch)
+        counted.calls += 1
+        counted.sizes.append(len(batch[0]))
+        return plain(loss if scale == 1 else lambda *given: loss(*given) * scale, model, batch)
+
+    with mock.patch("expunge.loss.scalar_loss", scalar_loss), mock.patch("expunge.pipeline.scalar_loss", scalar_loss):
+        yield counted

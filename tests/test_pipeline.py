@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import expunge as ex
 from expunge.errors import ModelRefused, NonFinite, RunError, StateError, WeightsMismatch
-from interrupted import Interrupted
+from interrupted import interrupted
 
 MECHANISM = ex.GradientClipping(
     init_clip=1.0, grad_clip=1.0, learning_rate=0.1, weight_decay=0.5, steps=12, noise_std=0.2
@@ -162,16 +162,16 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 ) -> None:
     """Interrupted, in the second epoch too, and repeated with its state file, a run ends where it would have."""
     monkeypatch.setattr("expunge.state.SAVE_EVERY", 0.0)
-    counted = Interrupted(loss)
-    whole = verb(retain, loss=counted)
+    with interrupted() as counted:
+        whole = verb(retain, loss=loss)
     state = tmp_path / "run.state"
     for after in (4, 6):
-        with pytest.raises(KeyboardInterrupt):
-            verb(retain, loss=Interrupted(loss, after), state=state)
+        with pytest.raises(KeyboardInterrupt), interrupted(after):
+            verb(retain, loss=loss, state=state)
         assert state.is_file()
         assert state.stat().st_mode & 0o077 == 0
-    rest = Interrupted(loss)
-    resumed = verb(retain, loss=rest, state=state)
+    with interrupted() as rest:
+        resumed = verb(retain, loss=loss, state=state)
     assert 0 < rest.calls < counted.calls
     assert same(resumed, whole)
     assert not state.exists()
@@ -179,8 +179,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
 def interrupted_state(retain: ex.Examples, path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("expunge.state.SAVE_EVERY", 0.0)
-    with pytest.raises(KeyboardInterrupt):
-        unlearn(make(), retain, loss=Interrupted(loss, 5), state=path)
+    with pytest.raises(KeyboardInterrupt), interrupted(5):
+        unlearn(make(), retain, state=path)
     return path
 
 

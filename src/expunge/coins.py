@@ -1,38 +1,79 @@
-"""What a run borrows of torch and gives back: coins and modes; and what it says of where it ran."""
+"""What a run borrows of torch, numpy and Python and gives back: coins and modes; and what it says of where it ran."""
 
 import contextlib
 import platform
+import random
 from collections.abc import Callable, Generator
+from typing import Any, cast
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from expunge._version import __version__
 
-__all__ = ["build", "coins_state", "environment", "fresh_coins", "mode", "restore_coins"]
+__all__ = [
+    "build", "coins_state", "environment", "fork_coins", "fresh_coins", "mode", "restore_coins", "seed_coins",
+]  # fmt: skip
+
+
+@contextlib.contextmanager
+def fork_coins(device: torch.device) -> Generator[None]:
+    """Bring the global generators of torch, numpy and `random` back to where they were."""
+    numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            np.random.set_state(numpys)  # noqa: NPY002
+            random.setstate(pythons)
+
+
+def seed_coins(seed: int, device: torch.device) -> None:
+    """Seed the global generators of torch, numpy and `random`: the coins of a user's code.
+
+    Not `torch.manual_seed`, which takes longer than a small step where an accelerator is not initialised.
+
+    Args:
+        seed: from 0 to 2^63 - 1.
+        device: whose generator is meant beside the CPU's.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    np.random.seed([seed & 0xFFFFFFFF, seed >> 32])  # noqa: NPY002
+    random.seed(seed)
 
 
 @contextlib.contextmanager
 def fresh_coins(generator: torch.Generator, device: torch.device) -> Generator[int]:
-    """Fork torch's global generators and seed them from `generator`; yields a seed for the batch order."""
-    cuda = [device] if device.type == "cuda" else []
+    """Fork the global generators and seed them from `generator`; yields a seed for the batch order."""
     seeds = torch.randint(2**62, (2,), generator=generator, device=generator.device).tolist()
-    with torch.random.fork_rng(cuda):
-        torch.manual_seed(seeds[0])  # pyright: ignore[reportUnknownMemberType]
+    with fork_coins(device):
+        seed_coins(seeds[0], device)
         yield int(seeds[1])
 
 
-def coins_state(device: torch.device) -> dict[str, Tensor]:
-    """The global generators' state, for `restore_coins`."""
-    state = {"cpu": torch.get_rng_state()}
+def coins_state(device: torch.device) -> dict[str, Any]:
+    """The global generators' state, for `restore_coins`: tensors and numbers."""
+    _, words, *numpys = cast("tuple[Any, ...]", np.random.get_state(legacy=True))  # noqa: NPY002
+    state: dict[str, Any] = {
+        "cpu": torch.get_rng_state(),
+        "numpy": [torch.from_numpy(words.astype(np.int64)), *numpys],
+        "random": list(random.getstate()),
+    }
     return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
-def restore_coins(state: dict[str, Tensor], device: torch.device) -> None:
+def restore_coins(state: dict[str, Any], device: torch.device) -> None:
     """Bring the global generators to `state`."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
+    words, *numpys = state["numpy"]
+    np.random.set_state(("MT19937", words.numpy().astype(np.uint32), *numpys))  # noqa: NPY002
+    random.setstate((state["random"][0], tuple(state["random"][1]), state["random"][2]))
 
 
 @contextlib.contextmanager

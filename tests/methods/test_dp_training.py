@@ -17,7 +17,7 @@ from expunge.errors import MissingExtra, ModelRefused
 from expunge.methods import FlatWeights, Noise
 from expunge.methods.dp_training import ExampleGradients, poisson_batches
 from expunge.randomness.secret import Secret
-from interrupted import Interrupted
+from interrupted import interrupted
 
 # Example i of N points along axis i, with norm 3 before the clip to 1: the weights count how often each took part.
 N, D, STEPS, RATE = 400, 4000, 10, 0.1
@@ -271,15 +271,16 @@ def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_an_interrupted_training_goes_on_bit_for_bit(every_step: None, tmp_path: Path, momentum: float) -> None:
     """Dropout, batches, noise and momentum: twice interrupted, it ends where it would have."""
-    counted, state = Interrupted(loss), tmp_path / "run.state"
-    whole = train(loss=counted, momentum=momentum)
+    state = tmp_path / "run.state"
+    with interrupted() as counted:
+        whole = train(momentum=momentum)
     probes = 4  # in one batch, and alone
     for after in (probes + 3, probes + 2):
-        with pytest.raises(KeyboardInterrupt):
-            train(loss=Interrupted(loss, after), momentum=momentum, state=state)
+        with pytest.raises(KeyboardInterrupt), interrupted(after):
+            train(momentum=momentum, state=state)
         assert state.stat().st_mode & 0o077 == 0
-    rest = Interrupted(loss)
-    resumed = train(loss=rest, momentum=momentum, state=state, generator=coins(99))  # its own coins are in the file
+    with interrupted() as rest:
+        resumed = train(momentum=momentum, state=state, generator=coins(99))  # its own coins are in the file
     assert rest.calls == counted.calls - 3 - 2
     assert resumed.record == whole.record
     assert not state.exists()
@@ -296,8 +297,8 @@ def test_an_interrupted_training_goes_on_bit_for_bit(every_step: None, tmp_path:
 )  # fmt: skip
 def test_the_state_of_another_training_is_refused(every_step: None, tmp_path: Path, other: dict[str, Any]) -> None:
     state = tmp_path / "run.state"
-    with pytest.raises(KeyboardInterrupt):
-        train(loss=Interrupted(loss, 8), state=state)
+    with pytest.raises(KeyboardInterrupt), interrupted(8):
+        train(state=state)
     before = state.read_bytes()
     with pytest.raises(ex.errors.StateError, match="another run"):
         train(state=state, **other)

@@ -12,16 +12,11 @@ import lane_tasks
 from expunge.certificate import Certificate
 from expunge.errors import OutputError, StateError
 from expunge.session import networks
-from interrupted import Interrupted
+from interrupted import interrupted
 
 BUDGET = ex.Budget(epsilon=1.0, delta=1e-5)
 MECHANISM = ex.calibrate(lambda s: ex.ModelClipping(model_clip=0.5, learning_rate=0.1, steps=6, noise_std=s), BUDGET)
 RECIPE = ex.Recipe(learning_rate=0.1, batch_size=32)
-
-
-def stopped(after: int | None = None) -> Interrupted:
-    """The task's loss, interrupted at its k-th call."""
-    return Interrupted(lane_tasks.loss, after)
 
 
 @pytest.fixture(autouse=True)
@@ -32,16 +27,19 @@ def always_save(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Run the task with a loss into `out`; says how often the loss was called."""
+    """Run the task into `out`, interrupted after so many calls of its loss; says how many there were."""
 
-    def run(loss: Interrupted, *, resume: bool = False, mechanism: ex.Mechanism = MECHANISM, **changes: Any) -> int:
-        task = replace(lane_tasks.task(), loss=loss, **changes)
+    def run(
+        after: int | None = None, *, resume: bool = False, mechanism: ex.Mechanism = MECHANISM, **changes: Any
+    ) -> int:
+        task = replace(lane_tasks.task(), **changes)
         monkeypatch.setattr(networks, "load_task", lambda _: task)
-        networks.run_task(
-            "its:name", tmp_path / "out", mechanism, BUDGET, relation=ex.Relation.RETRAINED, epochs=2, recipe=RECIPE,
-            rescale=True, resume=resume,
-        )  # fmt: skip
-        return loss.calls
+        with interrupted(after) as counted:
+            networks.run_task(
+                "its:name", tmp_path / "out", mechanism, BUDGET, relation=ex.Relation.RETRAINED, epochs=2,
+                recipe=RECIPE, rescale=True, resume=resume,
+            )  # fmt: skip
+        return counted.calls
 
     return run
 
@@ -66,13 +64,13 @@ def test_an_interrupted_task_goes_on_where_it_was(
     go, tmp_path: Path, caplog: pytest.LogCaptureFixture, after: int, kept: set[str], sure: int
 ):
     with pytest.raises(KeyboardInterrupt):
-        go(stopped(after))
+        go(after)
     assert f"what is done is kept in {tmp_path / 'out.partial'}" in caplog.text
     assert left(tmp_path) == kept
     assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "out.partial").iterdir())
     with pytest.raises(OutputError, match="--resume"):
-        go(stopped())
-    assert STEPS - after <= go(stopped(), resume=True) <= STEPS - sure
+        go()
+    assert STEPS - after <= go(resume=True) <= STEPS - sure
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"certificate.json", "certified.safetensors", "commitment.key", "model.safetensors", "report.html"}
     ex.verify(
@@ -93,33 +91,33 @@ def test_a_recovery_that_goes_on_is_of_the_weights_that_were_certified_first(go,
 
     monkeypatch.setattr(networks, "unlearn", kept_once)
     with pytest.raises(KeyboardInterrupt):
-        go(stopped(9))
-    go(stopped(), resume=True)
+        go(9)
+    go(resume=True)
     (record,) = made
     assert Certificate.load(tmp_path / "out" / "certificate.json").record == record
 
 
 def test_an_interrupted_task_is_not_resumed_with_another_mechanism(go, tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
-        go(stopped(9))
+        go(9)
     before = left(tmp_path)
     with pytest.raises(StateError, match="another run"):
-        go(stopped(), resume=True, mechanism=replace(MECHANISM, noise_std=2 * MECHANISM.noise_std))
+        go(resume=True, mechanism=replace(MECHANISM, noise_std=2 * MECHANISM.noise_std))
     assert left(tmp_path) == before
 
 
 def test_nothing_is_kept_of_a_task_that_fails_before_its_first_state(go, tmp_path: Path, caplog):
     with pytest.raises(KeyboardInterrupt):
-        go(stopped(0))
+        go(0)
     assert not (tmp_path / "out.partial").exists()
     assert "--resume" not in caplog.text
 
 
 def test_a_retraining_goes_on_too(go, tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
-        go(stopped(5), mechanism=ex.Retrain())
+        go(5, mechanism=ex.Retrain())
     assert left(tmp_path) == {"run.state"}
-    assert STEPS - 6 - 5 <= go(stopped(), resume=True, mechanism=ex.Retrain()) < STEPS - 6
+    assert STEPS - 6 - 5 <= go(resume=True, mechanism=ex.Retrain()) < STEPS - 6
 
 
 def loader(rows: ex.Examples) -> DataLoader[Any]:
@@ -130,14 +128,14 @@ def loader(rows: ex.Examples) -> DataLoader[Any]:
 def test_loaders_of_batches_will_do(go, tmp_path: Path, mechanism: ex.Mechanism):
     task = lane_tasks.task()
     parts = {name: loader(getattr(task, name)) for name in ("retain", "forget", "held_out")}
-    go(stopped(), mechanism=mechanism, **parts)
+    go(mechanism=mechanism, **parts)
     ex.verify(tmp_path / "out" / "certificate.json", weights=tmp_path / "out" / "model.safetensors")
 
 
 def test_with_a_loader_nothing_is_kept_of_an_interrupted_call(go, tmp_path: Path):
     """Its order cannot be restored, and what is in it is not known."""
     with pytest.raises(KeyboardInterrupt):
-        go(stopped(9), retain=loader(lane_tasks.task().retain))
+        go(9, retain=loader(lane_tasks.task().retain))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -145,11 +143,11 @@ def test_with_a_loader_nothing_is_kept_of_an_interrupted_call(go, tmp_path: Path
 def test_an_interrupted_task_is_not_resumed_with_other_data(go, tmp_path: Path, after: int):
     """As many rows, one of them another: the certificate would be about data that the run did not have."""
     with pytest.raises(KeyboardInterrupt):
-        go(stopped(after))
+        go(after)
     x, y = (tensor.clone() for tensor in lane_tasks.task().retain.tensors)
     x[-1, 0] += 0.5
     with pytest.raises(StateError, match="another run"):
-        go(stopped(), resume=True, retain=ex.Examples(x, y))
+        go(resume=True, retain=ex.Examples(x, y))
 
 
 def test_what_cannot_be_written_is_not_lost(go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -161,15 +159,15 @@ def test_what_cannot_be_written_is_not_lost(go, tmp_path: Path, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(networks, "write", full)
         with pytest.raises(OutputError, match="full"):
-            go(stopped())
+            go()
     assert left(tmp_path) == {"certified.state"}
-    assert go(stopped(), resume=True) == STEPS - 6
+    assert go(resume=True) == STEPS - 6
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"certificate.json", "model.safetensors"}
     assert not list((tmp_path / "out").glob("*.state"))
 
 
 def test_an_interrupted_recovery_is_not_resumed_with_other_public_parameters(go, tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
-        go(stopped(9))
+        go(9)
     with pytest.raises(StateError, match="another run"):
-        go(stopped(), resume=True, public=["0.*"])
+        go(resume=True, public=["0.*"])

@@ -11,8 +11,8 @@ from torch import nn
 
 import expunge as ex
 from expunge.errors import OutputError, StateError
+from expunge.fingerprint import code_digest
 from expunge.trace import Trace, cost
-from expunge.trace.identity import code_digest
 
 
 @pytest.fixture(scope="module")
@@ -237,20 +237,47 @@ def test_helpers_and_constants_of_the_same_module_are_part_of_the_code(small, tm
     task.rewind(trace, ["patient 7"])
 
 
-BIAS = {"value": 0.0}  # what a function reads in a global dict is no part of its code
+def read_from(path):
+    """A network whose bias lies in a file, which no digest of code sees."""
+
+    def make():
+        model = nn.Linear(64, 10)
+        with torch.no_grad():
+            model.bias.fill_(float(path.read_text()))
+        return model
+
+    return make
 
 
-def given():
-    model = nn.Linear(64, 10)
-    with torch.no_grad():
-        model.bias.fill_(BIAS["value"])
-    return model
-
-
-def test_a_network_that_starts_from_other_weights_is_refused(small, tmp_path, monkeypatch):
-    task = small.but(make_model=given, augment=None)
+def test_a_network_that_starts_from_other_weights_is_refused(small, tmp_path):
+    task = small.but(make_model=read_from(tmp_path / "bias"), augment=None)
+    (tmp_path / "bias").write_text("0.0")
     trace = task.train(tmp_path / "given")
-    monkeypatch.setitem(BIAS, "value", 1.0)
+    (tmp_path / "bias").write_text("1.0")
+    with pytest.raises(StateError, match="other initial weights"):
+        task.rewind(trace, ["patient 7"])
+
+
+def test_a_constant_buffer_that_no_state_dict_holds_is_part_of_the_start(small, tmp_path):
+    def weighing(weight):
+        """Class weights as a buffer that is not persistent, read from elsewhere."""
+
+        def make():
+            model = nn.Linear(64, 10)
+            model.register_buffer("weights", torch.full((10,), float(weight.read_text())), persistent=False)
+            return model
+
+        return make
+
+    weight = tmp_path / "weight"
+    task = small.but(
+        make_model=weighing(weight),
+        loss=lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1], weight=model.weights),
+        augment=None,
+    )
+    weight.write_text("1")
+    trace = task.train(tmp_path / "weighed")
+    weight.write_text("2")
     with pytest.raises(StateError, match="other initial weights"):
         task.rewind(trace, ["patient 7"])
 
@@ -331,6 +358,16 @@ def test_another_schema_is_refused(small, trace, tmp_path):
     plain = store.read_sealed(path, small.key)
     store.write_sealed(path, plain | {"schema": "expunge.trace/99"}, small.key)
     with pytest.raises(StateError, match=r"expunge\.trace/99"):
+        Trace(tmp_path / "trace", key=small.key)
+
+
+def test_a_trace_of_the_first_schema_is_refused_with_the_reason(small, trace, tmp_path):
+    """Its digests missed what a loss reads in module-level tensors, dictionaries and criteria."""
+    from expunge.trace import store
+
+    path = tmp_path / "trace" / "manifest.json"
+    store.write_sealed(path, store.read_sealed(path, small.key) | {"schema": "expunge.trace/1"}, small.key)
+    with pytest.raises(StateError, match=r"by an earlier version, whose digests of the code missed .* Train again"):
         Trace(tmp_path / "trace", key=small.key)
 
 

@@ -2,17 +2,20 @@
 
 import copy
 import os
+import random
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import expunge as ex
 from expunge import state
-from expunge.errors import NonFinite
+from expunge.errors import ModelRefused, NonFinite
 from expunge.trace import Trace, cost
+from interrupted import interrupted
 
 
 @pytest.mark.parametrize("recipe", ["sgd", "adamw", "limited"])
@@ -65,26 +68,122 @@ def test_requests_add_up_in_any_order(small, order, tmp_path, same):
     assert same(Trace(tmp_path / "trace", key=small.key).model(small.make_model), done.model)
 
 
-SIZES = []
-
-
-def counted(model, batch):
-    SIZES.append(len(batch[1]))
-    return nn.functional.cross_entropy(model(batch[0]), batch[1])
-
-
 def test_only_the_steps_from_the_last_untouched_checkpoint_on_are_run(small, tmp_path):
     """Counted by the calls of the loss; the checkpoint is the last one before the first use."""
-    task = small.but(loss=counted)
-    trace = task.train(tmp_path / "trace")
+    trace = small.train(tmp_path / "trace")
     for name in ("patient 1", "patient 2", "patient 3"):
         expected = cost(trace, [name])
         assert expected.restored == max([c for c in trace.checkpoints if c <= expected.first_use], default=0)
-        SIZES.clear()
-        done = task.rewind(trace, [name])
+        with interrupted() as counted:
+            done = small.rewind(trace, [name])
         assert done.cost == expected
-        assert len(SIZES) == expected.steps == 36 - expected.restored
-        assert sum(SIZES) == pytest.approx(expected.gradients, rel=0.1)
+        assert counted.calls == expected.steps == 36 - expected.restored
+        assert sum(counted.sizes) == pytest.approx(expected.gradients, rel=0.1)
+
+
+def numpys_coins(model, batch):
+    return helpers_loss(model, batch) * (1 + np.random.rand() + random.random())  # noqa: NPY002
+
+
+def helpers_loss(model, batch):
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def careless(batch, generator):
+    """An augmentation that ignores its generator."""
+    shift = torch.rand(1) + float(np.random.normal()) + random.gauss(0, 1)  # noqa: NPY002
+    return batch[0] + 0.1 * shift, batch[1]
+
+
+def careless_model():
+    model = nn.Sequential(nn.Linear(64, 10))
+    with torch.no_grad():
+        model[0].bias.add_(float(np.random.rand()) + random.random())  # noqa: NPY002
+    return model
+
+
+def test_coins_of_numpy_and_random_are_those_of_the_step(small, tmp_path, same):
+    """In the loss, the augmentation and the initialisation; the caller's own generators are left as they were."""
+    task = small.but(loss=numpys_coins, augment=careless, make_model=careless_model)
+    np.random.seed(1)  # noqa: NPY002
+    random.seed(1)
+    before = np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    trace = task.train(tmp_path / "trace")
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == before  # noqa: NPY002
+    np.random.seed(2)  # noqa: NPY002
+    random.seed(2)
+    torch.manual_seed(2)
+    name = next(n for n in small.data.ids if cost(trace, [n]).restored > 0)
+    done = task.rewind(trace, [name])
+    assert same(done.model, task.train(tmp_path / "fresh", small.without(name)).model(task.make_model))
+
+
+HISTORY = []
+
+
+def logging_loss(model, batch):
+    HISTORY.append(0)
+    return helpers_loss(model, batch)
+
+
+class Annealed:
+    """A loss whose weight falls with its calls: a replay from the middle would begin at the start of them."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, model, batch):
+        self.calls += 1
+        return helpers_loss(model, batch) * 0.9**self.calls
+
+
+class Counting(nn.Module):
+    """A network that counts outside of its buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.calls = nn.Linear(64, 10), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.layer(x) * 0.9**self.calls
+
+
+def counting_augment():
+    calls = [0]
+
+    def augment(batch, generator):
+        calls[0] += 1
+        return batch[0] * 0.9 ** calls[0], batch[1]
+
+    return augment
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("loss", {"loss": logging_loss}),
+        ("loss", {"loss": Annealed()}),
+        ("make_model", {"make_model": Counting, "augment": None}),
+        ("augment", {"augment": counting_augment()}),
+    ],
+)
+def test_state_that_no_checkpoint_holds_is_refused_after_the_first_step(small, tmp_path, name, change):
+    with pytest.raises(ModelRefused, match=f"{name} keeps something from one step to the next"), interrupted(2):
+        small.but(**change).train(tmp_path / "trace")
+    assert not (tmp_path / "trace" / "manifest.json").exists()
+
+
+def test_state_that_appears_late_is_refused_at_the_end(small, tmp_path):
+    class Late(Annealed):
+        def __call__(self, model, batch):
+            if torch.initial_seed() % 7 == 3:
+                self.calls += 1
+            return helpers_loss(model, batch)
+
+    with pytest.raises(ModelRefused, match="loss keeps something"):
+        small.but(loss=Late(), checkpoints=0).train(tmp_path / "trace")
+    assert not (tmp_path / "trace" / "manifest.json").exists()
 
 
 def test_late_records_cost_the_end_of_the_training_only(small, tmp_path, same):
@@ -179,22 +278,12 @@ def test_what_a_rewind_cut_off_before_its_last_step_left_is_deleted_on_opening(s
     assert left == {"manifest.json"} | {file.name for file in trace.manifest.files}
 
 
-RUN = {"calls": 0, "stop": 10**9, "scale": 1.0}  # what a function reads in a global dict is no part of its code
-
-
-def watched(model, batch):
-    if RUN["calls"] == RUN["stop"]:
-        raise KeyboardInterrupt
-    RUN["calls"] += 1
-    return nn.functional.cross_entropy(model(batch[0]), batch[1]) * RUN["scale"]
-
-
 @pytest.mark.parametrize("verb", ["train", "rewind"])
 def test_an_interrupted_run_goes_on_bit_for_bit(small, verb, tmp_path, same, snapshot, monkeypatch):
     """Saved after every step, interrupted in the middle: the second call takes the rest of the steps only."""
     monkeypatch.setattr(state, "SAVE_EVERY", 0.0)
     monkeypatch.setattr(state, "SHARE", 0.0)
-    task = small.but(loss=watched)
+    task = small
     reference = task.train(tmp_path / "reference")
     total = 36
     if verb == "rewind":
@@ -206,17 +295,14 @@ def test_an_interrupted_run_goes_on_bit_for_bit(small, verb, tmp_path, same, sna
         return task.train(tmp_path / "trace") if verb == "train" else task.rewind(trace, ["patient 4"])
 
     before = snapshot(tmp_path / "trace") if verb == "rewind" else {}
-    monkeypatch.setitem(RUN, "calls", 0)
-    monkeypatch.setitem(RUN, "stop", 20)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), interrupted(20):
         run()
     now = snapshot(tmp_path / "trace")
     assert before.items() <= now.items()
     assert "unfinished.state" in now
-    monkeypatch.setitem(RUN, "calls", 0)
-    monkeypatch.setitem(RUN, "stop", 10**9)
-    run()
-    assert RUN["calls"] == total - 20
+    with interrupted() as rest:
+        run()
+    assert rest.calls == total - 20
     assert "unfinished.state" not in snapshot(tmp_path / "trace")
     finished = Trace(tmp_path / "trace", key=small.key)
     assert same(finished.model(task.make_model), reference.model(task.make_model))
@@ -227,13 +313,10 @@ def test_an_interrupted_rewind_can_be_given_up_for_another(small, tmp_path, same
     """What the first one left is neither taken up nor kept."""
     monkeypatch.setattr(state, "SAVE_EVERY", 0.0)
     monkeypatch.setattr(state, "SHARE", 0.0)
-    task = small.but(loss=watched)
+    task = small
     trace = task.train(tmp_path / "trace")
-    monkeypatch.setitem(RUN, "calls", 0)
-    monkeypatch.setitem(RUN, "stop", 20)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), interrupted(20):
         task.rewind(trace, ["patient 4"])
-    monkeypatch.setitem(RUN, "stop", 10**9)
     done = task.rewind(trace, ["patient 9"])
     fresh = task.train(tmp_path / "fresh", small.without("patient 9"))
     assert same(done.model, fresh.model(task.make_model))
@@ -241,16 +324,14 @@ def test_an_interrupted_rewind_can_be_given_up_for_another(small, tmp_path, same
 
 
 def test_a_rewind_that_fails_leaves_the_trace_as_it_was(small, tmp_path, monkeypatch):
-    task = small.but(loss=watched)
+    task = small
     trace = task.train(tmp_path / "trace")
     manifest = trace.manifest
-    monkeypatch.setitem(RUN, "scale", float("nan"))
-    with pytest.raises(NonFinite):
+    with pytest.raises(NonFinite), interrupted(scale=float("nan")):
         task.rewind(trace, ["patient 7"])
     assert trace.manifest == manifest
     for file in manifest.files:
         trace.folder.read(file)
-    monkeypatch.setitem(RUN, "scale", 1.0)
     assert task.rewind(trace, ["patient 7"]).cost == task.rewind(task.train(tmp_path / "other"), ["patient 7"]).cost
 
 

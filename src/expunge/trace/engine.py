@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from expunge import _validate
-from expunge.coins import build, mode
+from expunge.coins import build, fork_coins, mode, seed_coins
 from expunge.data import Examples
+from expunge.errors import ModelRefused
+from expunge.fingerprint import code_digest, model_digest
 from expunge.loss import Loss, backward
 from expunge.progress import track
 from expunge.record import weights_digest
 from expunge.recovery.training import Recipe, Training, one_cycle
 from expunge.state import Pace, StateFile
-from expunge.trace.identity import code_digest, machine, model_code, repeatable
+from expunge.trace.identity import machine, repeatable
 from expunge.trace.schedule import Schedule
 from expunge.trace.store import File, Folder
 
@@ -72,6 +74,18 @@ class Program:
         if self.augment is not None and not callable(self.augment):
             raise TypeError(f"augment must be a function augment(batch, generator) -> batch, not {self.augment!r}")
 
+    def digests(self, model: nn.Module) -> dict[str, str]:
+        """What must be the same in a replay; `model` is what `make_model` built, whose class may be local to it.
+
+        Raises:
+            ModelRefused: the code holds something with a state that no digest sees.
+        """
+        return {
+            "make_model": code_digest(self.make_model, name="make_model") + model_digest(model),
+            "loss": code_digest(self.loss, name="loss"),
+            "augment": "none" if self.augment is None else code_digest(self.augment, name="augment"),
+        }
+
 
 class Engine:
     """A training that can be brought to any checkpoint and go on.
@@ -97,13 +111,10 @@ class Engine:
         self._rows = np.asarray(rows, dtype=np.int64)
         self._first_epochs = np.asarray([first_epochs[name] for name in self._names], dtype=np.int64)
         self.model = build(program.make_model, torch.Generator().manual_seed(self.schedule.seed("initialisation")))
-        self.initial = weights_digest(self.model)
-        self.code = {
-            # The model's class may be local to make_model, so both count.
-            "make_model": code_digest(program.make_model) + model_code(self.model),
-            "loss": code_digest(program.loss),
-            "augment": "none" if program.augment is None else code_digest(program.augment),
-        }
+        kept = self.model.state_dict()
+        beside = {name: buffer for name, buffer in self.model.named_buffers() if name not in kept}
+        self.initial = weights_digest(self.model) + (code_digest(beside, name="buffers") if beside else "")
+        self.code = program.digests(self.model)
         self.device = next(self.model.parameters()).device
         self.machine = machine(self.device)
         self._training = Training(self.model, settings.recipe, steps=self.schedule.total)
@@ -123,6 +134,7 @@ class Engine:
             label: of the bar.
 
         Raises:
+            ModelRefused: model, loss or augmentation keep state that no checkpoint holds.
             NonFinite: the loss is NaN or infinite; nothing of the trace has changed then.
             StateError: the checkpoint is missing or was altered.
         """
@@ -138,21 +150,32 @@ class Engine:
         with self._borrowed():
             pace = Pace()
             for step in track(self._steps(done), total=self.schedule.total - done, label=label):
+                if step in wanted or step == done + 1:
+                    self._refuse_state()
                 if step in wanted:
                     written.append(folder.write_state(f"v{version}-step{step}.pt", step, self._state()))
                 pace.save(lambda step=step: resume.save(self._unfinished(step, written)))
         for parameter in self.model.parameters():
             parameter.grad = None
+        self._refuse_state()
         return tuple(written)
+
+    def _refuse_state(self) -> None:
+        """Raise unless model, loss and augmentation hold what they held before the first step."""
+        for name, now in self._program.digests(self.model).items():
+            if now != self.code[name]:
+                raise ModelRefused(
+                    f"{name} keeps something from one step to the next (a counter, a log, a cache, an attribute): a replay "
+                    "begins in the middle and would not find it as it was. Keep state in buffers of the network, log outside"
+                )
 
     def _unfinished(self, step: int, written: list[File]) -> dict[str, Any]:
         return {"done": step, "written": [asdict(f) for f in written], "state": self._state()}
 
     @contextlib.contextmanager
     def _borrowed(self) -> Generator[None]:
-        """Torch's global generators, modes and switches, all of which come back."""
-        cuda = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(cuda), mode(self.model, training=True), repeatable():
+        """Global generators, modes and switches, all of which come back."""
+        with fork_coins(self.device), mode(self.model, training=True), repeatable():
             yield
 
     def batches(self, done: int = 0) -> Iterator[NDArray[np.int64]]:
@@ -180,18 +203,12 @@ class Engine:
         batch: Any = tuple(t[where.to(t.device)] for t in self._data.tensors)
         if self._program.augment is not None:
             coins = torch.Generator(self._data.tensors[0].device).manual_seed(self.schedule.seed("augmentation", step))
+            seed_coins(self.schedule.seed("augmentation beside its generator", step), self.device)
             batch = self._program.augment(batch, coins)
-        self._seed(self.schedule.seed("step", step))
+        seed_coins(self.schedule.seed("step", step), self.device)
         optimizer.zero_grad()
         backward(self._program.loss, self.model, batch)
         self._training.update()
-
-    def _seed(self, seed: int) -> None:
-        """`torch.manual_seed`, which takes longer than a small step where an accelerator is not initialised."""
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            with torch.cuda.device(self.device):
-                torch.cuda.manual_seed(seed)
 
     def _state(self) -> dict[str, Any]:
         """Everything the next step depends on; buffers that `state_dict` leaves out are among it."""

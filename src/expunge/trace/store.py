@@ -21,7 +21,8 @@ from expunge.trace.schedule import keyed
 
 __all__ = ["SCHEMA", "UNFINISHED", "File", "Folder", "Manifest", "Roster", "read_sealed", "write_sealed"]
 
-SCHEMA = "expunge.trace/1"
+SCHEMA = "expunge.trace/2"
+_BEFORE = "expunge.trace/1"
 UNFINISHED = "unfinished.state"
 _MANIFEST, _KEY = "manifest.json", "key"
 _OURS = re.compile(r"\.?v(\d+)-(?:step|final|records)")
@@ -98,6 +99,12 @@ class Manifest:
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "Manifest":
         """The manifest of `to_dict`, whose seal was checked; raises `StateError` where the schema is another."""
+        if plain.get("schema") == _BEFORE:
+            raise StateError(
+                "the trace was made by an earlier version, whose digests of the code missed settings in module-level tensors, "
+                "dictionaries, criteria and other modules: whether a replay is of the same training cannot be checked. "
+                "Train again"
+            )
         if plain.get("schema") != SCHEMA:
             raise StateError(f"the trace has schema {plain.get('schema')!r}; this version reads {SCHEMA!r}")
         files: dict[str, Any] = {

@@ -15,12 +15,13 @@ from expunge import _validate
 from expunge.coins import build
 from expunge.data import Examples, new_commitment_key
 from expunge.errors import OutputError, StateError
+from expunge.fingerprint import code_digest, model_digest
 from expunge.loss import Loss
 from expunge.recovery.training import Recipe
 from expunge.state import StateFile
 from expunge.trace import spacing
 from expunge.trace.engine import Augment, Engine, Program, Settings, load_model
-from expunge.trace.identity import code_digest, model_code, name_tag, row_digests
+from expunge.trace.identity import name_tag, row_digests
 from expunge.trace.schedule import Schedule, check_key
 from expunge.trace.store import UNFINISHED, File, Folder, Manifest, Roster
 
@@ -105,7 +106,7 @@ class Trace:
         manifest = self.manifest
         schedule = Schedule(self.key, Settings.from_dict(manifest.settings).steps)
         model = build(make_model, torch.Generator().manual_seed(schedule.seed("initialisation")))
-        if manifest.code["make_model"] != code_digest(make_model) + model_code(model):
+        if manifest.code["make_model"] != code_digest(make_model, name="make_model") + model_digest(model):
             raise StateError("make_model is not the one that the trace was made with; use the code of the training")
         load_model(model, self.folder.read_state(manifest.final))
         return model

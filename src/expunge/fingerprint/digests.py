@@ -1,0 +1,87 @@
+"""The digest of a user's code and of all that it holds, the same in every process.
+
+Functions are followed into bytecode, defaults, closures, attributes and every global that their code names; objects into
+attributes, slots and class; containers, arrays, tensors and networks into their content. Libraries are named with their
+version. What has a state that no digest sees (open files, generators of coins, iterators) is refused.
+"""
+
+import types
+import weakref
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from expunge.errors import ModelRefused
+from expunge.fingerprint import code, content, objects, volatile
+from expunge.fingerprint.walk import Walk
+
+__all__ = ["code_digest", "model_digest"]
+
+# The first that fits. Anything else is an object.
+_KINDS: tuple[tuple[Any, Callable[[Walk, Any], None]], ...] = (
+    (type, code.take_class),
+    (types.CodeType, code.take_code),
+    (Enum, objects.take_enum),
+    (np.ndarray | np.generic, content.take_array),
+    (Tensor, content.take_tensor),
+    (nn.Module, content.take_network),
+    (types.FunctionType, code.take_function),
+    (types.MethodType, code.take_method),
+    (code.NAMED, code.take_name),
+    (code.DESCRIPTORS, code.take_descriptor),
+    (code.WRAPPER, code.take_wrapper),
+    (types.ModuleType, code.take_module),
+    (volatile.COINS, objects.take_coins),
+    ((torch.dtype, torch.device, torch.layout, torch.memory_format), objects.take_constant),
+    (weakref.ref, objects.take_reference),
+    (types.MappingProxyType, objects.take_view),
+    (object, objects.take_object),
+)
+
+# Of torch: hooks that run in every module.
+_HOOKS_EVERYWHERE = (
+    "_global_forward_pre_hooks", "_global_forward_hooks", "_global_backward_pre_hooks", "_global_backward_hooks",
+)  # fmt: skip
+
+
+def code_digest(code: object, *, name: str = "code", strict: bool = True) -> str:
+    """The digest of a function, a network or any other object, 64 hexadecimal digits.
+
+    Args:
+        code: what is to be known again.
+        name: what errors call it.
+        strict: refuse what cannot be looked into; otherwise its type alone counts.
+
+    Raises:
+        ModelRefused: it holds something with a state that no digest sees; the message says where.
+    """
+    return _digest(code, name, strict=strict, own=())
+
+
+def model_digest(model: nn.Module, *, name: str = "model", strict: bool = True) -> str:
+    """The digest of a network's code, attributes and hooks; of its own weights and buffers dtype and shape alone.
+
+    Whether its modules are in training mode does not count. Raises as `code_digest`.
+    """
+    everywhere = [list(getattr(nn.modules.module, hooks).values()) for hooks in _HOOKS_EVERYWHERE]
+    own = (*model.modules(), *model.parameters(), *model.buffers())
+    return _digest([model, everywhere], name, strict=strict, own=own)
+
+
+def _digest(value: object, name: str, *, strict: bool, own: tuple[object, ...]) -> str:
+    walk = Walk(_KINDS, name, strict=strict, own=own)
+    try:
+        walk.visit(value)
+    except RecursionError:
+        deep = True
+    else:
+        deep = False
+    if deep:  # outside of the handler, whose context is a thousand frames
+        raise ModelRefused(
+            f"{name} holds something that is nested too deeply to be looked into: make it inside the function"
+        )
+    return walk.hexdigest()

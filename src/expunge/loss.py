@@ -29,6 +29,17 @@ def scalar_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
 
 
 def backward(loss: Loss, model: nn.Module, batch: Any) -> None:
-    """Add the gradient of `loss(model, batch)` to the parameters' `.grad`, under `torch.no_grad` too; raises as `scalar_loss`."""
+    """Add the gradient of `loss(model, batch)` to the parameters' `.grad`, under `torch.no_grad` too.
+
+    Raises:
+        TypeError: not a scalar tensor, or one that has no gradient.
+        NonFinite: NaN or infinite.
+    """
     with torch.enable_grad():
-        scalar_loss(loss, model, batch).backward()  # pyright: ignore[reportUnknownMemberType]
+        value = scalar_loss(loss, model, batch)
+        if not value.requires_grad:
+            raise TypeError(
+                "loss(model, batch) returned a number without a gradient: it must come from the model's outputs by "
+                "differentiable operations, without torch.no_grad, .detach(), .item() or argmax, and be returned as a tensor"
+            )
+        value.backward()  # pyright: ignore[reportUnknownMemberType]

@@ -21,8 +21,17 @@ from expunge.data import Batches
 from expunge.errors import RunError
 from expunge.loss import Loss, scalar_loss
 from expunge.methods import EXECUTORS, FlatWeights, Noise, secret_generator
-from expunge.methods.weights import batch_norms, dtype_name
-from expunge.record import NO_NOISE, RunRecord, mechanism_to_dict, weights_digest
+from expunge.methods.statistics import average_, keeps_statistics, reset_, running_norms
+from expunge.methods.tensors import dtype_name, named_parameters, refuse_other_state, saved_tensors
+from expunge.methods.weights import public_names, refuse_uncovered
+from expunge.record import (
+    NO_NOISE,
+    RunRecord,
+    digest_tensors,
+    mechanism_to_dict,
+    weights_digest,
+    weights_tensors,
+)
 from expunge.recovery.rescale import rescale_
 from expunge.recovery.training import Recipe, Training, training_steps
 from expunge.running import drive, state_file
@@ -30,6 +39,7 @@ from expunge.running import drive, state_file
 __all__ = ["Unlearned", "noiseless_record", "null_start", "recover", "retrain", "unlearn"]
 
 _log = logging.getLogger("expunge")
+_TELLING = 16  # coordinates; that so many noised ones equal the trained ones bit for bit does not happen
 
 
 @dataclass(frozen=True)
@@ -92,20 +102,20 @@ def unlearn(
     if buffers not in ("refuse", "reset"):
         raise ValueError(f"buffers must be 'refuse' or 'reset', not {buffers!r}")
     _check_loss(loss)
+    # Before the copy, which fails in torch's words on some of what is refused here.
+    refuse_uncovered(model, public_names(model, public), reset_buffers=buffers == "reset")
     work = copying.deepcopy(model) if copy else model
     weights = FlatWeights(work, public=public, center=center, reset_buffers=buffers == "reset")
-    norms = list(batch_norms(work)) if buffers == "reset" else []
-    for norm in norms:
-        norm.reset_running_stats()
+    start = _start(weights)
+    reset_(weights.norms)
     start_clipped = _outside(weights.theta, mechanism.start_radius)
     if start_clipped:
         _log.warning("the trained weights lie outside the ball and are clipped to init_clip=%g", mechanism.start_radius)
     coins = secret_generator(weights.device) if generator is None else generator
     with fresh_coins(coins, weights.device) as seed, mode(work, training=True):
         noise = Noise(mechanism.noise_std, generator)
-        declared = {name: b.clone() for name, b in work.named_buffers() if name in weights.public}
-        for norm in batch_norms(work):
-            norm.train(mode=bool(norms))  # statistics declared public stay as they are
+        for norm in running_norms(work):
+            norm.train(norm in weights.norms)  # statistics declared public stay as they are
         settings = {
             "mechanism": mechanism_to_dict(mechanism), "batch": batch_size, "public": list(weights.public),
             "center": weights.center_digest, "buffers": buffers,
@@ -128,10 +138,9 @@ def unlearn(
         done = begun + drive(steps, mechanism.gradient_steps - begun, f"unlearn: {mechanism.name}", file, snapshot)
         if not bool(torch.isfinite(weights.theta).all()):
             raise RunError("the unlearned weights hold NaN or infinity")
-        _refuse_changed(work, declared)
+        if weights.norms:
+            _estimate_statistics(weights, Batches(retain, batch_size=batch_size, seed=seed), loss)
         weights.release()
-        if norms:
-            _estimate_statistics(work, Batches(retain, batch_size=batch_size, seed=seed), loss)
     if file:
         file.delete()
     record = RunRecord(
@@ -141,10 +150,12 @@ def unlearn(
         layers=weights.layers,
         weights_dtype=dtype_name(weights.dtype),
         center=weights.center_digest,
-        buffers="reset" if norms else "public" if any(True for _ in work.buffers()) else "none",
+        buffers="reset" if weights.norms else "public" if any(True for _ in work.buffers()) else "none",
         public=weights.public,
         certified=weights_digest(work),
         environment=environment(weights.device),
+        estimated=weights.estimated,
+        start=start,
     )
     return Unlearned(work, record, start_clipped)
 
@@ -157,6 +168,7 @@ def recover(
     epochs: float = 5,
     recipe: Recipe | None = None,
     rescale: bool = False,
+    public: Sequence[str] = (),
     generator: torch.Generator | None = None,
     state: str | os.PathLike[str] | None = None,
     on_epoch: Callable[[int, nn.Module], None] | None = None,
@@ -171,16 +183,19 @@ def recover(
         epochs: passes over the retained data; the learning rate's one cycle ends with them.
         recipe: optimiser and schedule.
         rescale: first bring each layer back to its initialisation scale (`recovery.rescale_`).
+        public: as in `unlearn`: their statistics stay as they are and their parameters are not rescaled. Frozen layers'
+            statistics stay in any case. Whether a parameter is trained is said by its `requires_grad`.
         generator: source of batch order and other coins; by default a fresh one.
         state: as in `unlearn`.
         on_epoch: called with (epochs done, model in evaluation mode) after every epoch, for curves.
         copy: train a copy.
     """
+    declared = public_names(model, public)
     work = copying.deepcopy(model) if copy else model
     if rescale:
-        rescale_(work)
+        rescale_(work, public=[p for name, p in named_parameters(work) if name in declared])
     label = "recover, rescaled" if rescale else "recover"
-    _train(work, retain, loss, epochs, recipe or Recipe(), generator, state, on_epoch, label=label)
+    _train(work, retain, loss, epochs, recipe or Recipe(), generator, state, on_epoch, label=label, public=declared)
     return work
 
 
@@ -216,17 +231,20 @@ def retrain(
 def noiseless_record(mechanism: Mechanism, model: nn.Module) -> RunRecord:
     """The record of a run without noise and without counted steps: retraining, or another lane that draws none."""
     first = next(model.parameters())
+    held = dict(named_parameters(model))
+    estimated = tuple(name for name in saved_tensors(model) if name not in held)
     return RunRecord(
         mechanism=mechanism,
         steps_done=0,
         noise=NO_NOISE,
-        layers=tuple((name, p.numel()) for name, p in model.named_parameters()),
+        layers=tuple((name, p.numel()) for name, p in held.items() if p.numel()),
         weights_dtype=dtype_name(first.dtype),
         center="zero",
-        buffers="none",
+        buffers="reset" if estimated else "none",
         public=(),
         certified=weights_digest(model),
         environment=environment(first.device),
+        estimated=estimated,
     )
 
 
@@ -245,6 +263,7 @@ def null_start(
     work = copying.deepcopy(model)
     weights = FlatWeights(work, public=public, center=center, reset_buffers=buffers == "reset")
     weights.theta.zero_()
+    reset_(weights.norms)
     weights.release()
     return work
 
@@ -260,12 +279,17 @@ def _train(
     on_epoch: Callable[[int, nn.Module], None] | None,
     *,
     label: str,
+    public: Sequence[str] = (),
 ) -> None:
     _validate.positive(epochs=epochs)
     _check_loss(loss)
+    refuse_other_state(model)  # what could not be saved in the end
+    frozen = keeps_statistics(model, public)
     device = next(model.parameters()).device
     coins = generator if generator is not None else secret_generator()
     with fresh_coins(coins, device) as seed, mode(model, training=True):
+        for norm in frozen:
+            norm.eval()
         per_epoch = Batches(retain, batch_size=recipe.batch_size, seed=seed).per_epoch
         total = max(1, round(epochs * per_epoch))
         training = Training(model, recipe, steps=total)
@@ -295,32 +319,31 @@ def _train(
         file.delete()
 
 
-def _refuse_changed(model: nn.Module, declared: dict[str, Tensor]) -> None:
-    """A buffer that the steps update would release the weights between the steps."""
-    for name, buffer in model.named_buffers():
-        if name in declared and not torch.equal(buffer, declared[name]):
-            raise RunError(
-                f"buffer '{name}' was declared public, but the model changes it in training: it carries data"
-            )
+def _start(weights: FlatWeights) -> dict[str, str]:
+    """Digests of the trained weights, the whole under "": for `issue` to refuse them as released ones; never written.
 
-
-def _estimate_statistics(model: nn.Module, batches: Batches, loss: Loss) -> None:
-    """BatchNorm statistics of the final weights on the retained data, as plain averages over one epoch.
-
-    Reset once more: statistics gathered between the noisy steps would release the weights between the steps.
+    Tensors that two models may well have in common (short, or of one value) count in the whole only.
     """
-    norms = list(batch_norms(model))
-    momenta = [norm.momentum for norm in norms]
-    with mode(model, training=False), torch.no_grad():
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None
-            norm.train()
+    telling = {
+        name for name, p in named_parameters(weights.model)
+        if name in weights.names and p.numel() >= _TELLING and bool((p != p.reshape(-1)[0]).any())
+    }  # fmt: skip
+    tensors = weights_tensors(weights.model)
+    return {t.name: t.digest.hex() for t in tensors if t.name in telling} | {"": digest_tensors(tensors)}
+
+
+def _estimate_statistics(weights: FlatWeights, batches: Batches, loss: Loss) -> None:
+    """Statistics of the final weights on the retained data, as plain averages over one epoch."""
+
+    def passes() -> Iterator[Callable[[], object]]:
         stream = iter(batches)
         for _ in range(batches.per_epoch):
-            scalar_loss(loss, model, next(stream))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+            weights.write(with_grad=False)
+            batch = next(stream)
+            yield lambda batch=batch: scalar_loss(loss, weights.model, batch)
+
+    with mode(weights.model, training=False):
+        average_(weights.norms, passes())
 
 
 def _outside(theta: Tensor, radius: float) -> bool:

@@ -15,7 +15,7 @@ from expunge.errors import ModelRefused, RunError
 from expunge.loss import Loss
 from expunge.methods import FlatWeights, Noise, secret_generator
 from expunge.methods.dp_training import ExampleGradients, dp_training, poisson_batches
-from expunge.methods.weights import dtype_name
+from expunge.methods.tensors import dtype_name
 from expunge.pipeline import Unlearned
 from expunge.randomness.secret import Secret
 from expunge.record import RunRecord, mechanism_to_dict, weights_digest

@@ -6,13 +6,14 @@ guess of the trained weights, which the certificate's law does not allow for.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import singledispatch
-from math import frexp
+from math import frexp, prod
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import safetensors
 
@@ -20,7 +21,20 @@ from expunge.accounting import MECHANISMS, Mechanism
 from expunge.errors import MalformedCertificate, RunError, WeightsMismatch
 from expunge.randomness.stream import STREAM
 
-__all__ = ["NoiseRecord", "RunRecord", "digest_tensors", "mechanism_from_dict", "mechanism_to_dict", "weights_digest"]
+__all__ = [
+    "NoiseRecord",
+    "RunRecord",
+    "TensorInfo",
+    "digest_safetensors",
+    "digest_tensors",
+    "is_digest",
+    "mechanism_from_dict",
+    "mechanism_to_dict",
+    "tensors_in",
+    "undigested",
+    "weights_digest",
+    "weights_tensors",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +85,8 @@ class RunRecord:
         environment: versions and device.
         estimated: names of the buffers that were reset and estimated again on the retained data.
         coverage: how it was checked that the retained data hold no forgotten row: one of `COVERAGES`.
+        start: digests of the trained weights, in memory only: with them `issue` refuses weights that never were unlearned.
+            Not a field of the certificate, see above.
         procedure: public settings of the run beside the mechanism, JSON-ready: "batch_size", "recovery", "training".
     """
 
@@ -87,10 +103,11 @@ class RunRecord:
     estimated: tuple[str, ...] = ()
     coverage: str = UNCHECKED
     procedure: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    start: Mapping[str, str] = field(default_factory=dict[str, str], compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready fields, the mechanism by its name in the closed table."""
-        plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain: dict[str, Any] = {name: getattr(self, name) for name in _written()}
         return plain | {
             "mechanism": mechanism_to_dict(self.mechanism),
             "noise": asdict(self.noise),
@@ -113,11 +130,11 @@ class RunRecord:
             MalformedCertificate: a field is missing, unknown or of the wrong type.
         """
         if version == 1:
-            check_keys("run", plain, {f.name for f in fields(cls)} - set(_SINCE_2))
+            check_keys("run", plain, _written() - set(_SINCE_2))
             check_keys("run.noise", plain["noise"], {f.name for f in fields(NoiseRecord)} - set(_NOISE_SINCE_2))
             stream = NO_NOISE.stream if plain["noise"]["count"] == 0 else "torch-mersenne"
             plain = {**plain, **_SINCE_2, "noise": {**plain["noise"], **_NOISE_SINCE_2, "stream": stream}}
-        check_keys("run", plain, {f.name for f in fields(cls)})
+        check_keys("run", plain, _written())
         check_keys("run.noise", plain["noise"], {f.name for f in fields(NoiseRecord)})
         for name, kind in _TYPES.items():
             _check_type(f"run.{name}", plain[name], kind)
@@ -208,6 +225,11 @@ _NOISE_TYPES: Mapping[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 
 
+def _written() -> set[str]:
+    """The fields of a record that a certificate holds."""
+    return {f.name for f in fields(RunRecord)} - {"start"}
+
+
 def _frozen(value: Any) -> Any:
     """A list as a tuple, so that schedules from JSON equal those of a mechanism."""
     return tuple(cast("list[Any]", value)) if isinstance(value, list) else value
@@ -239,46 +261,104 @@ def mechanism_from_dict(plain: Mapping[str, Any]) -> Mechanism:
         raise MalformedCertificate(f"mechanism '{name}': {error}") from error
 
 
-def digest_tensors(tensors: Iterable[tuple[str, str, list[int], bytes]]) -> str:
-    """SHA-256 over (name, dtype, shape, bytes) of tensors in any order; dtype names are those of safetensors."""
-    total = hashlib.sha256(b"expunge.weights/1\n")
-    for name, dtype, shape, content in sorted(tensors, key=lambda tensor: tensor[0]):
-        head = f"{len(name.encode())}:{name}|{dtype}|{','.join(map(str, shape))}|{len(content)}\n"
-        total.update(head.encode())
-        total.update(hashlib.sha256(content).digest())
-    return f"sha256:{total.hexdigest()}"
+class TensorInfo(NamedTuple):
+    """One tensor of a weights file: dtype by safetensors' name, e.g. "F32", and SHA-256 of its bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    digest: bytes
+
+    @property
+    def size(self) -> int:
+        """Coordinates."""
+        return prod(self.shape)
 
 
-def digest_safetensors(content: bytes) -> str:
-    """The weights digest of a safetensors file's content, whatever its metadata or order."""
+def tensors_in(content: bytes) -> tuple[TensorInfo, ...]:
+    """What a safetensors file's content holds, whatever its metadata or order.
+
+    Raises:
+        WeightsMismatch: it is no whole safetensors file.
+    """
     try:
         tensors = cast("list[tuple[str, dict[str, Any]]]", safetensors.deserialize(content))
     except safetensors.SafetensorError as error:
         raise WeightsMismatch(f"not a whole safetensors file: {error}") from error
-    return digest_tensors((name, str(t["dtype"]), list(t["shape"]), bytes(t["data"])) for name, t in tensors)
+    return tuple(
+        TensorInfo(name, str(t["dtype"]), tuple(t["shape"]), len(t["data"]), hashlib.sha256(bytes(t["data"])).digest())
+        for name, t in tensors
+    )
+
+
+def digest_tensors(tensors: Iterable[TensorInfo]) -> str:
+    """SHA-256 over (name, dtype, shape, bytes) of tensors in any order."""
+    total = hashlib.sha256(b"expunge.weights/1\n")
+    for tensor in sorted(tensors, key=lambda tensor: tensor.name):
+        shape = ",".join(map(str, tensor.shape))
+        total.update(f"{len(tensor.name.encode())}:{tensor.name}|{tensor.dtype}|{shape}|{tensor.nbytes}\n".encode())
+        total.update(tensor.digest)
+    return f"sha256:{total.hexdigest()}"
+
+
+def digest_safetensors(content: bytes) -> str:
+    """The weights digest of a safetensors file's content, whatever its metadata or order; raises `WeightsMismatch`."""
+    return digest_tensors(tensors_in(content))
+
+
+def is_digest(weights: object) -> TypeGuard[str]:
+    """Whether weights are given by their digest."""
+    return isinstance(weights, str) and weights.startswith("sha256:")
+
+
+def weights_digest(weights: object) -> str:
+    """The digest of weights: of a safetensors file (path), a PyTorch module, or a digest as it stands."""
+    if is_digest(weights):
+        return weights
+    return digest_tensors(weights_tensors(weights))
 
 
 @singledispatch
-def weights_digest(weights: object) -> str:
-    """The digest of weights: of a safetensors file (path), a PyTorch module, or a digest as it stands."""
+def weights_tensors(weights: object) -> tuple[TensorInfo, ...]:
+    """What a safetensors file (path) or a PyTorch module holds.
+
+    Raises:
+        WeightsMismatch: the file cannot be read, or is no whole safetensors file.
+    """
     raise TypeError(
         f"weights must be a safetensors path, a digest 'sha256:...', or a torch module, not {type(weights).__name__}; "
         "for a module, import expunge.methods first"
     )
 
 
-@weights_digest.register
-def _(weights: str) -> str:
-    return weights if weights.startswith("sha256:") else weights_digest(Path(weights))
+@weights_tensors.register
+def _(weights: str) -> tuple[TensorInfo, ...]:
+    return weights_tensors(Path(weights))
 
 
-@weights_digest.register(os.PathLike)
-def _(weights: "os.PathLike[str]") -> str:
+@weights_tensors.register(os.PathLike)
+def _(weights: "os.PathLike[str]") -> tuple[TensorInfo, ...]:
+    return tensors_in(_content(weights))
+
+
+def undigested(path: str | os.PathLike[str]) -> str | None:
+    """What a safetensors file holds beside its tensors, where no digest reaches: its metadata; None where nothing."""
+    content = _content(path)
+    end = 8 + int.from_bytes(content[:8], "little")
     try:
-        content = Path(weights).read_bytes()
+        header: object = json.loads(content[8:end])
+    except ValueError as error:
+        raise WeightsMismatch(f"not a whole safetensors file: {error}") from error
+    metadata: object = cast("dict[str, object]", header).get("__metadata__") if isinstance(header, dict) else None
+    return None if not metadata else f"metadata {metadata!r:.100}"
+
+
+def _content(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return Path(path).read_bytes()
     except OSError as error:
-        raise WeightsMismatch(f"cannot read the weights {os.fspath(weights)}: {error.strerror}") from error
-    return digest_safetensors(content)
+        raise WeightsMismatch(f"cannot read the weights {os.fspath(path)}: {error.strerror}") from error
 
 
 def check_keys(where: str, plain: Mapping[str, Any], expected: set[str]) -> None:

@@ -142,15 +142,19 @@ def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
         FlatWeights(broken)
 
 
-def test_parameters_of_a_float64_model_are_views_of_theta() -> None:
-    """In float64 without a centre nothing is copied: to write to theta is to write to the model."""
-    model = net(dtype=torch.float64)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_the_model_follows_theta_and_theta_never_the_model(dtype: torch.dtype) -> None:
+    """What is written to theta reaches the model by `write`; what is done to the model reaches theta by nothing."""
+    model = net(dtype=dtype)
     before = flat(model)
     weights = FlatWeights(model)
-    assert weights.theta.dtype == torch.float64
-    assert torch.equal(weights.theta, before)
-    assert all(p.untyped_storage().data_ptr() == weights.theta.untyped_storage().data_ptr() for p in model.parameters())
+    assert torch.equal(weights.theta.to(dtype), before)
+    assert len({p.untyped_storage().data_ptr() for p in model.parameters()}) == 1
+    with torch.no_grad():
+        model[0].weight.fill_(9.0)
+    assert torch.equal(weights.theta.to(dtype), before)
     weights.theta.fill_(2.0)
+    weights.write()
     assert bool((flat(model) == 2).all())
     assert weights.center_digest == "zero"
 

@@ -11,10 +11,11 @@ from expunge.certificate.claim import claim_to_dict
 from expunge.certificate.document import KINDS, PROFILE_AT
 from expunge.certificate.fields import COMMITMENT
 from expunge.certificate.format import SCHEMA, Certificate, digest
+from expunge.certificate.released import digest_to_release
 from expunge.certificate.verify import verify
 from expunge.certificate.words import DECLARED_RECOVERY, DOES_NOT_PROVE, NO_RECOVERY
 from expunge.errors import CertificateError, RunError
-from expunge.record import RunRecord, weights_digest
+from expunge.record import RunRecord
 
 __all__ = ["issue"]
 
@@ -44,7 +45,8 @@ def issue(
 
     Raises:
         RunError: the record does not match its mechanism, contradicts itself or does not meet what was asked, or the
-            kind of its guarantee is one that no certificate states; or the mechanism was withdrawn.
+            kind of its guarantee is one that no certificate states; or the mechanism was withdrawn; or the weights hold
+            other tensors than the run covered, or are those of the model before the run.
         ValueError: a commitment that is not keyed.
     """
     record.check()
@@ -58,7 +60,7 @@ def issue(
     claim = guarantee(record.mechanism, delta=delta, relation=relation)
     also = guarantee(record.mechanism, delta=delta, relation=_other(relation))
     _refuse_empty(claim, also, asked)
-    released_digest = weights_digest(released)
+    released_digest = digest_to_release(record, released)
     unchanged = released_digest == record.certified
     content: dict[str, Any] = {
         "schema": SCHEMA,

@@ -14,9 +14,9 @@ from expunge.accounting.guarantee import ROUNDING
 from expunge.certificate.claim import guarantee_from_dict
 from expunge.certificate.document import DOCUMENTS, KINDS, PROFILE_AT
 from expunge.certificate.format import VERSIONS, Certificate, digest, version_of
+from expunge.certificate.released import verify_weights
 from expunge.certificate.words import does_not_prove, no_recovery, words_of
-from expunge.errors import ClaimRefused, MalformedAudit, MalformedCertificate, RunError, WeightsMismatch
-from expunge.record import weights_digest
+from expunge.errors import ClaimRefused, MalformedAudit, MalformedCertificate, RunError
 
 if TYPE_CHECKING:
     from expunge.audit.report import Audit
@@ -50,7 +50,7 @@ def verify(
         MalformedCertificate: truncated, altered, a field that holds what it cannot, an unknown schema or mechanism.
         MalformedAudit: the audit is damaged, about another certificate, or its bounds do not follow from its evidence.
         ClaimRefused: the fields do not prove what is claimed or contradict one another, or the audit refutes the claim.
-        WeightsMismatch: the weights are others.
+        WeightsMismatch: the weights are others, or not made of what the run covered.
     """
     certificate = certificate if isinstance(certificate, Certificate) else Certificate.load(certificate)
     content = certificate.content
@@ -69,7 +69,7 @@ def verify(
     _tell_of_withdrawal(certificate)
     _verify_claims(certificate)
     _verify_words(content)
-    _verify_weights(content, weights, certified_weights)
+    verify_weights(certificate, weights, certified_weights)
     if audit is not None:
         _verify_audit(certificate, audit)
 
@@ -152,17 +152,6 @@ def _verify_words(content: Mapping[str, Any]) -> None:
     unchanged = content["weights"]["certified"] == content["weights"]["released"]
     if (content["recovery"] == no_recovery(version)) != unchanged:
         raise ClaimRefused("recovery contradicts the digests: it says 'none' exactly where both weights are the same")
-
-
-def _verify_weights(content: Mapping[str, Any], weights: object, certified_weights: object) -> None:
-    if content["weights"]["certified"] != content["run"]["certified"]:
-        raise ClaimRefused("weights.certified is not the digest that the run recorded")
-    for name, given in {"released": weights, "certified": certified_weights}.items():
-        stated = content["weights"][name]
-        if given is not None and weights_digest(given) != stated:
-            raise WeightsMismatch(
-                f"these are not the {name} weights: their digest is {weights_digest(given)}, not {stated}"
-            )
 
 
 def _verify_audit(certificate: Certificate, given: "Audit | str | os.PathLike[str]") -> None:

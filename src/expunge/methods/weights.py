@@ -4,24 +4,34 @@ Clipping, noise and digests are then one operation each, and nothing that was le
 model with anything else that may carry data is refused, unless the caller says what it is.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
-from expunge._files import write_new
 from expunge.errors import ModelRefused, NonFinite, RunError
 from expunge.loss import Loss, backward
-from expunge.record import digest_safetensors, weights_digest
+from expunge.methods.hidden_state import hidden_state
+from expunge.methods.placement import Placement
+from expunge.methods.statistics import norms_to_estimate, statistics_of
+from expunge.methods.tensors import (
+    dtype_name,
+    named_buffers,
+    named_parameters,
+    plain_name,
+    refuse_other_state,
+    same_bits,
+    save_bytes,
+    save_weights,
+    saved_tensors,
+)
+from expunge.record import digest_safetensors
 
-__all__ = ["FlatWeights", "batch_norms", "clip_", "dtype_name", "save_bytes", "save_weights"]
+__all__ = ["FlatWeights", "clip_", "dtype_name", "public_names", "refuse_uncovered", "save_bytes", "save_weights"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 # The clip aims this fraction inside its radius, so that rounding of the norm and the product cannot leave the ball.
@@ -46,18 +56,18 @@ def clip_(x: Tensor, radius: float) -> Tensor:
 
 
 class FlatWeights:
-    """Every trainable parameter of a model in one contiguous buffer, relative to a centre.
+    """Every trainable parameter of a model in one contiguous vector, relative to a centre.
 
-    `theta` is the iterate of the theory, float64, of shape (d,): the weights minus the centre. Where the model is float64
-    and the centre is zero its parameters are views of `theta`, and nothing is ever copied. Otherwise `write` fills the
-    model's own buffer from `theta`, so that the rounding of the model's type never enters the iteration.
+    `theta` is the iterate of the theory, float64, of shape (d,): the weights minus the centre. It lies where
+    neither model nor loss can reach it. `write` brings the model to it, before every gradient and at release, whatever
+    was done to the model in between: so the clip bounds every step, and what is released is what was noised.
 
     Args:
         model: any module; its parameters are re-laid into one buffer and stay usable.
         public: patterns (`fnmatch`, e.g. "backbone.*") of parameters and buffers that do not depend on the forgotten
             data: left alone, not covered.
         center: a state dict (or module) of a public checkpoint; by default the centre is zero.
-        reset_buffers: accept BatchNorm, whose running statistics are then reset.
+        reset_buffers: accept BatchNorm and InstanceNorm, whose running statistics are then reset.
 
     Raises:
         ModelRefused: the proof could not cover something; the message names the remedy.
@@ -73,33 +83,32 @@ class FlatWeights:
         reset_buffers: bool = False,
     ) -> None:
         self.model = model
-        self.public = _public_names(model, public)
-        _refuse_hidden_state(model, self.public, reset_buffers=reset_buffers)
+        self.public = public_names(model, public)
+        refuse_uncovered(model, self.public, reset_buffers=reset_buffers)
+        self.norms = norms_to_estimate(model, self.public) if reset_buffers else []
+        self.estimated = statistics_of(model, self.norms)
         covered = _covered(model, self.public)
         first = covered[0][1]
         self.names = [name for name, _ in covered]
         self.sizes = [parameter.numel() for _, parameter in covered]
-        self._parameters = [parameter for _, parameter in covered]
+        self._shapes = [parameter.shape for _, parameter in covered]
         self.dtype, self.device = first.dtype, first.device
         with torch.no_grad():
-            flat = torch.cat([parameter.detach().reshape(-1) for parameter in self._parameters])
+            flat = torch.cat([parameter.detach().reshape(-1) for _, parameter in covered])
             if not bool(torch.isfinite(flat).all()):
                 raise NonFinite("the model's weights hold NaN or infinity; there is nothing to unlearn from")
             self._center = None if center is None else self._flatten_center(center, torch.float64)
-            shared = first.dtype == torch.float64 and self._center is None
-            self.theta = flat if shared else flat.to(torch.float64, copy=True)
+            self.theta = flat.to(torch.float64, copy=True)
             if self._center is not None:
                 self.theta.sub_(self._center)
-            self._inner = flat
-        self._grad = torch.zeros_like(flat)
-        self._grads = [g.view_as(p) for g, p in zip(self._grad.split(self.sizes), self._parameters, strict=True)]
-        for parameter, part in zip(self._parameters, flat.split(self.sizes), strict=True):
-            parameter.data = part.view_as(parameter)
+        self._placed = Placement(model, self.names, flat, estimated=self.estimated)
+        self._inspected = False
+        self.write()
 
     @property
     def layers(self) -> tuple[tuple[str, int], ...]:
-        """(name, size) of every covered parameter, in order."""
-        return tuple(zip(self.names, self.sizes, strict=True))
+        """(name, size) of every covered parameter that is not empty, in order."""
+        return tuple((name, size) for name, size in zip(self.names, self.sizes, strict=True) if size)
 
     @property
     def center_digest(self) -> str:
@@ -110,49 +119,70 @@ class FlatWeights:
         of_the_model = center if self.dtype == torch.float64 else center.float()  # as in every certificate before
         return digest_safetensors(safetensors.torch.save({"center": of_the_model}))
 
-    def write(self) -> None:
-        """Bring the model's parameters to `theta` (nothing to do where they are its views)."""
-        if self._inner is self.theta:
-            return
-        self._inner.copy_(self.theta if self._center is None else self.theta + self._center)
+    def write(self, *, with_grad: bool = True) -> None:
+        """Bring the model's parameters to `theta`, on the objects and the memory that were theirs at the start."""
+        self._placed.put(with_grad=with_grad)
+        self._placed.flat.copy_(self.theta if self._center is None else self.theta + self._center)
 
     def gradient(self, loss: Loss) -> Callable[[Tensor, Any], Tensor]:
         """The function (theta, batch) -> gradient of shape (d,), float32 or float64, that the executors drive.
 
         Raises (when called):
             NonFinite: the loss is NaN or infinite.
-            TypeError: the loss is not a scalar tensor.
-            RunError: the loss or the model replaced parameters or gradients that the buffer holds.
+            TypeError: the loss is not a scalar tensor, or does not depend on the covered weights.
+            ModelRefused: a forward pass leaves data in the model (at the first call).
+            RunError: it adds, removes or replaces parts of the model, or changes a public buffer.
         """
 
         def gradient(theta: Tensor, batch: Any) -> Tensor:
             assert theta is self.theta
-            self.write()
-            self._grad.zero_()
-            for parameter, view in zip(self._parameters, self._grads, strict=True):
-                parameter.grad = view
+            first = not self._inspected
+            self.write(with_grad=not first)
+            expected = self._placed.flat.clone() if first else None
+            self._placed.grad.zero_()
             backward(loss, self.model, batch)
-            if any(p.grad is not g for p, g in zip(self._parameters, self._grads, strict=True)):
-                raise RunError("the loss replaced a parameter's gradient; leave .grad and zero_grad to expunge")
+            if expected is not None and not self._placed.reached():
+                raise TypeError(
+                    "loss(model, batch) does not depend on any covered weight of the model it is given: compute it from "
+                    "model(...), not from another model or from numbers"
+                )
+            self._placed.collect()
+            self._placed.tidy()
+            if expected is not None:
+                self._placed.inspect(expected)
+                self._inspected = True
+            grad = self._placed.grad
             # A clip in bfloat16 would miss its radius by percents; in float32 it stays inside (`_INSIDE`).
-            return self._grad.float() if self._grad.dtype == torch.bfloat16 else self._grad
+            return grad.float() if grad.dtype == torch.bfloat16 else grad
 
         return gradient
 
     def release(self) -> None:
-        """Write the final weights, drop the gradients, and give every parameter storage of its own again."""
-        self.write()
-        for parameter in self._parameters:
-            parameter.grad = None
-            parameter.data = parameter.data.clone()
+        """Write the final weights, drop the gradients, and give every parameter storage of its own again.
+
+        Raises:
+            RunError: the model holds anything else than it held at the start and these weights, bit for bit.
+        """
+        self.write(with_grad=False)
+        self._placed.settle()
+        self._placed.part()
+        try:
+            refuse_other_state(self.model)
+        except ModelRefused as error:
+            raise RunError(f"after the run {error}") from error
+        found = saved_tensors(self.model)
+        for name, tensor in self._placed.parts(self._placed.flat).items():
+            if not same_bits(found[name], tensor):
+                raise RunError(f"'{name}' would be released with other values than the mechanism gave it")
 
     def _flatten_center(self, center: nn.Module | dict[str, Tensor], dtype: torch.dtype) -> Tensor:
-        state: dict[str, Tensor] = center.state_dict() if isinstance(center, nn.Module) else center
+        given: dict[str, Tensor] = center.state_dict() if isinstance(center, nn.Module) else center
+        state = {plain_name(name): tensor for name, tensor in given.items()}
         parts: list[Tensor] = []
-        for name, parameter in zip(self.names, self._parameters, strict=True):
-            if name not in state or state[name].shape != parameter.shape:
+        for name, shape in zip(self.names, self._shapes, strict=True):
+            if name not in state or state[name].shape != shape:
                 found = tuple(state[name].shape) if name in state else "nothing"
-                raise ModelRefused(f"center: '{name}' must have shape {tuple(parameter.shape)}, found {found}")
+                raise ModelRefused(f"center: '{name}' must have shape {tuple(shape)}, found {found}")
             parts.append(state[name].detach().reshape(-1).to(self.device, dtype))
         flat = torch.cat(parts)
         if not bool(torch.isfinite(flat).all()):
@@ -160,87 +190,61 @@ class FlatWeights:
         return flat
 
 
-def batch_norms(model: nn.Module) -> Iterator[_NormBase]:
-    """The modules whose running statistics `reset_buffers` covers."""
-    for module in model.modules():
-        if isinstance(module, _NormBase) and module.track_running_stats:
-            yield module
-
-
-def save_bytes(model: nn.Module) -> bytes:
-    """The model's state dict in the safetensors format."""
-    return safetensors.torch.save({k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()})
-
-
-def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> str:
-    """Write a model's weights to a new safetensors file, whole or not at all; returns their digest.
+def public_names(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
+    """The parameters and buffers that patterns name, under every name they have.
 
     Raises:
-        OutputError: the file exists, the disk is full, or writing is not allowed.
+        ModelRefused: a pattern matches nothing.
     """
-    content = save_bytes(model)
-    write_new(path, content)
-    return digest_safetensors(content)
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """E.g. "bfloat16"."""
-    return str(dtype).removeprefix("torch.")
-
-
-@weights_digest.register
-def _(weights: nn.Module) -> str:
-    return digest_safetensors(save_bytes(weights))
-
-
-def _public_names(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
     if isinstance(patterns, str):
         raise TypeError(f"public must be a sequence of patterns, not the string {patterns!r}")
-    names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
+    names = [name for name, _ in (*named_parameters(model), *named_buffers(model))]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ModelRefused(f"public: the pattern {pattern!r} matches no parameter or buffer")
     return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
 
 
-def _refuse_hidden_state(model: nn.Module, public: tuple[str, ...], *, reset_buffers: bool) -> None:
-    covered_norms = (
-        {id(b) for norm in batch_norms(model) for b in norm.buffers(recurse=False)} if reset_buffers else set[int]()
-    )
-    for name, buffer in model.named_buffers():
-        if name not in public and id(buffer) not in covered_norms:
+def refuse_uncovered(model: nn.Module, public: Sequence[str], *, reset_buffers: bool) -> None:
+    """Refuse a model that holds anything else than parameters, public buffers and statistics that are estimated again.
+
+    Args:
+        model: the model, not changed.
+        public: names, from `public_names`.
+        reset_buffers: whether BatchNorm and InstanceNorm statistics are estimated again.
+
+    Raises:
+        ModelRefused: the message names the part and the remedy.
+    """
+    for name, parameter in named_parameters(model):
+        if is_lazy(parameter):
+            raise ModelRefused(f"parameter '{name}' is not initialised yet: run one batch through the model first")
+    norms = norms_to_estimate(model, public)
+    estimated = statistics_of(model, norms)
+    for name, _ in named_buffers(model):
+        if name not in public and not (reset_buffers and name in estimated):
             raise ModelRefused(
-                f"buffer '{name}' may carry data that the noise does not reach. For BatchNorm pass buffers='reset' (its "
-                "statistics are reset and estimated again on the retained data); for a constant that does not depend on "
-                f"the forgotten data pass public=['{name}']"
-            )
-    for prefix, module in model.named_modules():
-        for key, value in vars(module).items():
-            if not key.startswith("_") and _hides_tensors(value):
-                raise ModelRefused(
-                    f"'{prefix}.{key}' holds a tensor or module that no state dict shows: register it as a parameter, "
-                    "or as a buffer declared in public=[...] if it does not depend on the forgotten data"
-                )
-
-
-def _hides_tensors(value: object) -> bool:
-    """Whether an attribute is, or holds in a list, tuple or dict, tensors or modules that torch does not register."""
-    if isinstance(value, dict):
-        return any(_hides_tensors(item) for item in cast("dict[Any, object]", value).values())
-    if isinstance(value, (list, tuple)):
-        return any(_hides_tensors(item) for item in cast("list[object]", value))
-    return isinstance(value, (Tensor, nn.Module)) and not isinstance(value, nn.Parameter)
+                f"buffer '{name}' may carry data that the noise does not reach. "
+                + ("Pass buffers='reset' (the layer's statistics are reset and estimated again on the retained data); or "
+                   if name in estimated else "For a constant ")
+                + f"that does not depend on the forgotten data pass public=['{name}']"
+            )  # fmt: skip
+    found = hidden_state(model)
+    if found is not None:
+        raise ModelRefused(
+            f"{found} that no state dict shows: register it as a parameter, or as a buffer declared in public=[...] if it "
+            "does not depend on the forgotten data; delete it if the model does not need it"
+        )
+    refuse_other_state(model)
 
 
 def _covered(model: nn.Module, public: tuple[str, ...]) -> list[tuple[str, nn.Parameter]]:
     """The parameters that the noise must reach, after every check."""
-    _refuse_tied(model)
-    covered = [(name, parameter) for name, parameter in model.named_parameters() if name not in public]
-    if not covered:
+    _refuse_tied(model, public)
+    covered = [(name, parameter) for name, parameter in named_parameters(model) if name not in public]
+    if not any(parameter.numel() for _, parameter in covered):
         raise ModelRefused("the model has no trainable parameter outside public=[...]")
     for name, parameter in covered:
-        if isinstance(parameter, UninitializedParameter):
-            raise ModelRefused(f"parameter '{name}' is not initialised yet: run one batch through the model first")
         if not parameter.requires_grad:
             raise ModelRefused(
                 f"parameter '{name}' is frozen, so the noise would not reach it. If it was trained on the data, set "
@@ -258,21 +262,30 @@ def _covered(model: nn.Module, public: tuple[str, ...]) -> list[tuple[str, nn.Pa
     return covered
 
 
-def _refuse_tied(model: nn.Module) -> None:
-    spans: list[tuple[int, int, int, str]] = []
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if not isinstance(parameter, UninitializedParameter) and parameter.numel():
-            start = int(parameter.storage_offset())
-            spans.append((parameter.untyped_storage().data_ptr(), start, start + _span(parameter), name))
-    spans.sort()
-    for (storage, _, end, name), (other_storage, other_start, _, other) in pairwise(spans):
-        if storage == other_storage and other_start < end:
-            raise ModelRefused(
-                f"'{name}' and '{other}' share their weights (tied): give each its own copy, "
-                "e.g. module.weight = torch.nn.Parameter(module.weight.detach().clone())"
-            )
+def _refuse_tied(model: nn.Module, public: tuple[str, ...]) -> None:
+    """Two names for one memory: counted, clipped and noised twice, or public under one name and covered under the other.
+
+    Public parts may share among themselves.
+    """
+    reach: dict[tuple[int, bool], tuple[int, str]] = {}  # storage, whether public -> the farthest end so far, whose
+    for storage, start, end, name in sorted(_spans(model)):
+        ours = name in public
+        for theirs in (False,) if ours else (False, True):
+            far, other = reach.get((storage, theirs), (0, ""))
+            if start < far:
+                raise ModelRefused(
+                    f"'{other}' and '{name}' share their weights (tied): give each its own copy, e.g. module.weight = "
+                    "torch.nn.Parameter(module.weight.detach().clone(), requires_grad=module.weight.requires_grad); "
+                    "where both are public, name both in public=[...]"
+                )
+        reach[storage, ours] = max(reach.get((storage, ours), (0, "")), (end, name))
 
 
-def _span(tensor: Tensor) -> int:
-    """How much storage a strided tensor reaches over."""
-    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+def _spans(model: nn.Module) -> Iterator[tuple[int, int, int, str]]:
+    """Storage, first and last byte, and name of every parameter and buffer."""
+    for name, tensor in (*named_parameters(model), *named_buffers(model)):
+        if not is_lazy(tensor) and tensor.numel():
+            start = int(tensor.storage_offset())
+            last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+            wide = tensor.element_size()
+            yield tensor.untyped_storage().data_ptr(), start * wide, (start + last + 1) * wide, name

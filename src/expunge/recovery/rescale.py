@@ -1,5 +1,6 @@
 """Bring each layer back to the scale at which networks are initialised."""
 
+from collections.abc import Collection, Mapping
 from math import sqrt
 
 import torch
@@ -9,19 +10,27 @@ from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivat
 __all__ = ["rescale_"]
 
 
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
 @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
-def rescale_(model: nn.Module) -> nn.Module:
+def rescale_(model: nn.Module, *, public: Collection[nn.Parameter] = ()) -> nn.Module:
     """Scale each layer in place to He initialisation: root mean square sqrt(2 / fan-in) for its weight matrix.
 
     Noise enlarges every layer alike, deep networks then saturate; directions are kept, scales are not. A layer's bias
     is scaled with its weight; the affine part of a normalisation layer is set to the identity. A function of the
     certified weights alone, hence post-processing.
+
+    Args:
+        model: from `unlearn`.
+        public: parameters that carry no noise: left alone, as frozen ones are.
     """
+    spared = {id(p) for p in (*public, *(p for p in model.parameters() if not p.requires_grad))}
     for module in model.modules():
-        if isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm)):
-            _set_identity(module)
+        own = {name: p for name, p in module.named_parameters(recurse=False) if id(p) not in spared and p.numel()}
+        if isinstance(module, _NORMS):
+            _set_identity(own)
             continue
-        own = {name: p for name, p in module.named_parameters(recurse=False) if p.requires_grad}
         matrices = [p for p in own.values() if p.dim() >= 2]
         if not matrices:
             continue
@@ -34,11 +43,10 @@ def rescale_(model: nn.Module) -> nn.Module:
     return model
 
 
-def _set_identity(module: nn.Module) -> None:
+def _set_identity(own: Mapping[str, nn.Parameter]) -> None:
     for name, value in {"weight": 1.0, "bias": 0.0}.items():
-        parameter = dict(module.named_parameters(recurse=False)).get(name)
-        if parameter is not None and parameter.requires_grad:
-            parameter.fill_(value)
+        if name in own:
+            own[name].fill_(value)
 
 
 def _factor(p: nn.Parameter) -> float:

@@ -66,10 +66,17 @@ class Training:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, one_cycle(steps))
 
     def update(self) -> None:
-        """One step of the optimiser with the gradients that are there."""
+        """One step of the optimiser with the gradients that are there; sparse ones as dense, which every optimiser takes."""
+        for parameter in self._parameters:
+            if parameter.grad is not None and parameter.grad.layout is not torch.strided:
+                parameter.grad = parameter.grad.to_dense()
         if self._max_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
         self.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
+
+    def reached(self) -> bool:
+        """Whether a backward pass gave any trained parameter a gradient."""
+        return any(parameter.grad is not None for parameter in self._parameters)
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on."""
@@ -93,10 +100,13 @@ def training_steps(training: Training, batches: Iterator[Any], *, loss: Loss) ->
 
     Raises:
         NonFinite: the loss is NaN or infinite.
+        TypeError: the loss is no scalar tensor, or does not depend on a trained weight.
     """
     for step in range(training.done, training.steps):
         training.optimizer.zero_grad()
         backward(loss, training.model, next(batches))
+        if not training.reached():
+            raise TypeError("loss(model, batch) does not depend on any trained weight of the model it is given")
         training.update()
         training.schedule.step()
         training.done = step + 1

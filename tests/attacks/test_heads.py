@@ -104,7 +104,7 @@ def test_a_convex_head_that_unlearns_is_not_refuted(convex_releases):
     assert refuted(found, guarantee(CONVEX, delta=1e-5)) == set()
     assert found.details["runs"] == 16
     # Two runs may differ by twice the claim.
-    assert {f.evidence.kind for f in found.findings} == {"one_run_via_certifier"}
+    assert {f.evidence.kind for f in found.findings} == {"one_run_via_certifier", "joint_guesses"}
 
 
 def test_a_convex_head_whose_forgetting_is_skipped_is_refuted(convex_releases):

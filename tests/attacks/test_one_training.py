@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from expunge import Examples, OutputPerturbation, Recipe, Retrain, guarantee, recover, retrain, unlearn
 from expunge.attacks import canaries
 from expunge.attacks.one_training import losses
+from expunge.audit import OneRun
 
 RECIPE = Recipe(learning_rate=0.5, batch_size=20, weight_decay=0.0)
 EXACT = guarantee(Retrain(), delta=1e-5)
@@ -65,8 +66,16 @@ def test_a_model_that_unlearned_is_not_refuted(forget):
     assert abs(seen.details["auc"] - 0.5) < 0.12
 
 
-def test_the_bound_is_that_of_the_counts_and_the_null_guesses_other_coins():
+def test_the_bound_is_that_of_all_guesses_together_and_the_null_guesses_other_coins():
     found = attacked(lambda model, _own: model).findings[0]
+    assert found.evidence.candidates == found.null.candidates == 200
+    assert found.epsilon > 35
+    assert found.null_epsilon < 2
+
+
+def test_for_a_claim_about_each_candidate_alone_half_of_them_choose_how_many_to_guess():
+    """Private training for a group of one record does not cover a hundred."""
+    found = attacked(lambda model, _own: model, kind=OneRun).findings[0]
     assert found.evidence.canaries == found.null.canaries == 100
     assert found.evidence.correct / found.evidence.guesses > 0.9
     assert found.null_epsilon < 0.5

@@ -185,7 +185,7 @@ def test_more_canaries_raise_the_ceiling_of_one_run():
 
 
 def test_every_kind_of_evidence_is_in_the_table_under_its_name():
-    assert set(EVIDENCE) == {"counts", "means", "gaussian_fit", "one_run", "one_run_via_certifier"}
+    assert set(EVIDENCE) == {"counts", "means", "gaussian_fit", "one_run", "one_run_via_certifier", "joint_guesses"}
     assert all(cls.kind == name and cls.assumes for name, cls in EVIDENCE.items())
 
 

@@ -6,7 +6,7 @@ from math import sqrt
 import pytest
 
 from expunge import OutputPerturbation, Relation, UndeclaredFeatures, guarantee
-from expunge.audit.evidence import Counts, GaussianFit, Means, OneRun, OneRunViaCertifier
+from expunge.audit.evidence import Counts, GaussianFit, JointGuesses, Means, OneRun, OneRunViaCertifier
 from expunge.audit.finding import Finding
 from expunge.audit.report import Audit
 from expunge.errors import MalformedAudit
@@ -18,6 +18,7 @@ KINDS = [
     GaussianFit(p_mean=2.0, p_samples=100, q_mean=0.0, q_samples=100, std=1.0),
     OneRun(canaries=500, guesses=200, correct=190),
     OneRunViaCertifier(canaries=500, guesses=200, correct=190),
+    JointGuesses(candidates=500, weights=(1, 7), guesses=(200, 30), correct=(120, 29), share=0.8),
 ]
 
 

@@ -6,11 +6,11 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from expunge.accounting import MeasuredResidual
+from expunge.accounting import MeasuredResidual, Relation
 from expunge.attacks.attacked import Attacked
 from expunge.attacks.heads import joined
 from expunge.attacks.one_training import canaries
-from expunge.audit.evidence import OneRun
+from expunge.audit.evidence import JointGuesses, OneRun
 from expunge.data import Examples
 from expunge.heads import AnalyticHead, ConvexHead, Forget
 from expunge.heads.analytic import GRID
@@ -31,7 +31,8 @@ def head_canaries(
     delta: float = 1e-5,
     confidence: float = 0.95,
     generator: torch.Generator,
-    kind: type[OneRun] = OneRun,
+    relation: Relation = Relation.RETRAINED,
+    kind: type[JointGuesses] | type[OneRun] = JointGuesses,
 ) -> Attacked:
     """`canaries` with the logarithm of a head's softmax as the score.
 
@@ -42,7 +43,8 @@ def head_canaries(
         delta: δ at which ε is bounded.
         confidence: of the bound.
         generator: of the coins.
-        kind: of the evidence: `OneRunViaCertifier` for a convex head, see `Releases`.
+        relation: whose certifier the claim names.
+        kind: of the evidence, see `canaries`.
     """
     forget: Callable[[Examples], nn.Module] | None = None
 
@@ -55,7 +57,8 @@ def head_canaries(
         return trained if own is None or forget is None else forget(own)
 
     return canaries(
-        learn, release, candidates, score=_score, delta=delta, confidence=confidence, generator=generator, kind=kind
+        learn, release, candidates, score=_score, delta=delta, confidence=confidence, generator=generator,
+        relation=relation, kind=kind,
     )  # fmt: skip
 
 

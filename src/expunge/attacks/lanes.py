@@ -12,7 +12,6 @@ from expunge.attacks.heads import HeadArena, bits, convex, exact, head_membershi
 from expunge.attacks.parts import How, Part, left_out
 from expunge.attacks.replays import replay_canaries
 from expunge.attacks.residual import residual_worlds
-from expunge.audit.evidence import OneRun, OneRunViaCertifier
 from expunge.data import Examples, as_examples
 from expunge.errors import ExpungeError
 from expunge.heads.analytic import GRID
@@ -86,13 +85,11 @@ def lane_canaries(how: How) -> Part:
             return left_out(f"it needs at least {_FEWEST} rows to forget, not {len(arena.candidates)}")
         head, noise = _head_of(how), torch.Generator().manual_seed(how.seed + 5)
         if isinstance(head, _Exact):
-            lane, kind = exact_lane(
-                classes=arena.classes, ridge=head.ridge, rounding=head.rounding, grid=_grid(head)
-            ), OneRun  # fmt: skip
+            lane = exact_lane(classes=arena.classes, ridge=head.ridge, rounding=head.rounding, grid=_grid(head))
         else:
-            lane, kind = convex_lane(head, classes=arena.classes, generator=noise), OneRunViaCertifier
+            lane = convex_lane(head, classes=arena.classes, generator=noise)
         found = head_canaries(
-            lane, arena.retain, arena.candidates, delta=how.delta, confidence=how.confidence, generator=coins, kind=kind
+            lane, arena.retain, arena.candidates, delta=how.delta, confidence=how.confidence, generator=coins
         )
     except (ExpungeError, ValueError, TypeError) as error:
         return left_out(error)

@@ -13,8 +13,9 @@ from expunge.accounting import Relation
 from expunge.attacks.arena import Arena, Unlearner
 from expunge.attacks.attacked import Attacked
 from expunge.audit import membership as scoring
-from expunge.audit.evidence import OneRun
+from expunge.audit.evidence import Evidence, OneRun
 from expunge.audit.finding import Finding
+from expunge.audit.joint import joint_guesses
 from expunge.audit.one_run import one_run
 from expunge.audit.scores import auc, roc, tpr_at_fpr
 from expunge.replicates import Stack
@@ -62,8 +63,10 @@ def membership(
 ) -> Attacked:
     """Attack the candidates of an arena after an unlearner.
 
-    The first half of the runs teaches (shadow models), a quarter chooses how many guesses to make, a quarter is
-    attacked. The bound on ε counts right guesses over all coins of the attacked runs: see `one_run`.
+    The first half of the runs teaches (shadow models), the others are attacked. ε is bounded twice: by the guesses about all
+    coins of one release together, the strongest of the attacked ones, which pays for their number (`joint_guesses`); and by
+    right guesses pooled over the coins of the last quarter, each coin for itself, the third quarter choosing how many
+    to make (`one_run`). The first is clearest where many rows leave a trace, the second where few do.
 
     Args:
         arena: data, coins and training.
@@ -73,7 +76,7 @@ def membership(
         trained: the trained models, where they are there already.
 
     Returns:
-        A finding for each attack, its null: retrained models. Details by attack: AUC, TPR at low FPR, ROC curve, and the
+        Two findings for each attack, their null: retrained models. Details by attack: AUC, TPR at low FPR, ROC curve, and the
         same of the null; "retained": loss-threshold AUC of retained rows against rows never seen; accuracies.
     """
     _validate.whole(8, runs=arena.runs)
@@ -109,31 +112,30 @@ def coins_guessed(
         confidence: of all findings together.
         kind: of the evidence, see `one_run`.
     """
-    each = 1 - (1 - confidence) / len(MEMBERSHIP_ATTACKS)
+    each = 1 - (1 - confidence) / (2 * len(MEMBERSHIP_ATTACKS))
     findings: list[Finding] = []
     details: dict[str, Any] = {}
     half = len(coins) // 2
+    members, quarter = coins[half:], (len(coins) - half) // 2
+
+    def pooled(s: Array) -> Evidence:
+        known = (s[:quarter], members[:quarter])
+        return one_run(s[quarter:], members[quarter:], practice=known, delta=delta, confidence=each, kind=kind)
+
+    readings: dict[str, Callable[[Array], Evidence]] = {
+        "": pooled,
+        ", one release": lambda s: joint_guesses(s, members),
+    }
     for name in MEMBERSHIP_ATTACKS:
         score = _ATTACKS[name]
         own, other = (score(s, s if name == "U-LiRA" else shadows, coins, half) for s in (released, null))
-        members, quarter = coins[half:], (len(coins) - half) // 2
-        evidence, nothing = (
-            one_run(
-                s[quarter:],
-                members[quarter:],
-                practice=(s[:quarter], members[:quarter]),
-                delta=delta,
-                confidence=each,
-                kind=kind,
-            )
-            for s in (own, other)
-        )
-        findings.append(
+        findings += [
             Finding(
-                attack=f"membership: {name}", relation=Relation.RETRAINED, delta=delta, confidence=each,
-                evidence=evidence, null=nothing,
+                attack=f"membership: {name}{how}", relation=Relation.RETRAINED, delta=delta, confidence=each,
+                evidence=see(own), null=see(other),
             )
-        )  # fmt: skip
+            for how, see in readings.items()
+        ]  # fmt: skip
         details[name] = _curves(own, other, members)
     return Attacked(findings=tuple(findings), details=details)
 

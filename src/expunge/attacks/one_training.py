@@ -1,6 +1,7 @@
 """One training, one unlearning, many coins: membership in a model too large for shadow models."""
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 from expunge import _validate
 from expunge.accounting import Relation
 from expunge.attacks.attacked import Attacked
-from expunge.audit.evidence import OneRun
+from expunge.audit.evidence import Evidence, JointGuesses, OneRun, check
 from expunge.audit.finding import Finding
+from expunge.audit.joint import joint_guesses
 from expunge.audit.one_run import one_run
 from expunge.audit.scores import auc
 from expunge.coins import mode
@@ -32,12 +34,13 @@ def canaries(
     delta: float = 1e-5,
     confidence: float = 0.95,
     generator: torch.Generator,
-    kind: type[OneRun] = OneRun,
+    relation: Relation = Relation.RETRAINED,
+    kind: type[JointGuesses] | type[OneRun] = JointGuesses,
 ) -> Attacked:
     """Train once with a random half of the candidates, forget that half, and guess from the released model which it was.
 
-    Every candidate has a fair coin of its own. A random half of all scores decides how many guesses to make; the right
-    ones among the other half are counted. The null guesses coins that were tossed afterwards.
+    Every candidate has a fair coin of its own. The guesses about all of them together are compared with a certifier that
+    saw none: see `JointGuesses`. The null guesses coins that were tossed afterwards.
 
     Args:
         learn: from the candidates that are in (None where no coin fell so) to a model trained on them and on everything
@@ -48,15 +51,20 @@ def canaries(
         delta: δ at which ε is bounded.
         confidence: of the bound.
         generator: of the coins.
-        kind: of the evidence, see `one_run`.
+        relation: whose certifier the claim names; for joint guesses either, since neither sees a candidate.
+        kind: of the evidence. `OneRun`, or `OneRunViaCertifier`, for a guarantee that does not cover all candidates
+            together, such as private training for smaller groups: then a random half of the scores decides how many guesses
+            to make, and the right ones among the others are counted.
 
     Raises:
-        ValueError: fewer than 20 candidates, or scores of another shape, NaN, or all alike.
+        ValueError: fewer than 20 candidates, or scores of another shape, NaN, or all alike; confidence out of range.
 
-    Source: Steinke, Nasr & Jagielski 2023, arXiv 2305.08846.
+    Source: coins in one training as in Steinke, Nasr & Jagielski 2023, arXiv 2305.08846; the joint bound is derived in
+    docs/audits.md.
     """
     n = len(candidates)
     _validate.whole(_FEWEST, candidates=n)
+    check(delta, confidence)
     coins = torch.rand(n, generator=generator) < 0.5
     own = candidates.take(coins.nonzero().flatten()) if bool(coins.any()) else None
     released = forget(learn(own), own)
@@ -65,12 +73,16 @@ def canaries(
     order = torch.randperm(n, generator=generator).numpy()
     practice, counted = order[: n // 2], order[n // 2 :]
 
-    def evidence(truth: NDArray[np.bool_]) -> OneRun:
+    def evidence(truth: NDArray[np.bool_]) -> Evidence:
+        if kind is JointGuesses:
+            return joint_guesses(scores, truth)
         known = (scores[practice], truth[practice])
-        return one_run(scores[counted], truth[counted], practice=known, delta=delta, confidence=confidence, kind=kind)
+        return one_run(
+            scores[counted], truth[counted], practice=known, delta=delta, confidence=confidence, kind=cast("Any", kind)
+        )
 
     found = Finding(
-        attack="canaries: one training", relation=Relation.RETRAINED, delta=delta, confidence=confidence,
+        attack="canaries: one training", relation=relation, delta=delta, confidence=confidence,
         evidence=evidence(members), null=evidence((torch.rand(n, generator=generator) < 0.5).numpy()),
     )  # fmt: skip
     known = bool(members.any() and (~members).any())

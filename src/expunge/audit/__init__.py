@@ -3,8 +3,9 @@
 An audit never proves a guarantee. It refutes one, or it does not.
 """
 
-from expunge.audit.evidence import Counts, Evidence, GaussianFit, Means, OneRun, OneRunViaCertifier
+from expunge.audit.evidence import Counts, Evidence, GaussianFit, JointGuesses, Means, OneRun, OneRunViaCertifier
 from expunge.audit.finding import Finding
+from expunge.audit.joint import joint_guesses
 from expunge.audit.null_start import null_start
 from expunge.audit.one_run import one_run
 from expunge.audit.report import Audit
@@ -15,9 +16,11 @@ __all__ = [
     "Evidence",
     "Finding",
     "GaussianFit",
+    "JointGuesses",
     "Means",
     "OneRun",
     "OneRunViaCertifier",
+    "joint_guesses",
     "null_start",
     "one_run",
 ]

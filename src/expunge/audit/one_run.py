@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from expunge.audit.evidence import OneRun
 
-__all__ = ["one_run"]
+__all__ = ["checked", "one_run"]
 
 _SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
@@ -67,7 +67,8 @@ def _scaled(seen: OneRun, canaries: int) -> OneRun:
     return OneRun(canaries=canaries, guesses=guesses, correct=int(guesses * seen.correct / seen.guesses))
 
 
-def _flat(scores: NDArray[np.float64], members: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def checked(scores: NDArray[np.float64], members: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Scores and coins of one shape, without NaN, of 2 canaries or more; raises `ValueError`."""
     s, m = np.asarray(scores, dtype=np.float64), np.asarray(members)
     if s.shape != m.shape:
         raise ValueError(f"scores have shape {s.shape}, members {m.shape}")
@@ -77,4 +78,9 @@ def _flat(scores: NDArray[np.float64], members: NDArray[np.bool_]) -> tuple[NDAr
         raise ValueError(f"scores must be of at least 2 canaries, not {s.size}")
     if np.isnan(s).any():
         raise ValueError(f"scores has NaN at index {int(np.flatnonzero(np.isnan(s.reshape(-1)))[0])}")
+    return s, m
+
+
+def _flat(scores: NDArray[np.float64], members: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    s, m = checked(scores, members)
     return s.reshape(-1), m.reshape(-1)

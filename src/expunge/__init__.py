@@ -42,10 +42,11 @@ from expunge.accounting import (
     requests_left,
 )
 from expunge.certificate import Certificate, issue, verify
+from expunge.commitments import new_commitment_key
 from expunge.record import RunRecord
 
 if TYPE_CHECKING:
-    from expunge.data import Examples, commit, new_commitment_key, split
+    from expunge.data import Examples, check_disjoint, commit, open_commitment, split
     from expunge.heads import AnalyticHead, ConvexHead, EqualScores, Forget, RandomFeatures, TangentFeatures
     from expunge.methods.blockwise_gradient_clipping import layer_sizes
     from expunge.methods.weights import save_weights
@@ -94,6 +95,7 @@ __all__ = [
     "best_schedule",
     "best_steps",
     "calibrate",
+    "check_disjoint",
     "commit",
     "compose",
     "delta_at",
@@ -108,6 +110,7 @@ __all__ = [
     "layer_sizes",
     "new_commitment_key",
     "null_start",
+    "open_commitment",
     "plan",
     "recover",
     "remaining",
@@ -137,10 +140,11 @@ _TORCH_BACKED = {
     "Task": "task",
     "Trace": "trace",
     "Unlearned": "pipeline",
+    "check_disjoint": "data",
     "commit": "data",
     "layer_sizes": "methods.blockwise_gradient_clipping",
-    "new_commitment_key": "data",
     "null_start": "pipeline",
+    "open_commitment": "data",
     "plan": "planner",
     "recover": "pipeline",
     "retrain": "pipeline",

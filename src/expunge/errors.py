@@ -9,6 +9,8 @@
     ├── TaskError                  a task function returned something else than a Task
     ├── OutputError                a file or folder cannot be written, or exists already
     ├── MissingExtra               an optional dependency is not installed
+    ├── StillRetained              the retained data hold rows that were to be forgotten
+    ├── CommitmentMismatch         a commitment is not to these rows
     ├── MalformedAudit             an audit file is truncated, altered, or its bounds do not follow from its evidence
     └── CertificateError           a certificate is refused
         ├── MalformedCertificate   truncated, not JSON, a field missing, an unknown schema or mechanism
@@ -23,6 +25,7 @@ __all__ = [
     "BudgetUnreachable",
     "CertificateError",
     "ClaimRefused",
+    "CommitmentMismatch",
     "ExpungeError",
     "MalformedAudit",
     "MalformedCertificate",
@@ -32,6 +35,7 @@ __all__ = [
     "OutputError",
     "RunError",
     "StateError",
+    "StillRetained",
     "TaskError",
     "WeightsMismatch",
 ]
@@ -63,6 +67,14 @@ class StateError(ExpungeError):
 
 class TaskError(ExpungeError):
     """A task function returned something else than a Task, or cannot be found."""
+
+
+class StillRetained(ExpungeError):
+    """The retained data hold rows that were to be forgotten; the message names some."""
+
+
+class CommitmentMismatch(ExpungeError):
+    """A commitment is not to these ids or rows, or was made under another key."""
 
 
 class OutputError(ExpungeError):

@@ -1,6 +1,7 @@
 """The verbs: `unlearn`, `recover`, `retrain`, and the control `null_start`.
 
-None of them takes the forgotten data. Each uses one generator for all its coins: noise, batch order, dropout; the
+No mechanism reads the forgotten data: where a verb takes them, it is for the check that `retain` holds none of them, which
+the record states as its `coverage`. Each uses one generator for all its coins: noise, batch order, dropout; the
 global generators of torch are forked, and left as they were.
 """
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from expunge import _validate
 from expunge.accounting import DPTraining, Mechanism, Retrain
 from expunge.coins import build, coins_state, environment, fresh_coins, mode, restore_coins
-from expunge.data import Batches
+from expunge.data import Batches, check_disjoint
 from expunge.errors import RunError
 from expunge.loss import Loss, scalar_loss
 from expunge.methods import EXECUTORS, FlatWeights, Noise, secret_generator
@@ -26,6 +27,7 @@ from expunge.methods.tensors import dtype_name, named_parameters, refuse_other_s
 from expunge.methods.weights import public_names, refuse_uncovered
 from expunge.record import (
     NO_NOISE,
+    UNCHECKED,
     RunRecord,
     digest_tensors,
     mechanism_to_dict,
@@ -64,6 +66,7 @@ def unlearn(
     mechanism: Mechanism,
     *,
     loss: Loss,
+    forget: Any = None,
     batch_size: int = 128,
     public: Sequence[str] = (),
     buffers: Literal["refuse", "reset"] = "refuse",
@@ -79,6 +82,8 @@ def unlearn(
         retain: the retained data: `Examples`, tensors `(x, y)`, or a loader of batches. Never the forgotten data.
         mechanism: a finished one, e.g. from `calibrate`.
         loss: `loss(model, batch)` returns a scalar tensor.
+        forget: the forgotten rows, or their ids: read before the run to check that `retain` holds none of them, and never by
+            the mechanism (see `check_disjoint`). Without them the record says "unchecked", and `issue` asks for words.
         batch_size: examples a batch, where the data are `Examples`.
         public: patterns of parameters and buffers that do not depend on the forgotten data; left alone.
         buffers: "refuse" models with buffers that may carry data, or "reset" BatchNorm statistics and estimate them
@@ -92,6 +97,7 @@ def unlearn(
         copy: work on a copy; False changes `model` itself and leaves it undefined if the run fails.
 
     Raises:
+        StillRetained: `retain` holds forgotten rows.
         ModelRefused, NonFinite, RunError, StateError: see their docstrings. Nothing is returned then.
     """
     executor = EXECUTORS.get(type(mechanism))
@@ -104,6 +110,9 @@ def unlearn(
     _check_loss(loss)
     # Before the copy, which fails in torch's words on some of what is refused here.
     refuse_uncovered(model, public_names(model, public), reset_buffers=buffers == "reset")
+    if buffers == "reset":
+        Batches(retain, batch_size=batch_size, seed=0).per_epoch  # noqa: B018  a loader without length: told before the run
+    coverage = _coverage(retain, forget)
     work = copying.deepcopy(model) if copy else model
     weights = FlatWeights(work, public=public, center=center, reset_buffers=buffers == "reset")
     start = _start(weights)
@@ -156,6 +165,7 @@ def unlearn(
         environment=environment(weights.device),
         estimated=weights.estimated,
         start=start,
+        coverage=coverage,
     )
     return Unlearned(work, record, start_clipped)
 
@@ -204,6 +214,7 @@ def retrain(
     retain: Any,
     *,
     loss: Loss,
+    forget: Any = None,
     epochs: float = 5,
     recipe: Recipe | None = None,
     generator: torch.Generator | None = None,
@@ -216,20 +227,28 @@ def retrain(
         make_model: builds a model whose weights ignore the forgotten data; called once, under `generator`.
         retain: the retained data, as in `unlearn`.
         loss: as in `unlearn`.
+        forget: as in `unlearn`.
         epochs: passes over the retained data.
         recipe: optimiser and schedule.
         generator: source of initialisation, batch order and other coins.
         state: as in `unlearn`.
         on_epoch: as in `recover`.
     """
+    coverage = _coverage(retain, forget)
     coins = generator if generator is not None else secret_generator()
     model = build(make_model, coins)
     _train(model, retain, loss, epochs, recipe or Recipe(), coins, state, on_epoch, label="retrain")
-    return Unlearned(model, noiseless_record(Retrain(), model))
+    return Unlearned(model, noiseless_record(Retrain(), model, coverage=coverage))
 
 
-def noiseless_record(mechanism: Mechanism, model: nn.Module) -> RunRecord:
-    """The record of a run without noise and without counted steps: retraining, or another lane that draws none."""
+def noiseless_record(mechanism: Mechanism, model: nn.Module, *, coverage: str = UNCHECKED) -> RunRecord:
+    """The record of a run without noise and without counted steps: retraining, or another lane that draws none.
+
+    Args:
+        mechanism: that was run.
+        model: with its output.
+        coverage: how it was checked that no forgotten row took part, see `RunRecord`.
+    """
     first = next(model.parameters())
     held = dict(named_parameters(model))
     estimated = tuple(name for name in saved_tensors(model) if name not in held)
@@ -245,6 +264,7 @@ def noiseless_record(mechanism: Mechanism, model: nn.Module) -> RunRecord:
         certified=weights_digest(model),
         environment=environment(first.device),
         estimated=estimated,
+        coverage=coverage,
     )
 
 
@@ -317,6 +337,10 @@ def _train(
         parameter.grad = None
     if file:
         file.delete()
+
+
+def _coverage(retain: Any, forget: Any) -> str:
+    return UNCHECKED if forget is None else check_disjoint(retain, forget)
 
 
 def _start(weights: FlatWeights) -> dict[str, str]:

@@ -138,6 +138,7 @@ def _record(mechanism: DPTraining, weights: FlatWeights, noise: Noise, steps_don
         public=weights.public,
         certified=weights_digest(weights.model),
         environment=environment(weights.device) | {"opacus": opacus.__version__},
+        coverage="any group",
     )
 
 

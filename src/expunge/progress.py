@@ -13,7 +13,7 @@ T = TypeVar("T")
 _PATIENCE = 1.0  # seconds
 
 
-def track(steps: Iterator[T], *, total: int, label: str) -> Iterator[T]:
+def track(steps: Iterator[T], *, total: int | None, label: str) -> Iterator[T]:
     """Pass `steps` through, drawing a bar on standard error once they have taken a second.
 
     The bar shows counts and time only: losses between noisy steps are secret.

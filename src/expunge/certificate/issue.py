@@ -6,6 +6,7 @@ from math import isfinite
 from re import fullmatch
 from typing import Any
 
+from expunge import _validate
 from expunge.accounting import WITHDRAWN, Budget, Guarantee, Kind, Relation, delta_at, guarantee
 from expunge.certificate.claim import claim_to_dict
 from expunge.certificate.document import KINDS, PROFILE_AT
@@ -15,7 +16,7 @@ from expunge.certificate.released import digest_to_release
 from expunge.certificate.verify import verify
 from expunge.certificate.words import DECLARED_RECOVERY, DOES_NOT_PROVE, NO_RECOVERY
 from expunge.errors import CertificateError, RunError
-from expunge.record import RunRecord
+from expunge.record import UNCHECKED, RunRecord
 
 __all__ = ["issue"]
 
@@ -46,12 +47,14 @@ def issue(
     Raises:
         RunError: the record does not match its mechanism, contradicts itself or does not meet what was asked, or the
             kind of its guarantee is one that no certificate states; or the mechanism was withdrawn; or the weights hold
-            other tensors than the run covered, or are those of the model before the run.
-        ValueError: a commitment that is not keyed.
+            other tensors than the run covered, or are those of the model before the run; or nobody checked that the
+            retained data hold no forgotten row, and `unchecked` does not say why.
+        ValueError: `unchecked` is given for a record that was checked, or a commitment that is not keyed.
     """
     record.check()
     if record.mechanism.name in WITHDRAWN:
         raise RunError(f"'{record.mechanism.name}' is no longer issued: {WITHDRAWN[record.mechanism.name]}")
+    _refuse_unchecked(record.coverage, unchecked)
     relation = Relation(relation)
     delta = asked.delta if asked is not None else delta
     for name, value in (commitments or {}).items():
@@ -103,6 +106,18 @@ def _refuse_empty(claim: Guarantee, also: Guarantee, asked: Budget | None) -> No
         raise RunError(
             f"the run proves epsilon={claim.epsilon:.9g} at delta={claim.delta:g}, not the {asked.epsilon:g} asked"
         )
+
+
+def _refuse_unchecked(coverage: str, words: str) -> None:
+    if words != "":
+        _validate.text(unchecked=words)
+    if coverage == UNCHECKED and not words:
+        raise RunError(
+            "nobody checked that the retained data hold none of the forgotten rows: give them to the verb that ran "
+            "(forget=...), or say here why that cannot be (unchecked='...'), in words that the certificate carries"
+        )
+    if coverage != UNCHECKED and words:
+        raise ValueError(f"unchecked={words!r} contradicts the record, whose coverage is {coverage!r}: leave it out")
 
 
 def _other(relation: Relation) -> Relation:

@@ -8,7 +8,7 @@ import hmac
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
@@ -18,13 +18,15 @@ from expunge import _validate
 from expunge._files import write_over
 from expunge.accounting import GridRidge, UndeclaredFeatures
 from expunge.arrays import Names, Numbers, as_tensor, names_in
+from expunge.commitments import texts
 from expunge.data import new_commitment_key
-from expunge.errors import RunError
+from expunge.errors import RunError, StillRetained
 from expunge.heads.rows import Rows, checked_grid, checked_key, checked_rows, name_of, real
 from expunge.heads.saved import pack, unpack
 from expunge.heads.solver import Method, Solver
 from expunge.heads.statistics import Inverse, Sums, add, subtract, sums_of
 from expunge.pipeline import Unlearned, noiseless_record
+from expunge.record import UNCHECKED
 
 __all__ = ["GRID", "AnalyticHead"]
 
@@ -97,6 +99,7 @@ class AnalyticHead:
         self._key = new_commitment_key() if key is None else checked_key(key)
         self._sums: Sums | None = None
         self._ledger: dict[bytes, bytes] = {}
+        self._subtracted = set[bytes]()  # in memory alone: a saved head tells nothing of what it forgot
         self._solver = Solver(ridge=self.ridge, rounding=self.rounding, method=method, **self._grids)
 
     def __len__(self) -> int:
@@ -180,6 +183,7 @@ class AnalyticHead:
             self._take(rest, self._solver.updated(rows, self._sums, -1))
         for name, _ in rows.digests:
             del self._ledger[name]
+            self._subtracted.add(name)
 
     def remove_class(self, label: int, X: Numbers, *, ids: Names) -> None:  # noqa: N803
         """`forget` all rows of a class, and refuse unless these are all; the class is masked from then on.
@@ -276,12 +280,21 @@ class AnalyticHead:
                 layer.bias.zero_().masked_fill_(masked, -math.inf)
         return layer
 
-    def unlearned(self) -> Unlearned:
+    def unlearned(self, *, forget: Iterable[str] = ()) -> Unlearned:
         """The layer and the record for `issue`: kind `exact`, or `none` where no provenance was declared.
 
+        Args:
+            forget: ids that must be no longer, or never, learned. The record's coverage is "ledger" where this head has
+                subtracted rows since it was made or loaded, else "ids" with such ids, else "unchecked".
+
         Raises:
+            StillRetained: rows of these ids are learned.
             RunError: there is no grid; or as `weights`.
         """
+        ids = [] if forget == () else texts(forget)
+        if held := [name for name in ids if name in self]:
+            raise StillRetained(f"the head still holds {len(held)} of the {len(ids)} rows to forget, e.g. {held[0]!r}")
+        gone = self._subtracted - self._ledger.keys()
         if self._grid is None:
             raise RunError(
                 "without a grid the last bits of the weights depend on the forgotten rows, and no certificate is made: make "
@@ -300,7 +313,8 @@ class AnalyticHead:
             if self.provenance
             else UndeclaredFeatures(head="exact_ridge")
         )
-        return Unlearned(layer, noiseless_record(mechanism, layer))
+        coverage = "ledger" if gone else "ids" if ids else UNCHECKED
+        return Unlearned(layer, noiseless_record(mechanism, layer, coverage=coverage))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state, atomically, over an older one; readable by its owner alone, without the key.

@@ -2,7 +2,7 @@
 
 import hmac
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any, Literal, cast
 
@@ -14,8 +14,8 @@ from expunge import _validate
 from expunge._files import write_over
 from expunge.accounting import Budget, MeasuredResidual, Mechanism, UndeclaredFeatures, calibrate
 from expunge.coins import environment
-from expunge.data import new_commitment_key
-from expunge.errors import RunError
+from expunge.commitments import new_commitment_key, texts
+from expunge.errors import RunError, StillRetained
 from expunge.heads.fairness import EqualScores
 from expunge.heads.newton import Dense, Kronecker, Preconditioner, Solution, minimise
 from expunge.heads.objectives import LOSSES, Measured, Objective
@@ -25,7 +25,7 @@ from expunge.heads.saved_convex import Kept, pack, unpack
 from expunge.heads.streams import Blocks, Rows, ids_of
 from expunge.methods import Noise
 from expunge.pipeline import Unlearned
-from expunge.record import RunRecord, weights_digest
+from expunge.record import UNCHECKED, RunRecord, weights_digest
 
 __all__ = ["ConvexHead", "noise_for"]
 
@@ -151,15 +151,24 @@ class ConvexHead:
             raise RunError("this head is not fitted yet: call fit(rows)")
         return self._solution
 
-    def fit(self, rows: Rows, *, generator: torch.Generator | None = None, prepare: bool = True) -> Unlearned:
+    def fit(
+        self,
+        rows: Rows,
+        *,
+        forget: Iterable[str] = (),
+        generator: torch.Generator | None = None,
+        prepare: bool = True,
+    ) -> Unlearned:
         """Train on all rows from zero, to the same residual as every request: exact retraining.
 
         Args:
             rows: see `expunge.heads.streams.Rows`.
+            forget: ids that must not be among them; the record's coverage is then "ids", else "unchecked".
             generator: of the noise; by default a secret one.
             prepare: keep an inverse Hessian (see `factor_limit`) for the requests to come.
 
         Raises:
+            StillRetained: the rows hold one of the ids to forget.
             ValueError, TypeError: the rows are not usable, or the head is fitted already.
             RunError, NonFinite: see `minimise`. The head stays as it was.
         """
@@ -167,6 +176,9 @@ class ConvexHead:
             raise ValueError("this head is fitted already; make a new one, or call unlearn(rows, request)")
         key = _digest_key(self._key)
         learned, width = ids_of(rows, key=key)
+        ids = [] if forget == () else texts(forget)
+        if held := [name for name in ids if digest(name, key) in learned]:
+            raise StillRetained(f"rows hold {len(held)} of the {len(ids)} rows to forget, e.g. {held[0]!r}")
         corrections = Corrections(key=key, learned=learned)
         objective = self._objective(rows, corrections, width)
         preconditioner = _start_factor(objective)
@@ -174,7 +186,7 @@ class ConvexHead:
         solution = minimise(objective, start, residual=self._residual, preconditioner=preconditioner)
         if prepare and self._classes * objective.shape[1] <= self._factor_limit:
             preconditioner = Dense(objective, solution.weights)
-        released = self._release(solution, width, generator)
+        released = self._release(solution, width, generator, coverage="ids" if ids else UNCHECKED)
         self._corrections, self._solution, self._width = corrections, solution, width
         self._preconditioner = preconditioner
         return released
@@ -201,7 +213,7 @@ class ConvexHead:
         objective = self._objective(rows, corrections, self._width)
         factor = self._preconditioner or _start_factor(objective)  # saved without it
         solution = minimise(objective, before.weights, residual=self._residual, preconditioner=factor)
-        released = self._release(solution, self._width, generator)
+        released = self._release(solution, self._width, generator, coverage="ledger")
         self._corrections, self._solution, self._preconditioner = corrections, solution, factor
         return released
 
@@ -259,7 +271,9 @@ class ConvexHead:
             fairness=self._fairness,
         )
 
-    def _release(self, solution: Solution, width: int, generator: torch.Generator | None) -> Unlearned:
+    def _release(
+        self, solution: Solution, width: int, generator: torch.Generator | None, *, coverage: str
+    ) -> Unlearned:
         """W + N(0, σ² I) as a module, and the record; no number of the search enters either."""
         if not solution.residual <= self._residual:
             raise RunError(f"the residual is {solution.residual:g}, above residual={self._residual:g}")
@@ -278,6 +292,7 @@ class ConvexHead:
             public=(),
             certified=weights_digest(model),
             environment=environment(device),
+            coverage=coverage,
         )
         return Unlearned(model, record)
 

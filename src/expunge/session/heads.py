@@ -1,7 +1,7 @@
 """A head on a task's feature map: fitted on the retained rows, or brought from the last request to the next."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from torch import nn
 from expunge._files import write_new
 from expunge.accounting import Budget, ExactRidge, MeasuredResidual, Relation
 from expunge.compare import accuracies
-from expunge.data import Examples, commit, new_commitment_key
+from expunge.data import Examples, check_disjoint, commit, new_commitment_key
 from expunge.errors import StateError, TaskError
 from expunge.heads import AnalyticHead, ConvexHead, Forget
 from expunge.heads.saved import CONVEX, kind_of
@@ -51,7 +51,7 @@ def run_head(
         _refuse_unproven(task, budget)
         forget, original = labelled(task, "forget"), accuracies(task, task.model)
         head, done = (_exact if lane == ExactRidge.name else _convex)(task, forget, budget, settings)
-        commitments = {"forget": commit(forget.ids, key=new_commitment_key(work / "commitment.key"))}
+        commitments = {"forget": commit(forget, key=new_commitment_key(work / "commitment.key"))}
         certificate = write(work, done, done.model, budget, Relation.RETRAINED, commitments)
         head.save(work / "head.state")
         write_new(work / "head.key", head.key.hex().encode() + b"\n", private=True)
@@ -85,11 +85,12 @@ def load_head(folder: Path, *, noise: Budget | None = None) -> AnalyticHead | Co
 def _exact(task: Task, forget: Examples, budget: Budget, settings: Settings) -> tuple[AnalyticHead, Unlearned]:  # noqa: ARG001
     if settings.head is None:
         rows = labelled(task, "retain")
+        coverage = check_disjoint(rows, forget)
         head = AnalyticHead(
             ridge=settings.ridge, classes=outputs(task, rows), provenance=task.provenance, grid=settings.grid
         )
         head.learn(featured(task, rows), rows.tensors[1], ids=rows.ids)
-        return head, head.unlearned()
+        return head, _covered(head.unlearned(), coverage)
     head = load_head(settings.head)
     if not isinstance(head, AnalyticHead):
         raise StateError(f"{settings.head} holds a convex head: go on with --mechanism {MeasuredResidual.name}")
@@ -115,8 +116,16 @@ def _convex(task: Task, forget: Examples, budget: Budget, settings: Settings) ->
         loss=cast("Any", settings.loss), regularization=settings.regularization, residual=settings.residual,
         classes=outputs(task, retain), noise_std=budget, provenance=task.provenance,
     )  # fmt: skip
+    coverage = check_disjoint(retain, forget) if previous is None else ""
     rows = Examples(featured(task, retain), retain.tensors[1], ids=retain.ids)
-    return head, head.fit(rows) if previous is None else head.unlearn(rows, Forget.rows(forget.ids))
+    if previous is None:
+        return head, _covered(head.fit(rows), coverage)
+    return head, head.unlearn(rows, Forget.rows(forget.ids))
+
+
+def _covered(done: Unlearned, coverage: str) -> Unlearned:
+    """With what was checked of the task's rows, of which a new head has seen the retained ones alone."""
+    return replace(done, record=replace(done.record, coverage=coverage))
 
 
 def _refuse_other(settings: Settings, held: Mapping[str, Any], provenance: str, task: Task) -> None:

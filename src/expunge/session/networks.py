@@ -51,8 +51,7 @@ def run_task(
         original = accuracies(task, task.model)  # first: what cannot be measured is refused before hours of work
         done, released = _run(task, mechanism, work, epochs=epochs, recipe=recipe, rescale=rescale)
         key = new_commitment_key(work / "commitment.key")
-        forget = as_examples(task.forget)
-        commitments = {} if forget is None else {"forget": commit(forget.ids, key=key)}
+        commitments = {"forget": commit(task.forget, key=key)}
         save_weights(done.model, work / "certified.safetensors")
         certificate = write(work, done, released, budget, relation, commitments)
         (work / _KEPT).unlink(
@@ -106,9 +105,11 @@ def certified(task: Task, mechanism: Mechanism, *, epochs: float, recipe: Recipe
     """What the certificate speaks of, before recovery."""
     if not isinstance(mechanism, Retrain):
         return unlearn(
-            task.model, task.retain, mechanism, loss=task.loss, batch_size=recipe.batch_size, public=task.public,
+            task.model, task.retain, mechanism, loss=task.loss, forget=task.forget, batch_size=recipe.batch_size, public=task.public,
             buffers=cast("Any", task.buffers), center=task.center, state=state,
         )  # fmt: skip
     if task.make_model is None:
         raise TaskError("retraining needs task.make_model, a function that builds a fresh model")
-    return retrain(task.make_model, task.retain, loss=task.loss, epochs=epochs, recipe=recipe, state=state)
+    return retrain(
+        task.make_model, task.retain, loss=task.loss, forget=task.forget, epochs=epochs, recipe=recipe, state=state
+    )  # fmt: skip

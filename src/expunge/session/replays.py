@@ -46,7 +46,7 @@ def run_replay(where: str, out: Path, budget: Budget, *, trace: Path, resume: bo
         retain, forget = _examples(task, "retain"), _examples(task, "forget")
         traced = open_trace(trace)
         original = accuracies(task, task.model)
-        commitments = {"forget": commit(forget.ids, key=new_commitment_key(work / "commitment.key"))}
+        commitments = {"forget": commit(forget, key=new_commitment_key(work / "commitment.key"))}
         done, replayed = _finished(traced, task, retain, forget) or _replay(traced, task, retain, forget)
         certificate = write(work, done, done.model, budget, Relation.RETRAINED, commitments)
     measured = {"original": original, "released": accuracies(task, done.model)}
@@ -94,7 +94,7 @@ def _finished(
     shards = 1 if isinstance(traced, Trace) else traced.plan.shards
     total = sum(traced.manifest.settings["steps"]) if isinstance(traced, Trace) else traced.plan.total
     cost = {"steps": 0, "total": total, "fraction": 0.0, "before": True}
-    return Unlearned(model, noiseless_record(Replay(shards=shards), model)), cost
+    return Unlearned(model, noiseless_record(Replay(shards=shards), model, coverage="ledger")), cost
 
 
 def _tags(traced: Trace | Shards) -> tuple[set[str], set[str]]:

@@ -71,7 +71,7 @@ def rewind(
     replay = Replaying.prepare(trace, ids, data, Program(make_model=make_model, loss=loss, augment=augment))
     replay.run()
     model = replay.engine.model
-    return Rewound(model, noiseless_record(Replay(), model), replay.cost)
+    return Rewound(model, noiseless_record(Replay(), model, coverage="ledger"), replay.cost)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -239,7 +239,7 @@ class Shards:
         pending.unlink()
         cost = ShardsCost(hit={shard: replay.cost for shard, replay in replays.items()}, total=self.plan.total)
         model = self.model(make_model)
-        return RewoundShards(model, noiseless_record(Replay(shards=self.plan.shards), model), cost)
+        return RewoundShards(model, noiseless_record(Replay(shards=self.plan.shards), model, coverage="ledger"), cost)
 
     def _by_shard(self, names: Sequence[str]) -> dict[int, list[str]]:
         found: dict[int, list[str]] = {}

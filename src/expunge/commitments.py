@@ -1,0 +1,121 @@
+"""Keyed commitments: they hide what they speak of and its size, and bind whoever holds the key. No torch is needed."""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+from expunge._files import write_new
+from expunge.errors import CommitmentMismatch, StateError
+from expunge.randomness.secret import entropy
+
+__all__ = ["commit_ids", "commit_rows", "is_commitment", "new_commitment_key", "open_ids", "read_key", "texts"]
+
+_FORM = re.compile(r"hmac-sha256:[0-9a-f]{64}")
+
+
+def new_commitment_key(path: str | Path | None = None) -> bytes:
+    """A fresh secret key of 32 bytes; written to `path` (readable by its owner alone) where one is given."""
+    key = entropy(32)
+    if path is not None:
+        write_new(path, key.hex().encode() + b"\n", private=True)
+    return key
+
+
+def read_key(path: str | Path) -> bytes:
+    """The key that `new_commitment_key` wrote.
+
+    Raises:
+        StateError: the file cannot be read, or holds no key of at least 32 bytes.
+    """
+    try:
+        key = bytes.fromhex(Path(path).read_text(encoding="utf-8").strip())
+    except (OSError, ValueError) as error:
+        raise StateError(f"{path} holds no key in hexadecimal digits: {error}") from error
+    if len(key) < 32:
+        raise StateError(f"{path} holds {len(key)} bytes, not a whole key of 32")
+    return key
+
+
+def texts(ids: object) -> list[str]:
+    """Ids as texts, in order: texts as they stand, whole numbers as their decimal digits.
+
+    Raises:
+        TypeError: a single text, something that cannot be iterated, or an id that is neither text nor whole number.
+        ValueError: no id, an empty one, or one that is given twice.
+    """
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise TypeError(f"ids must be a collection of texts, not {ids!r}")
+    listed: Any = getattr(ids, "tolist", None)  # numpy's and torch's own numbers become Python's
+    plain: Any = ids if listed is None else listed()
+    if not isinstance(plain, Iterable):
+        raise TypeError(f"ids must be a collection of texts, not {ids!r}")
+    names: list[str] = []
+    for name in plain:
+        if isinstance(name, Integral) and not isinstance(name, bool):
+            names.append(str(int(name)))
+        elif isinstance(name, str):
+            names.append(str(name))
+        else:
+            raise TypeError(
+                f"ids must be texts (or whole numbers), not {name!r} of type {type(name).__name__}: ids=[str(i) for i in ids]"
+            )
+    if not names:
+        raise ValueError("ids must name at least one row")
+    if "" in names:
+        raise ValueError("ids: the empty text names no row")
+    if len(set(names)) < len(names):
+        seen = set[str]()
+        twice = next(name for name in names if name in seen or seen.add(name))
+        raise ValueError(f"ids: {twice!r} names two rows")
+    return names
+
+
+def commit_ids(ids: Iterable[str], *, key: bytes) -> str:
+    """A keyed commitment to a set of ids: HMAC-SHA256 over the sorted digests of the ids.
+
+    >>> commit_ids(["a", "b"], key=bytes(32)) == commit_ids(["b", "a"], key=bytes(32))
+    True
+    """
+    return _sealed(b"expunge.commitment/1", (hashlib.sha256(i.encode()).digest() for i in texts(ids)), key)
+
+
+def commit_rows(digests: Iterable[bytes], *, key: bytes) -> str:
+    """A keyed commitment to rows without names, from a SHA-256 digest of the content of each, in any order.
+
+    Raises:
+        ValueError: no row.
+    """
+    return _sealed(b"expunge.commitment.rows/1", digests, key)
+
+
+def open_ids(commitment: str, ids: Iterable[str], *, key: bytes) -> None:
+    """Raise `CommitmentMismatch` unless a commitment is to exactly these ids under this key."""
+    match(commitment, commit_ids(ids, key=key))
+
+
+def match(commitment: str, computed: str) -> None:
+    """Raise `CommitmentMismatch` unless both are the same commitment."""
+    if not is_commitment(commitment):
+        raise CommitmentMismatch(f"no commitment 'hmac-sha256:' and 64 hexadecimal digits: {commitment!r}")
+    if not hmac.compare_digest(commitment, computed):
+        raise CommitmentMismatch("the commitment does not open: it is to other rows, or was made under another key")
+
+
+def is_commitment(value: object) -> bool:
+    """Whether this is 'hmac-sha256:' and exactly 64 lower-case hexadecimal digits."""
+    return isinstance(value, str) and _FORM.fullmatch(value) is not None
+
+
+def _sealed(purpose: bytes, digests: Iterable[bytes], key: bytes) -> str:
+    if not isinstance(key, (bytes, bytearray)):
+        raise TypeError(f"key must be bytes, not {type(key).__name__}; use new_commitment_key()")
+    if len(key) < 32:
+        raise ValueError(f"key must have at least 32 bytes, not {len(key)}; use new_commitment_key()")
+    ordered = sorted(digests)
+    if not ordered:
+        raise ValueError("there is no row to commit to")
+    return f"hmac-sha256:{hmac.new(key, purpose + b''.join(ordered), 'sha256').hexdigest()}"

@@ -1,0 +1,154 @@
+"""Whether the retained data still hold a row that is to be forgotten.
+
+No theorem sees it: a mechanism that is fed the forgotten rows as retained ones proves, about the wrong data, what it always
+proves. So it is looked up before the run, and the record says how (`expunge.record.COVERAGES`).
+
+Names decide where both sets have them. Without names a row is known by its inputs alone, so that a forgotten picture under a
+new label is found; real numbers are compared in float32, whole numbers exactly, whatever the types. A row that was changed in
+any other number, augmented or rescaled, is another row: this check cannot see it.
+"""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from expunge.data.content import Row, rows_of
+from expunge.data.examples import Examples, as_examples
+from expunge.data.names import names_in
+from expunge.errors import StillRetained
+from expunge.randomness.secret import entropy
+
+__all__ = ["check_disjoint"]
+
+_log = logging.getLogger("expunge")
+_SHOWN = 3
+
+
+def check_disjoint(retain: Any, forget: Any) -> str:
+    """Check that the retained data hold none of the forgotten rows; returns how that was checked.
+
+    Args:
+        retain: `Examples`, tensors, or a loader of batches, which is read once from end to end.
+        forget: likewise; or ids of rows, where `retain` has names.
+
+    Returns:
+        "ids and content"; "ids", where rows with other names have the same content, or none is at hand; "content".
+
+    Raises:
+        StillRetained: a forgotten row is retained.
+        TypeError, ValueError: no rows, or rows that cannot be compared.
+    """
+    ids, kept = names_in(forget), as_examples(retain)
+    if ids is not None:
+        if kept is None or not kept.named:
+            raise TypeError(
+                "forget holds ids, and retain has no names: give Examples(..., ids=...), or the rows to forget"
+            )
+        _refuse_names(kept, ids)
+        return "ids"
+    gone = as_examples(forget)
+    if kept is None or gone is None or not (kept.named and gone.named):
+        seen = _shared(retain, forget)
+        if seen.comparable is False:
+            raise ValueError(f"retain and forget cannot be compared: {seen.why}; give Examples(..., ids=...) for both")
+        if seen.where:
+            raise StillRetained(_words(seen, kept))
+        return "content"
+    _refuse_names(kept, gone.ids)
+    seen = _shared(kept, gone)
+    if not seen.comparable:
+        return "ids"
+    if seen.twins_by_mistake:
+        raise StillRetained(
+            f"{_words(seen, kept)} They have other ids there, and each occurs there once: these are two names for the same rows"
+        )
+    if seen.where:
+        _log.warning(
+            "%d retained rows have the content of forgotten ones and other ids: taken for other rows, as ids say",
+            seen.hits,
+        )
+    return "ids" if seen.where else "ids and content"
+
+
+class _Seen:
+    """The forgotten rows, and those of them that were met among the retained ones."""
+
+    def __init__(self, forgotten: Iterator[Row]) -> None:
+        self._key = entropy(32)
+        self.times = Counter[bytes]()
+        self._widths, self._others = set[int | None](), set[int | None]()
+        self.asked = 0
+        for row in forgotten:
+            self.times[self._digest(row)] = 0
+            self._widths.add(row.width)
+            self.asked += 1
+        self.where: list[int] = []
+        self.rows = self.hits = 0
+        if not self.asked:
+            raise ValueError("forget gave no row: the forget set is empty")
+
+    def look(self, retained: Iterator[Row]) -> None:
+        for row in retained:
+            name = self._digest(row)
+            self._others.add(row.width)
+            if name in self.times:
+                self.times[name] += 1
+                self.hits += 1
+                if len(self.where) < _SHOWN:
+                    self.where.append(self.rows)
+            self.rows += 1
+        if not self.rows:
+            raise ValueError("retain gave no row: the retain set is empty, or the iterator cannot be iterated again")
+
+    @property
+    def comparable(self) -> bool:
+        """Whether some retained row is as long as some forgotten one; of others nothing could be told."""
+        return bool(self._widths & self._others)
+
+    @property
+    def why(self) -> str:
+        """Why not."""
+        return f"rows to forget have {_listed(self._widths)} numbers, retained ones {_listed(self._others)}"
+
+    @property
+    def twins_by_mistake(self) -> bool:
+        """Most forgotten rows are retained, each once: where equal rows are common they come more than once."""
+        shared = sum(1 for times in self.times.values() if times)
+        return shared > 1 and 2 * shared > len(self.times) and self.hits == shared
+
+    def _digest(self, row: Row) -> bytes:
+        return hashlib.blake2b(row.inputs, key=self._key, digest_size=16).digest()
+
+
+def _shared(retain: Any, forget: Any) -> _Seen:
+    seen = _Seen(rows_of(forget, precision=torch.float32, label="rows to forget"))
+    seen.look(rows_of(retain, precision=torch.float32, label="retained rows"))
+    return seen
+
+
+def _refuse_names(kept: Examples, ids: Iterable[str]) -> None:
+    gone = set(ids)
+    shared = [name for name in kept.ids if name in gone]
+    if shared:
+        more = f" and {len(shared) - _SHOWN} more" if len(shared) > _SHOWN else ""
+        raise StillRetained(
+            f"retain holds {len(shared)} of the {len(gone)} rows to forget, by their ids: "
+            f"{', '.join(map(repr, shared[:_SHOWN]))}{more}. Take them out of retain"
+        )
+
+
+def _words(seen: _Seen, kept: Examples | None) -> str:
+    names = [repr(kept.ids[row]) if kept is not None and kept.named else f"row {row}" for row in seen.where]
+    more = f" and {seen.hits - _SHOWN} more" if seen.hits > _SHOWN else ""
+    return (
+        f"retain holds {seen.hits} rows with the content of rows to forget: {', '.join(names)}{more}. Take them out of "
+        "retain; if they are other rows that happen to be equal, tell them apart: Examples(..., ids=...) for both sets."
+    )
+
+
+def _listed(widths: set[int | None]) -> str:
+    return ", ".join(sorted("any number of" if w is None else str(w) for w in widths))

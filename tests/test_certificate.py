@@ -87,6 +87,7 @@ def record_of(mechanism, **changes):
         "public": (),
         "certified": CERTIFIED,
         "environment": {"expunge": "test"},
+        "coverage": "ids and content",
     }
     return RunRecord(**fields | changes)
 

@@ -497,7 +497,7 @@ def test_an_audit_of_a_certificate_that_claims_nothing_attacks_its_head_and_refu
     head = ex.AnalyticHead(ridge=1.0, classes=10)
     head.learn(featured(task, task.retain), task.retain.tensors[1], ids=task.retain.ids)
     released = head.unlearned()
-    issued = ex.issue(released.record, released=released.model)
+    issued = ex.issue(released.record, released=released.model, unchecked="a test")
     assert (issued.claim.kind, issued.claim.delta) == (ex.Kind.NONE, 1.0)
     issued.save(tmp_path / "none.json")
     found = done(run, "audit", "lane_tasks:task", "--certificate", "none.json", "--quick", "--no-shadows")

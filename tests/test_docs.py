@@ -22,7 +22,10 @@ BLOCKS = [
 def test_the_code_on_the_page_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     task = digits(0)
-    exec(compile(code, "page", "exec"), {"model": task.model, "retain": task.retain, "loss": task.loss})
+    exec(
+        compile(code, "page", "exec"),
+        {"model": task.model, "retain": task.retain, "loss": task.loss, "forget": task.forget},
+    )
 
 
 def test_every_command_is_in_the_readme():

@@ -43,6 +43,7 @@ def record_of(mechanism):
         buffers="none",
         public=(),
         certified="sha256:" + "a" * 64,
+        coverage="ids",
     )
 
 

@@ -255,6 +255,8 @@ def test_an_empty_retain_set_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
         unlearn(make(), (torch.zeros(0, 64), torch.zeros(0).long()))
     with pytest.raises(ValueError, match="empty"):
+        unlearn(make(), [])
+    with pytest.raises(TypeError, match="can be read only once"):
         unlearn(make(), iter(()))
 
 
@@ -319,7 +321,7 @@ def test_batch_norm_is_refused_unless_reset_and_then_certified(retain: ex.Exampl
     assert torch.allclose(result.model[1].running_var, hidden.var(0), rtol=1e-3)
     assert result.model[1].momentum == 0.1
     assert result.record.buffers == "reset"
-    certificate = ex.issue(result.record, released=result.model)
+    certificate = ex.issue(result.record, released=result.model, unchecked="a test")
     ex.verify(certificate, weights=result.model)
     path = tmp_path / "m.safetensors"
     ex.save_weights(result.model, path)
@@ -367,7 +369,7 @@ def test_the_certificate_of_a_recovered_model_verifies(
     before = copy.deepcopy(unlearned.model)
     recovered = ex.recover(unlearned.model, retain, loss=loss, epochs=2, recipe=SGD, rescale=True, generator=coins())
     assert same(unlearned.model, before)
-    certificate = ex.issue(unlearned.record, released=recovered, recovery="2 epochs of SGD")
+    certificate = ex.issue(unlearned.record, released=recovered, unchecked="a test", recovery="2 epochs of SGD")
     released, certified, path = (tmp_path / n for n in ("released.safetensors", "certified.safetensors", "c.json"))
     ex.save_weights(recovered, released)
     ex.save_weights(unlearned.model, certified)
@@ -384,7 +386,7 @@ def test_the_certificate_of_a_recovered_model_verifies(
 def test_the_certificate_of_a_retrained_model_is_exact(retain: ex.Examples) -> None:
     """Retraining proves epsilon = delta = 0."""
     result = ex.retrain(build, retain, loss=loss, epochs=1, recipe=SGD, generator=coins())
-    certificate = ex.issue(result.record, released=result.model)
+    certificate = ex.issue(result.record, released=result.model, unchecked="a test")
     ex.verify(certificate, weights=result.model)
     assert (certificate.claim.epsilon, certificate.claim.delta) == (0, 0)
 
@@ -449,11 +451,11 @@ def test_a_start_outside_the_ball_is_clipped_and_says_so(caplog: pytest.LogCaptu
 def test_a_run_with_schedules_is_certified_and_its_record_holds_every_scale(retain: ex.Examples) -> None:
     done = unlearn(make(), retain, mechanism=SCHEDULED)
     assert done.record.noise.std == SCHEDULED.noise_std
-    certificate = ex.issue(done.record, released=done.model)
+    certificate = ex.issue(done.record, released=done.model, unchecked="a test")
     ex.verify(ex.Certificate.from_json(certificate.to_json()), weights=done.model)
     other = replace(done.record.noise, std=(*SCHEDULED.noise_std[:-1], 0.1))
     with pytest.raises(RunError, match="drew noise of scale"):
-        ex.issue(replace(done.record, noise=other), released=done.model)
+        ex.issue(replace(done.record, noise=other), released=done.model, unchecked="a test")
 
 
 def test_recovery_with_a_limit_on_gradients_is_bounded_by_it(retain: ex.Examples) -> None:

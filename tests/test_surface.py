@@ -50,7 +50,7 @@ def test_a_certificate_verifies_without_torch(tmp_path):
         steps_done=0,
         noise=NoiseRecord(count=1, std=2.0, dimension=3, self_test="passed", generator="secret"),
         layers=(("w", 3),), weights_dtype="float64", center="zero", buffers="none", public=(),
-        certified="sha256:" + "0" * 64,
+        certified="sha256:" + "0" * 64, coverage="ids",
     )
     expunge.issue(record, released=f"{folder}/w.safetensors").save(f"{folder}/certificate.json")
     expunge.verify(expunge.Certificate.load(f"{folder}/certificate.json"), weights=f"{folder}/w.safetensors")

@@ -35,7 +35,9 @@ def digits(seed: int = 0) -> Task:
     images: Tensor = torch.as_tensor(data.data / 16, dtype=torch.float32)  # pyright: ignore
     labels: Tensor = torch.as_tensor(data.target)  # pyright: ignore
     coins = torch.Generator().manual_seed(seed)
-    held_out, forget, retain = split(Examples(images, labels), [_HELD_OUT, _FORGET], generator=coins)
+    held_out, forget, retain = split(
+        Examples(images, labels, ids=range(len(images))), [_HELD_OUT, _FORGET], generator=coins
+    )
     everything = Examples(*(torch.cat(pair) for pair in zip(retain.tensors, forget.tensors, strict=True)))
     trained = retrain(make_model, everything, loss=cross_entropy, epochs=30, recipe=RECIPE, generator=coins)
     layer = RandomFeatures(64, 512, seed=0)

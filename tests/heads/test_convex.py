@@ -355,7 +355,7 @@ def test_without_bias_the_model_has_none():
     done = made.fit(rows)
     assert done.model.bias is None
     assert done.record.layers == (("weight", CLASSES * WIDTH),)
-    ex.verify(ex.issue(done.record, released=done.model), weights=done.model)
+    ex.verify(ex.issue(done.record, released=done.model, unchecked="a test"), weights=done.model)
 
 
 def test_single_precision_rows_and_bytes_are_read_exactly():

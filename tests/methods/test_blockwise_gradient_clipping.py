@@ -159,8 +159,12 @@ def test_a_network_is_unlearned_layer_by_layer_and_certified(blind):
     )  # fmt: skip
     retain = Examples(torch.randn(64, 6), torch.randint(0, 3, (64,)))
     done = unlearn(model, retain, mechanism, loss=lambda net, b: nn.functional.cross_entropy(net(b[0]), b[1]))
-    certificate = issue(done.record, released=done.model, asked=budget)
+    certificate = issue(done.record, released=done.model, asked=budget, unchecked="a test")
     verify(certificate, weights=done.model)
     verify(type(certificate).from_json(certificate.to_json()), weights=done.model)
     with pytest.raises(RunError, match="noise reached 35 of 53"):
-        issue(replace(done.record, noise=replace(done.record.noise, dimension=35)), released=done.model)
+        issue(
+            replace(done.record, noise=replace(done.record.noise, dimension=35)),
+            released=done.model,
+            unchecked="a test",
+        )

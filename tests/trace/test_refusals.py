@@ -109,7 +109,10 @@ def test_data_with_a_new_record_are_refused(refused, small):
 
 
 def test_repeated_ids_are_refused(refused, small, tmp_path):
-    twice = small.data.take([*range(240), 5])
+    with pytest.raises(ValueError, match="takes example 5 twice"):
+        small.data.take([*range(240), 5])
+    twice = small.data.take(range(240))
+    twice.ids[7] = twice.ids[5]  # past the door
     refused(ValueError, "must be distinct", data=twice)
     with pytest.raises(ValueError, match="'patient 5' names two records"):
         small.train(tmp_path / "other", twice)

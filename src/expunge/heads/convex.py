@@ -272,7 +272,7 @@ class ConvexHead:
         )
 
     def _release(
-        self, solution: Solution, width: int, generator: torch.Generator | None, *, coverage: str
+        self, solution: Solution, width: int, generator: torch.Generator | None, *, coverage: str = UNCHECKED
     ) -> Unlearned:
         """W + N(0, σ² I) as a module, and the record; no number of the search enters either."""
         if not solution.residual <= self._residual:

@@ -42,11 +42,10 @@ from expunge.accounting import (
     requests_left,
 )
 from expunge.certificate import Certificate, issue, verify
-from expunge.commitments import new_commitment_key
 from expunge.record import RunRecord
 
 if TYPE_CHECKING:
-    from expunge.data import Examples, check_disjoint, commit, open_commitment, split
+    from expunge.data import Examples, check_disjoint, commit, new_commitment_key, open_commitment, split
     from expunge.heads import AnalyticHead, ConvexHead, EqualScores, Forget, RandomFeatures, TangentFeatures
     from expunge.methods.blockwise_gradient_clipping import layer_sizes
     from expunge.methods.weights import save_weights
@@ -143,6 +142,7 @@ _TORCH_BACKED = {
     "check_disjoint": "data",
     "commit": "data",
     "layer_sizes": "methods.blockwise_gradient_clipping",
+    "new_commitment_key": "data",
     "null_start": "pipeline",
     "open_commitment": "data",
     "plan": "planner",

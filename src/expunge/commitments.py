@@ -8,25 +8,15 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from expunge._files import write_new
 from expunge.errors import CommitmentMismatch, StateError
-from expunge.randomness.secret import entropy
 
-__all__ = ["commit_ids", "commit_rows", "is_commitment", "new_commitment_key", "open_ids", "read_key", "texts"]
+__all__ = ["commit_ids", "commit_rows", "is_commitment", "match", "open_ids", "read_key", "texts"]
 
 _FORM = re.compile(r"hmac-sha256:[0-9a-f]{64}")
 
 
-def new_commitment_key(path: str | Path | None = None) -> bytes:
-    """A fresh secret key of 32 bytes; written to `path` (readable by its owner alone) where one is given."""
-    key = entropy(32)
-    if path is not None:
-        write_new(path, key.hex().encode() + b"\n", private=True)
-    return key
-
-
 def read_key(path: str | Path) -> bytes:
-    """The key that `new_commitment_key` wrote.
+    """The key that `expunge.new_commitment_key` wrote.
 
     Raises:
         StateError: the file cannot be read, or holds no key of at least 32 bytes.

@@ -17,6 +17,7 @@ from expunge.certificate.format import VERSIONS, Certificate, digest, version_of
 from expunge.certificate.released import verify_weights
 from expunge.certificate.words import does_not_prove, no_recovery, words_of
 from expunge.errors import ClaimRefused, MalformedAudit, MalformedCertificate, RunError
+from expunge.record import UNCHECKED
 
 if TYPE_CHECKING:
     from expunge.audit.report import Audit
@@ -152,6 +153,11 @@ def _verify_words(content: Mapping[str, Any]) -> None:
     unchanged = content["weights"]["certified"] == content["weights"]["released"]
     if (content["recovery"] == no_recovery(version)) != unchanged:
         raise ClaimRefused("recovery contradicts the digests: it says 'none' exactly where both weights are the same")
+    if version > 1 and (content["run"]["coverage"] == UNCHECKED) != (content["unchecked"] != ""):
+        raise ClaimRefused(
+            f"unchecked={content['unchecked']!r} contradicts run.coverage={content['run']['coverage']!r}: there are words "
+            "exactly where nobody checked that the retained data hold no forgotten row"
+        )
 
 
 def _verify_audit(certificate: Certificate, given: "Audit | str | os.PathLike[str]") -> None:

@@ -1,8 +1,7 @@
 """Rows and what is asked of them: examples, batches, commitments, and the check that none of them is in both sets."""
 
-from expunge.commitments import new_commitment_key
 from expunge.data.batches import Batches
-from expunge.data.commitments import commit, open_commitment
+from expunge.data.commitments import commit, new_commitment_key, open_commitment
 from expunge.data.coverage import check_disjoint
 from expunge.data.examples import Examples, as_examples, split
 

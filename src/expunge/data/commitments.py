@@ -2,16 +2,27 @@
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 
+from expunge._files import write_new
 from expunge.commitments import commit_ids, commit_rows, match
 from expunge.data.content import rows_of
 from expunge.data.examples import Examples
 from expunge.data.names import names_in
+from expunge.randomness.secret import entropy
 
-__all__ = ["commit", "open_commitment"]
+__all__ = ["commit", "new_commitment_key", "open_commitment"]
+
+
+def new_commitment_key(path: str | Path | None = None) -> bytes:
+    """A fresh secret key of 32 bytes; written to `path` (readable by its owner alone) where one is given."""
+    key = entropy(32)
+    if path is not None:
+        write_new(path, key.hex().encode() + b"\n", private=True)
+    return key
 
 
 def commit(what: Any, *, key: bytes) -> str:

@@ -14,7 +14,8 @@ from expunge import _validate
 from expunge._files import write_over
 from expunge.accounting import Budget, MeasuredResidual, Mechanism, UndeclaredFeatures, calibrate
 from expunge.coins import environment
-from expunge.commitments import new_commitment_key, texts
+from expunge.commitments import texts
+from expunge.data import new_commitment_key
 from expunge.errors import RunError, StillRetained
 from expunge.heads.fairness import EqualScores
 from expunge.heads.newton import Dense, Kronecker, Preconditioner, Solution, minimise

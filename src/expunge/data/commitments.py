@@ -11,7 +11,7 @@ from expunge._files import write_new
 from expunge.commitments import commit_ids, commit_rows, match
 from expunge.data.content import rows_of
 from expunge.data.examples import Examples
-from expunge.data.names import names_in
+from expunge.data.ids import ids_in
 from expunge.randomness.secret import entropy
 
 __all__ = ["commit", "new_commitment_key", "open_commitment"]
@@ -39,7 +39,7 @@ def commit(what: Any, *, key: bytes) -> str:
     >>> commit(["a", "b"], key=bytes(32)) == commit(["b", "a"], key=bytes(32))
     True
     """
-    ids = what.ids if isinstance(what, Examples) and what.named else names_in(what)
+    ids = what.ids if isinstance(what, Examples) and what.named else ids_in(what)
     if ids is not None:
         return commit_ids(cast("Iterable[str]", ids), key=key)
     rows = rows_of(what, precision=torch.float64, label="commitment")

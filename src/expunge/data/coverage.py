@@ -18,7 +18,7 @@ import torch
 
 from expunge.data.content import Row, rows_of
 from expunge.data.examples import Examples, as_examples
-from expunge.data.names import names_in
+from expunge.data.ids import ids_in
 from expunge.errors import StillRetained
 from expunge.randomness.secret import entropy
 
@@ -42,7 +42,7 @@ def check_disjoint(retain: Any, forget: Any) -> str:
         StillRetained: a forgotten row is retained.
         TypeError, ValueError: no rows, or rows that cannot be compared.
     """
-    ids, kept = names_in(forget), as_examples(retain)
+    ids, kept = ids_in(forget), as_examples(retain)
     if ids is not None:
         if kept is None or not kept.named:
             raise TypeError(

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from expunge import _validate
+from expunge.arrays import as_tensor
 from expunge.commitments import texts
 
 __all__ = ["Examples", "as_examples", "split"]
@@ -118,10 +119,7 @@ def split(examples: Examples, sizes: Sequence[int], *, generator: torch.Generato
 def _tensor(value: Any) -> Tensor:
     if isinstance(value, np.ndarray):
         array = cast("Array", value)
-        if array.dtype.kind not in "biufc":
-            raise TypeError(f"Examples takes arrays of numbers, not of {array.dtype}")
-        # Of its own memory where torch cannot share it: read-only, reversed, or of the other byte order.
-        value = torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+        value = torch.from_numpy(array.copy()) if array.dtype == np.bool_ else as_tensor("Examples", array)
     if not isinstance(value, Tensor) or value.dim() == 0:
         raise TypeError(
             f"Examples takes tensors whose first axis counts examples, e.g. Examples(x, y), not {type(value).__name__}"

@@ -8,10 +8,10 @@ import numpy as np
 
 from expunge.commitments import texts
 
-__all__ = ["names_in"]
+__all__ = ["ids_in"]
 
 
-def names_in(what: Any) -> list[str] | None:
+def ids_in(what: Any) -> list[str] | None:
     """The ids, where `what` is a collection of texts or whole numbers and nothing else; else None.
 
     Raises:

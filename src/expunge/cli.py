@@ -19,6 +19,7 @@ from rich.table import Table
 
 import expunge as ex
 from expunge._files import write_new
+from expunge.certificate import verdict
 from expunge.errors import ExpungeError, OutputError, RunError
 from expunge.settings import FAMILIES, HEADS, LANES, Noisy, Settings
 
@@ -139,12 +140,16 @@ def verify(
         checked = {"weights_checked": weights is not None, "audit_checked": audit is not None}
         _print_json({"verified": True} | checked | {"claim": loaded.content["claim"]})
         return
+    found = verdict(loaded)
     what = "claim and weights" if weights else "claim only: give --weights to compare the weights"
     _out.print(f"verified ({what})", style="green")
     if claim.kind is ex.Kind.EPSILON_DELTA:
         _out.print(f"{claim.kind}: epsilon={claim.epsilon:.6g}, delta={claim.delta:g}, relation '{claim.relation}'")
     else:
         _out.print("exact" if claim.kind is ex.Kind.EXACT else "none: nothing is proven", highlight=False)
+    _out.print(found.headline, found.meaning, *found.checks, sep="\n", highlight=False, markup=False)
+    for text in found.warnings:
+        _out.print(f"Warning: {text}", style="yellow", highlight=False, markup=False)
     _out.print(loaded.content["claim"]["proves"], highlight=False)
 
 

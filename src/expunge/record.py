@@ -64,8 +64,8 @@ class NoiseRecord:
 
 NO_NOISE = NoiseRecord(count=0, std=0.0, dimension=0, self_test="none", generator="none", stream="none")
 
-UNCHECKED = "unchecked"
-COVERAGES = ("ids", "content", "ids and content", "ledger", "any group", UNCHECKED)
+UNCHECKED, ANY_GROUP = "unchecked", "any group"
+COVERAGES = ("ids", "content", "ids and content", "ledger", ANY_GROUP, UNCHECKED)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,9 @@ digest shows damage, not forgery by someone who computes a new digest.
 
 from expunge.certificate.format import SCHEMA, Certificate, digest
 from expunge.certificate.issue import issue
+from expunge.certificate.verdict import Verdict, verdict
 from expunge.certificate.verify import verify
 
-__all__ = ["SCHEMA", "Certificate", "digest", "issue", "verify"]
+__all__ = ["SCHEMA", "Certificate", "Verdict", "digest", "issue", "verdict", "verify"]
 
 _digest = digest  # its name when this room was one file

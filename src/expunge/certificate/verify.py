@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.accounting import WITHDRAWN, Guarantee, Kind, Mechanism, delta_at, guarantee
 from expunge.accounting.guarantee import ROUNDING
+from expunge.accounting.mechanisms.assumptions import GROUP
 from expunge.certificate.claim import guarantee_from_dict
 from expunge.certificate.document import DOCUMENTS, KINDS, PROFILE_AT
-from expunge.certificate.format import VERSIONS, Certificate, digest, version_of
+from expunge.certificate.format import SCHEMA, VERSIONS, Certificate, digest, version_of
 from expunge.certificate.released import verify_weights
 from expunge.certificate.words import does_not_prove, no_recovery, words_of
 from expunge.errors import ClaimRefused, MalformedAudit, MalformedCertificate, RunError
-from expunge.record import UNCHECKED
+from expunge.record import ANY_GROUP, UNCHECKED
 
 if TYPE_CHECKING:
     from expunge.audit.report import Audit
@@ -68,6 +69,8 @@ def verify(
     except RunError as error:
         raise ClaimRefused(str(error)) from error
     _tell_of_withdrawal(certificate)
+    if content["schema"] == SCHEMA:
+        _verify_coverage(certificate)
     _verify_claims(certificate)
     _verify_words(content)
     verify_weights(certificate, weights, certified_weights)
@@ -79,6 +82,15 @@ def _tell_of_withdrawal(certificate: Certificate) -> None:
     name = certificate.mechanism.name
     if name in WITHDRAWN:
         _log.warning("the mechanism '%s' was withdrawn after this certificate was issued: %s", name, WITHDRAWN[name])
+
+
+def _verify_coverage(certificate: Certificate) -> None:
+    """Whether retained data were held against forgotten ones; where nobody did, the certificate says why."""
+    coverage, group = certificate.record.coverage, certificate.mechanism.covers == GROUP
+    if (coverage == ANY_GROUP) != group:
+        raise ClaimRefused(f"run.coverage is {coverage!r}, which contradicts '{certificate.mechanism.name}'")
+    if (coverage == UNCHECKED) != (certificate.content["unchecked"] != ""):
+        raise ClaimRefused("unchecked must say why nobody checked, exactly where run.coverage is 'unchecked'")
 
 
 def _verify_claims(certificate: Certificate) -> None:
@@ -134,7 +146,7 @@ def _verify_profile(profile: list[dict[str, float]], claim: Guarantee, mechanism
         epsilon, delta = point["epsilon"], point["delta"]
         if epsilon != at:
             raise ClaimRefused(f"profile must state epsilon={at:g} here, not {epsilon:g}")
-        if not delta >= delta_at(mechanism, epsilon, claim.relation) * _SLACK:
+        if not delta >= delta_at(mechanism, epsilon, claim.relation) * (1 if claim.kind is Kind.NONE else _SLACK):
             raise ClaimRefused(
                 f"profile claims delta={delta:g} at epsilon={epsilon:g}, more than '{mechanism.name}' proves"
             )
@@ -153,11 +165,6 @@ def _verify_words(content: Mapping[str, Any]) -> None:
     unchanged = content["weights"]["certified"] == content["weights"]["released"]
     if (content["recovery"] == no_recovery(version)) != unchanged:
         raise ClaimRefused("recovery contradicts the digests: it says 'none' exactly where both weights are the same")
-    if version > 1 and (content["run"]["coverage"] == UNCHECKED) != (content["unchecked"] != ""):
-        raise ClaimRefused(
-            f"unchecked={content['unchecked']!r} contradicts run.coverage={content['run']['coverage']!r}: there are words "
-            "exactly where nobody checked that the retained data hold no forgotten row"
-        )
 
 
 def _verify_audit(certificate: Certificate, given: "Audit | str | os.PathLike[str]") -> None:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from expunge.accounting import Kind
 from expunge.audit import Audit
-from expunge.certificate import Certificate, verify
+from expunge.certificate import Certificate, verdict, verify
 from expunge.report import plots
 from expunge.report.curves import Comparison, interval, null_start_bound
 
@@ -36,6 +36,9 @@ def render(certificate: Certificate, comparison: Comparison | None = None, audit
     )
     return environment.get_template("page.html.j2").render(
         content=certificate.content,
+        verdict=verdict(certificate),
+        noise=record.noise,
+        coverage=certificate.content["run"].get("coverage", "not recorded (schema 1)"),
         claim=claim,
         exact=claim.kind is Kind.EXACT,
         nothing=claim.kind is Kind.NONE,

@@ -107,7 +107,7 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready fields, the mechanism by its name in the closed table."""
-        plain: dict[str, Any] = {name: getattr(self, name) for name in _written()}
+        plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name in _written()}
         return plain | {
             "mechanism": mechanism_to_dict(self.mechanism),
             "noise": asdict(self.noise),

@@ -124,3 +124,8 @@ def test_the_edits_of_case_38_are_refused():
 def test_claims_are_read_as_they_stand():
     stated = BY_NAME["output_perturbation, retrained"]["certificate"]["claim"]
     assert claim.guarantee_from_dict("claim", stated).epsilon == stated["epsilon"]
+
+
+def test_the_keys_of_a_record_stand_in_the_order_of_its_fields():
+    names = [field.name for field in dataclasses.fields(make.record_of(make.BASES["retrain"])) if field.name != "start"]
+    assert list(make.record_of(make.BASES["retrain"]).to_dict()) == names

@@ -183,6 +183,7 @@ def _lane(
         epochs=epochs,
         recipe=recipe,
         rescale=rescale,
+        public=task.public,
         generator=coins(2),
         on_epoch=measure,
     )

@@ -19,7 +19,7 @@ from expunge import _validate
 from expunge.accounting import DPTraining, Mechanism, Retrain
 from expunge.coins import build, coins_state, environment, fresh_coins, mode, restore_coins
 from expunge.data import Batches, check_disjoint
-from expunge.errors import RunError
+from expunge.errors import ModelRefused, RunError
 from expunge.loss import Loss, scalar_loss
 from expunge.methods import EXECUTORS, FlatWeights, Noise, secret_generator
 from expunge.methods.statistics import average_, keeps_statistics, reset_, running_norms
@@ -108,12 +108,12 @@ def unlearn(
     if buffers not in ("refuse", "reset"):
         raise ValueError(f"buffers must be 'refuse' or 'reset', not {buffers!r}")
     _check_loss(loss)
-    # Before the copy, which fails in torch's words on some of what is refused here.
+    # Before the copy, which parts what shares memory and fails in torch's words on some of what is refused here.
     refuse_uncovered(model, public_names(model, public), reset_buffers=buffers == "reset")
     if buffers == "reset":
         Batches(retain, batch_size=batch_size, seed=0).per_epoch  # noqa: B018  a loader without length: told before the run
     coverage = _coverage(retain, forget)
-    work = copying.deepcopy(model) if copy else model
+    work = _copied(model) if copy else model
     weights = FlatWeights(work, public=public, center=center, reset_buffers=buffers == "reset")
     start = _start(weights)
     reset_(weights.norms)
@@ -201,7 +201,7 @@ def recover(
         copy: train a copy.
     """
     declared = public_names(model, public)
-    work = copying.deepcopy(model) if copy else model
+    work = _copied(model) if copy else model
     if rescale:
         rescale_(work, public=[p for name, p in named_parameters(work) if name in declared])
     label = "recover, rescaled" if rescale else "recover"
@@ -313,7 +313,8 @@ def _train(
         per_epoch = Batches(retain, batch_size=recipe.batch_size, seed=seed).per_epoch
         total = max(1, round(epochs * per_epoch))
         training = Training(model, recipe, steps=total)
-        file = state_file(state, label, model, retain, {"recipe": recipe.to_dict(), "steps": total})
+        settings = {"recipe": recipe.to_dict(), "steps": total, "public": list(public)}
+        file = state_file(state, label, model, retain, settings)
         saved = file.load() if file else None
         if saved is not None:
             seed = saved["seed"]
@@ -341,6 +342,13 @@ def _train(
 
 def _coverage(retain: Any, forget: Any) -> str:
     return UNCHECKED if forget is None else check_disjoint(retain, forget)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copying.deepcopy(model)
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        raise ModelRefused(f"the model cannot be copied ({error}); with copy=False it is changed itself") from error
 
 
 def _start(weights: FlatWeights) -> dict[str, str]:

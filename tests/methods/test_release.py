@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import expunge as ex
+from expunge.errors import ModelRefused, RunError
+from expunge.methods import FlatWeights
 
 SIGMA = 50.0
 GRADIENT = ex.GradientClipping(
@@ -145,3 +147,150 @@ def test_a_loss_that_moves_the_weights_does_not_escape_the_clip() -> None:
     copied = copy.deepcopy(still.model)
     for one, two in zip(copied.parameters(), pushed.model.parameters(), strict=True):
         assert float((one - two).detach().norm()) <= 2 * (1.0 + 3 * 0.1) + 1e-3
+
+
+def late_buffer(m: Body) -> None:
+    m.register_buffer("late", m.first.weight.detach().clone())
+
+
+def late_parameter(m: Body) -> None:
+    m.register_parameter("late", nn.Parameter(torch.ones(2)))
+
+
+def late_module(m: Body) -> None:
+    m.add_module("late", nn.Linear(2, 2))
+
+
+def another_module(m: Body) -> None:
+    m.first = nn.Linear(8, 16)
+
+
+def gone(m: Body) -> None:
+    weight = m.first.weight.detach().clone()
+    del m.first.weight
+    m.first.weight = weight
+
+
+@pytest.mark.parametrize(
+    ("meddle", "words"),
+    [
+        (late_buffer, "buffer 'late' appeared"),
+        (late_parameter, "parameter 'late' appeared"),
+        (late_module, "a module appeared"),
+        (another_module, "module 'first' was replaced"),
+        (gone, "parameter 'first.weight' went"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_parts_that_appear_go_or_are_replaced_end_the_run_at_its_first_step(
+    meddle: Callable[[Body], object], words: str
+) -> None:
+    """They would be released beside what was noised, or in its place."""
+    with pytest.raises(RunError, match=words):
+        unlearn(Body(meddle))
+
+
+def test_a_buffer_that_appears_at_the_last_pass_is_refused_too() -> None:
+    """Whenever it comes: here in the pass that estimates statistics, after all noise was drawn."""
+
+    def late(m: Body) -> None:
+        if not m.training:
+            late_buffer(m)
+
+    model = nn.Sequential(nn.BatchNorm1d(8), Body(late))
+    with pytest.raises(RunError, match=r"'1\.late' appeared"):
+        unlearn(model, buffers="reset")
+
+
+def remembers_in_a_list(m: Body) -> None:
+    m.settings.append(m.first.weight.detach().clone())
+
+
+def remembers_in_a_dict(m: Body) -> None:
+    m.settings[0]["now"] = m.first.weight.detach().numpy().copy()
+
+
+def remembers_in_a_hook(m: Body) -> None:
+    weight = m.first.weight.detach().clone()
+    m.first.register_forward_hook(lambda module, inputs, output: output + 0 * weight.sum())
+
+
+def remembers_on_a_parameter(m: Body) -> None:
+    m.first.weight.before = m.first.weight.detach().clone()
+
+
+@pytest.mark.parametrize(
+    "meddle",
+    [remembers_in_a_list, remembers_in_a_dict, remembers_in_a_hook, remembers_on_a_parameter],
+    ids=lambda f: f.__name__,
+)
+def test_a_forward_pass_that_fills_a_container_is_refused_at_its_first_step(meddle: Callable[[Body], object]) -> None:
+    """It would hold weights from between the steps."""
+    model = Body(meddle)
+    model.settings = [{}]
+    with pytest.raises(ModelRefused, match=r"after one batch .* holds"):
+        unlearn(model)
+
+
+def test_what_a_forward_pass_leaves_in_an_attribute_is_gone_after_every_step() -> None:
+    """Attention maps, hidden states: of no use to the next step, and not in the model that is returned."""
+    seen: list[object] = []
+
+    def remember(m: Body) -> None:
+        seen.append(m.__dict__.get("kept"))
+        m.kept, m.fresh, m.number = m.first.weight.detach().clone(), [m.last.bias.detach()], 3.5
+
+    model = Body(remember)
+    model.kept = None
+    done = unlearn(model)
+    assert seen == [None] * 3
+    assert done.model.kept is None
+    assert "fresh" not in vars(done.model)
+    assert done.model.number == 3.5
+
+
+def test_a_public_parameter_that_the_run_changes_is_refused() -> None:
+    """Bit by bit, whether it takes part in the gradient or not."""
+
+    def drift(m: Body) -> None:
+        m.last.bias.data[0] += 1e-6
+
+    with pytest.raises(RunError, match=r"'last\.bias' was declared public, but the run changes it"):
+        unlearn(Body(drift), public=["last.bias"])
+    done = unlearn(Body(), public=["last.*"])
+    assert all(p.grad is None for p in done.model.parameters())
+
+
+def test_a_release_that_does_not_hold_the_final_weights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last check stands on its own: a model that shows other values after the run is a RunError."""
+    weights = FlatWeights(Body())
+    monkeypatch.setattr(weights._placed, "part", lambda: weights.model.first.weight.data.fill_(0.0))
+    weights._placed.flat.add_(1)
+    monkeypatch.setattr(weights._placed, "settle", lambda: None)
+    monkeypatch.setattr("expunge.methods.weights.saved_tensors", lambda model: {
+        name: torch.zeros_like(p) for name, p in model.named_parameters()
+    })  # fmt: skip
+    with pytest.raises(RunError, match="would be released with other values"):
+        weights.release()
+
+
+class Recurrent(nn.Module):
+    """An LSTM that lays its weights out anew before every use, as cuDNN likes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.last = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.lstm.flatten_parameters()
+        for parameter in self.lstm.parameters():  # what flatten_parameters does on an accelerator
+            parameter.data = parameter.data.clone()
+        return self.last(self.lstm(x[:, None])[0][:, -1])
+
+
+def test_a_recurrent_network_that_flattens_its_weights_is_noised_whole() -> None:
+    """Its own list of weights and the registered ones stay the same objects."""
+    done = unlearn(Recurrent())
+    lstm = done.model.lstm
+    assert all(a is b for a, b in zip(lstm._flat_weights, lstm.parameters(), strict=True))
+    assert all(float(p.detach().std()) > 0.5 * SIGMA for p in lstm.parameters())

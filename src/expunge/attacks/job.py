@@ -200,7 +200,7 @@ def _canaries(how: How) -> Part:
         )  # fmt: skip
         return recover(
             done.model, retain, loss=task.loss, epochs=how.recovery_epochs, recipe=how.recipe, rescale=how.rescale,
-            generator=coins,
+            public=task.public, generator=coins,
         )  # fmt: skip
 
     score = partial(losses, loss=task.loss)

@@ -99,7 +99,7 @@ class ExampleGradients:
         assert theta is self._weights.theta
         if len(batch[0]) == 0:
             return
-        self._weights.write()
+        self._weights.write(with_grad=False)
         for part in zip(*(t.split(self._at_once) for t in batch), strict=True):
             rows = self._rows(part)
             yield rows.float() if rows.dtype == torch.bfloat16 else rows
@@ -115,7 +115,7 @@ class ExampleGradients:
         modes = [(module, module.training) for module in self._wrapped.modules()]
         for module, _ in modes:  # Opacus listens to layers in training mode, dropout acts in it
             module.training = any(True for _ in module.parameters(recurse=False))
-        self._weights.write()
+        self._weights.write(with_grad=False)
         together = self._rows(batch).double()
         alone = torch.stack([self._single(tuple(t[k : k + 1] for t in batch)) for k in range(len(batch[0]))]).double()
         for module, training in modes:
@@ -159,7 +159,14 @@ class ExampleGradients:
         with warnings.catch_warnings():
             # Opacus hooks every layer; at the first one torch remarks that the inputs need no gradient, which is so.
             warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
-            backward(self._loss, self._wrapped, batch)
+            try:
+                backward(self._loss, self._wrapped, batch)
+            except AttributeError as error:  # of a parameter that Opacus does not know
+                if self._weights.replaced is None:
+                    raise
+                raise ModelRefused(
+                    f"the model puts another parameter in the place of '{self._weights.replaced}'"
+                ) from error
 
     def _of_examples(self, parameter: nn.Parameter, size: int) -> Tensor:
         found: object = getattr(parameter, "grad_sample", None)
@@ -183,6 +190,8 @@ def _wrap(model: nn.Module) -> Any:
             raise ModelRefused(
                 f"'{name}' is a {type(module).__name__}, which mixes the examples of a batch: use GroupNorm or LayerNorm"
             )
+        if getattr(module, "sparse", False) is True:
+            raise ModelRefused(f"'{name}' makes sparse gradients: build it with sparse=False for private training")
     try:
         from opacus.grad_sample import GradSampleModule
         from opacus.validators import ModuleValidator

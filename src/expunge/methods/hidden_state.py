@@ -35,7 +35,7 @@ _LEAVES = (
 )  # fmt: skip
 _VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
 _SLOT = types.MemberDescriptorType
-_FLOATS = 1000  # so many numbers are data, not settings
+_FLOATS = 128  # more numbers than these are data, not settings
 
 
 class Known:
@@ -62,7 +62,7 @@ def hidden_state(model: nn.Module, *, numbers: bool = True) -> str | None:
 
     Args:
         model: the model.
-        numbers: whether more than 1,000 plain numbers in one attribute count as data.
+        numbers: whether more than 128 floats in one attribute count as data.
     """
     known = Known(model)
     for prefix, module in model.named_modules():

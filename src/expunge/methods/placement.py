@@ -101,6 +101,10 @@ class Placement:
         found = (_registered(slot) for slot in self._slots)
         return any(parameter is not None and parameter.grad is not None for parameter in found)
 
+    def replaced(self) -> str | None:
+        """The name of a parameter in whose place another object is registered now."""
+        return next((slot.name for slot in self._slots if _registered(slot) is not slot.parameter), None)
+
     def tidy(self) -> None:
         """After a step: what its forward pass left in attributes goes, what it registered or removed ends the run.
 

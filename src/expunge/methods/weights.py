@@ -157,6 +157,11 @@ class FlatWeights:
 
         return gradient
 
+    @property
+    def replaced(self) -> str | None:
+        """The name of a covered parameter in whose place another object is registered now."""
+        return self._placed.replaced()
+
     def release(self) -> None:
         """Write the final weights, drop the gradients, and give every parameter storage of its own again.
 
@@ -219,8 +224,8 @@ def refuse_uncovered(model: nn.Module, public: Sequence[str], *, reset_buffers: 
     for name, parameter in named_parameters(model):
         if is_lazy(parameter):
             raise ModelRefused(f"parameter '{name}' is not initialised yet: run one batch through the model first")
-    norms = norms_to_estimate(model, public)
-    estimated = statistics_of(model, norms)
+    _refuse_tied(model, public)
+    estimated = statistics_of(model, norms_to_estimate(model, public))
     for name, _ in named_buffers(model):
         if name not in public and not (reset_buffers and name in estimated):
             raise ModelRefused(
@@ -232,15 +237,15 @@ def refuse_uncovered(model: nn.Module, public: Sequence[str], *, reset_buffers: 
     found = hidden_state(model)
     if found is not None:
         raise ModelRefused(
-            f"{found} that no state dict shows: register it as a parameter, or as a buffer declared in public=[...] if it "
-            "does not depend on the forgotten data; delete it if the model does not need it"
+            f"{found}; no state dict shows it, and no noise reaches it: register it as a parameter, or as a buffer declared "
+            "in public=[...] if it does not depend on the forgotten data; delete it if the model does not need it (weights "
+            "that a hook computes: use torch.nn.utils.parametrizations)"
         )
     refuse_other_state(model)
 
 
-def _covered(model: nn.Module, public: tuple[str, ...]) -> list[tuple[str, nn.Parameter]]:
+def _covered(model: nn.Module, public: Sequence[str]) -> list[tuple[str, nn.Parameter]]:
     """The parameters that the noise must reach, after every check."""
-    _refuse_tied(model, public)
     covered = [(name, parameter) for name, parameter in named_parameters(model) if name not in public]
     if not any(parameter.numel() for _, parameter in covered):
         raise ModelRefused("the model has no trainable parameter outside public=[...]")
@@ -262,7 +267,7 @@ def _covered(model: nn.Module, public: tuple[str, ...]) -> list[tuple[str, nn.Pa
     return covered
 
 
-def _refuse_tied(model: nn.Module, public: tuple[str, ...]) -> None:
+def _refuse_tied(model: nn.Module, public: Sequence[str]) -> None:
     """Two names for one memory: counted, clipped and noised twice, or public under one name and covered under the other.
 
     Public parts may share among themselves.

@@ -80,8 +80,9 @@ def _run(
         done = certified(task, mechanism, epochs=epochs, recipe=recipe, state=running)
         _keep(kept, done)
     released = recover(
-        done.model, task.retain, loss=task.loss, epochs=epochs, recipe=recipe, rescale=rescale, state=recovering
-    )
+        done.model, task.retain, loss=task.loss, epochs=epochs, recipe=recipe, rescale=rescale, public=task.public,
+        state=recovering,
+    )  # fmt: skip
     return done, released
 
 

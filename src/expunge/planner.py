@@ -2,10 +2,10 @@
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from math import ceil, sqrt
+from math import ceil, inf, sqrt
 from typing import Any, cast
 
 import torch
@@ -28,6 +28,7 @@ __all__ = ["Option", "Plan", "plan"]
 
 # A gap between trained and null start below this leaves a mechanism nothing that training from scratch has not.
 _WORTHWHILE = 0.5
+_LARGEST = 1e300  # of a ratio that is still a number
 _TIMED_STEPS, _TIMED_ROWS = 5, 1024
 # Passes over the features that a convex head takes: a rule of thumb, rounded up from the 31 and 225 Hessian products that
 # benchmarks/convex_head.py counts on CIFAR-10 features, and the gradients between them.
@@ -49,7 +50,8 @@ class Option:
         seconds: about, on this machine, from a short timing; None where it does not apply.
         gap: the most by which a mean accuracy from the trained start can exceed that from the null start; None for lanes
             that do not start from a ball.
-        noise_to_weight: norm of the noise over the most that survives of the weights, least over the layers.
+        noise_to_weight: norm of the noise over the most that survives of the weights, least over the layers; infinite
+            where nothing survives (null in JSON).
         reads: which data it must read.
     """
 
@@ -97,7 +99,10 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
-            "recommended": self.recommended, "reason": self.reason, "options": [asdict(o) for o in self.options],
+            "recommended": self.recommended, "reason": self.reason,
+            "options": [
+                {name: None if value == inf else value for name, value in asdict(o).items()} for o in self.options
+            ],
         }  # fmt: skip
 
 
@@ -331,9 +336,15 @@ def _noisy(name: str, mechanism: Mechanism, task: Task, budget: Budget, recovery
     return Option(
         lane=name, applies=proven.epsilon <= budget.epsilon, why=_words(proven, budget, gap), kind=str(proven.kind),
         epsilon=proven.epsilon, delta=proven.delta, steps=steps, seconds=steps * step, gap=gap,
-        noise_to_weight=min(mechanism.output_noise_std * sqrt(size) for size in weights.sizes) / mechanism.surviving_norm,
+        noise_to_weight=_noise_to_weight(mechanism, weights.sizes),
         reads="retained data",
     )  # fmt: skip
+
+
+def _noise_to_weight(mechanism: Mechanism, sizes: Iterable[int]) -> float:
+    """Infinite where nothing survives of the weights: steps that decay all of it, or so many that it underflows."""
+    noise, survives = mechanism.output_noise_std * sqrt(min(sizes)), mechanism.surviving_norm
+    return noise / survives if survives > noise / _LARGEST else inf
 
 
 def _words(proven: Guarantee, budget: Budget, gap: float) -> str:

@@ -4,9 +4,12 @@ Source of the three kinds: Warnecke et al. 2023, arXiv 2108.11577.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral
+from typing import Any, cast
+
+from expunge.arrays import names_in
 
 __all__ = ["Corrections", "Forget"]
 
@@ -42,14 +45,14 @@ class Forget:
         return cls(removed=frozenset(_names(ids)))
 
     @classmethod
-    def labels(cls, ids: Iterable[str], new: int | Sequence[int]) -> "Forget":
-        """Replace the labels of rows by `new`: one label for all, or one for each id.
+    def labels(cls, ids: Iterable[str], new: Any) -> "Forget":
+        """Replace the labels of rows by `new`: one label for all, or a sequence, array or tensor of one for each id.
 
         Raises:
             TypeError, ValueError: as for `rows`; or a number of labels that is not that of the ids.
         """
-        names = _names(ids)
-        labels = [new] * len(names) if isinstance(new, int) else list(new)
+        names, labels = _names(ids), _plain(new)
+        labels = labels if isinstance(labels, list) else [labels] * len(names)
         if len(labels) != len(names):
             raise ValueError(f"new must be one label, or one for each id: {len(labels)} labels for {len(names)} ids")
         for label in labels:
@@ -58,13 +61,14 @@ class Forget:
         return cls(relabelled=tuple(sorted(zip(names, map(int, labels), strict=True))))
 
     @classmethod
-    def features(cls, columns: Iterable[int], ids: Iterable[str] | None = None) -> "Forget":
-        """Set features to 0, in the rows named or in all of them.
+    def features(cls, columns: Any, ids: Iterable[str] | None = None) -> "Forget":
+        """Set features to 0, one column or several, in the rows named or in all of them.
 
         Raises:
             TypeError, ValueError: as for `rows`; or no column, or one below 0.
         """
-        wanted = sorted({_column(column) for column in columns})
+        asked = _plain(columns)
+        wanted = sorted({_column(column) for column in (asked if isinstance(asked, list) else [asked])})
         if not wanted:
             raise ValueError("columns must name at least one feature")
         return cls(zeroed=frozenset({(tuple(wanted), None if ids is None else frozenset(_names(ids)))}))
@@ -163,17 +167,20 @@ def digest(name: str, key: bytes) -> bytes:
 
 
 def _names(ids: Iterable[str]) -> list[str]:
-    if isinstance(ids, str):
-        raise TypeError(f"ids must be a collection of texts, not the single text {ids!r}")
-    names = list(ids)
+    names = names_in(_plain(ids))
     if not names:
         raise ValueError("ids must name at least one row")
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"ids must be texts, as in Examples.ids, not {name!r} of type {type(name).__name__}")
     if len(set(names)) < len(names):
         raise ValueError("ids: a row is named twice")
     return names
+
+
+def _plain(values: Any) -> Any:
+    """Numpy's and torch's own numbers and texts, and any other collection, as a list of Python's; one number as it is."""
+    found = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(found, Iterable) or isinstance(found, (str, bytes)):
+        return found
+    return [value.tolist() if hasattr(value, "tolist") else value for value in cast("Iterable[Any]", found)]
 
 
 def _column(column: object) -> int:

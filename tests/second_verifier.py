@@ -341,6 +341,7 @@ def check_record(content, version):
     need(grid > 0 or noise["stream"] != "aes-256-ctr/1", "a release without a grid")
     need(sum(sizes) >= 1 and len(set(names)) == len(names), "layers")
     if version == 2:
+        need((run["buffers"] == "reset") == bool(run["estimated"]), "estimated buffers")
         need((run["coverage"] == "any group") == (m["name"] in GROUPS), "coverage of another kind of mechanism")
         need((content["unchecked"] != "") == (run["coverage"] == "unchecked"), "unchecked")
         need(m["name"] not in WITHDRAWN, "withdrawn")

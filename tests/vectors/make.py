@@ -262,6 +262,7 @@ def every(bases: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, str, str
                 [set_("/claim/kind", "exact"), set_("/claim/delta", 0), set_("/claim/mu", 0)],
             )
             yield base, "nothing at a smaller delta", FORGERY, "claim", [set_("/claim/delta", 0.5)]
+            yield base, "nothing but a hair", FORGERY, "profile", [set_("/profile/7/delta", 1 - 1e-12)]
             yield base, "nothing with mu", FORGERY, "claim", [set_("/claim/mu", 1.0)]
         yield base, "other theorem", WORDS, "words", [set_("/claim/theorem", "Trust me.")]
         yield base, "an assumption left out", WORDS, "words", [remove("/claim/assumptions/0")]
@@ -399,6 +400,13 @@ def single() -> Iterator[tuple[str, str, str, list[dict[str, Any]]]]:
         flag="text",
     )
     yield from one("/unchecked", "nobody looked", None, 3, why="The record says that it was checked.", flag="coverage")
+    yield (
+        "statistics estimated, buffers none",
+        CONTRADICTION,
+        "estimated",
+        [set_("/run/estimated", ["norm.running_mean"])],
+    )
+    yield "buffers reset, nothing estimated", CONTRADICTION, "estimated", [set_("/run/buffers", "reset")]
     yield (
         "unchecked without words",
         "Nobody checked, and nobody says why.",

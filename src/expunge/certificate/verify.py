@@ -70,7 +70,7 @@ def verify(
         raise ClaimRefused(str(error)) from error
     _tell_of_withdrawal(certificate)
     if content["schema"] == SCHEMA:
-        _verify_coverage(certificate)
+        _verify_request(certificate)
     _verify_claims(certificate)
     _verify_words(content)
     verify_weights(certificate, weights, certified_weights)
@@ -84,9 +84,12 @@ def _tell_of_withdrawal(certificate: Certificate) -> None:
         _log.warning("the mechanism '%s' was withdrawn after this certificate was issued: %s", name, WITHDRAWN[name])
 
 
-def _verify_coverage(certificate: Certificate) -> None:
-    """Whether retained data were held against forgotten ones; where nobody did, the certificate says why."""
-    coverage, group = certificate.record.coverage, certificate.mechanism.covers == GROUP
+def _verify_request(certificate: Certificate) -> None:
+    """What schema 1 did not say: which buffers hold statistics, and whether the retained data were held against forgotten ones."""
+    record = certificate.record
+    if (record.buffers == "reset") != bool(record.estimated):
+        raise ClaimRefused("run.estimated must name buffers exactly where run.buffers is 'reset'")
+    coverage, group = record.coverage, certificate.mechanism.covers == GROUP
     if (coverage == ANY_GROUP) != group:
         raise ClaimRefused(f"run.coverage is {coverage!r}, which contradicts '{certificate.mechanism.name}'")
     if (coverage == UNCHECKED) != (certificate.content["unchecked"] != ""):

@@ -535,6 +535,16 @@ def test_the_feature_maps_provenance_is_in_the_certificate():
     assert any("given as provenance" in text for text in issued.content["claim"]["assumptions"])
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("output_perturbation", "some of the weights"), ("gradient_clipping", "enough of them"), ("retrain", None)],
+)
+def test_noise_of_a_linear_generator_is_told_when_an_old_certificate_is_read(name, said, caplog):
+    verify(Path(__file__).parent / "certificates" / "v1" / f"{name}.json")
+    assert ("Mersenne twister" in caplog.text) is (said is not None)
+    assert said is None or said in caplog.text
+
+
 def test_a_withdrawn_mechanism_is_read_but_no_longer_issued(caplog):
     """Sums in floating point: the old certificates verify, with a word; no new one is made, by us or by hand."""
     withdrawn = ExactRidge(ridge=1.0, rounding=1e-9, provenance="trained on ImageNet")

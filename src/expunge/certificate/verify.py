@@ -71,6 +71,7 @@ def verify(
     _tell_of_withdrawal(certificate)
     if content["schema"] == SCHEMA:
         _verify_request(certificate)
+    _tell_of_weak_noise(certificate)
     _verify_claims(certificate)
     _verify_words(content)
     verify_weights(certificate, weights, certified_weights)
@@ -94,6 +95,17 @@ def _verify_request(certificate: Certificate) -> None:
         raise ClaimRefused(f"run.coverage is {coverage!r}, which contradicts '{certificate.mechanism.name}'")
     if (coverage == UNCHECKED) != (certificate.content["unchecked"] != ""):
         raise ClaimRefused("unchecked must say why nobody checked, exactly where run.coverage is 'unchecked'")
+
+
+def _tell_of_weak_noise(certificate: Certificate) -> None:
+    noise = certificate.record.noise
+    if noise.count and noise.stream == "torch-mersenne":
+        _log.warning(
+            "the noise of this run came from torch's Mersenne twister, which is linear: %s. Run it again, and issue anew",
+            "whoever knows some of the weights before the noise can compute the rest"
+            if noise.count == 1
+            else "its numbers can be computed from enough of them, and nothing here rules out that a reader has enough",
+        )
 
 
 def _verify_claims(certificate: Certificate) -> None:

@@ -1,12 +1,14 @@
 """Files are written whole or not at all."""
 
+import glob
 import os
+import re
 import tempfile
 from pathlib import Path
 
 from expunge.errors import OutputError
 
-__all__ = ["write_new", "write_over"]
+__all__ = ["sweep", "write_new", "write_over"]
 
 
 def write_new(path: str | os.PathLike[str], content: bytes, *, private: bool = False) -> Path:
@@ -48,3 +50,12 @@ def write_over(path: str | os.PathLike[str], content: bytes, *, private: bool = 
             temporary.unlink(missing_ok=True)
         raise OutputError(f"cannot write {target}: {error.strerror or error}; nothing was written") from error
     return target
+
+
+def sweep(path: str | os.PathLike[str]) -> None:
+    """Delete what a write of this very file left when its process was killed; only where no other process writes it."""
+    target = Path(path)
+    named = re.compile(re.escape(f".{target.name}.") + r"[a-z0-9_]{8}")
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        if named.fullmatch(left.name):
+            left.unlink(missing_ok=True)

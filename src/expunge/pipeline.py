@@ -36,7 +36,7 @@ from expunge.record import (
 )
 from expunge.recovery.rescale import rescale_
 from expunge.recovery.training import Recipe, Training, training_steps
-from expunge.running import drive, state_file
+from expunge.running import alone, drive, state_file
 
 __all__ = ["Unlearned", "noiseless_record", "null_start", "recover", "retrain", "unlearn"]
 
@@ -121,7 +121,7 @@ def unlearn(
     if start_clipped:
         _log.warning("the trained weights lie outside the ball and are clipped to init_clip=%g", mechanism.start_radius)
     coins = secret_generator(weights.device) if generator is None else generator
-    with fresh_coins(coins, weights.device) as seed, mode(work, training=True):
+    with alone(state), fresh_coins(coins, weights.device) as seed, mode(work, training=True):
         noise = Noise(mechanism.noise_std, generator)
         for norm in running_norms(work):
             norm.train(norm in weights.norms)  # statistics declared public stay as they are
@@ -129,7 +129,7 @@ def unlearn(
             "mechanism": mechanism_to_dict(mechanism), "batch": batch_size, "public": list(weights.public),
             "center": weights.center_digest, "buffers": buffers,
         }  # fmt: skip
-        file = state_file(state, "unlearn", work, retain, settings)
+        file = state_file(state, "unlearn", work, retain, settings, code={"loss": loss})
         saved = file.load() if file else None
         if saved is not None:
             seed = saved["seed"]
@@ -150,8 +150,8 @@ def unlearn(
         if weights.norms:
             _estimate_statistics(weights, Batches(retain, batch_size=batch_size, seed=seed), loss)
         weights.release()
-    if file:
-        file.delete()
+        if file:
+            file.delete()
     record = RunRecord(
         mechanism=mechanism,
         steps_done=done,
@@ -237,7 +237,9 @@ def retrain(
     coverage = _coverage(retain, forget)
     coins = generator if generator is not None else secret_generator()
     model = build(make_model, coins)
-    _train(model, retain, loss, epochs, recipe or Recipe(), coins, state, on_epoch, label="retrain")
+    _train(
+        model, retain, loss, epochs, recipe or Recipe(), coins, state, on_epoch, label="retrain", make_model=make_model
+    )
     return Unlearned(model, noiseless_record(Retrain(), model, coverage=coverage))
 
 
@@ -300,6 +302,7 @@ def _train(
     *,
     label: str,
     public: Sequence[str] = (),
+    make_model: Callable[[], nn.Module] | None = None,
 ) -> None:
     _validate.positive(epochs=epochs)
     _check_loss(loss)
@@ -307,14 +310,15 @@ def _train(
     frozen = keeps_statistics(model, public)
     device = next(model.parameters()).device
     coins = generator if generator is not None else secret_generator()
-    with fresh_coins(coins, device) as seed, mode(model, training=True):
+    with alone(state), fresh_coins(coins, device) as seed, mode(model, training=True):
         for norm in frozen:
             norm.eval()
         per_epoch = Batches(retain, batch_size=recipe.batch_size, seed=seed).per_epoch
         total = max(1, round(epochs * per_epoch))
         training = Training(model, recipe, steps=total)
         settings = {"recipe": recipe.to_dict(), "steps": total, "public": list(public)}
-        file = state_file(state, label, model, retain, settings)
+        code = {"loss": loss, "make_model": make_model}
+        file = state_file(state, label, model, retain, settings, code=code, drawn=make_model is not None)
         saved = file.load() if file else None
         if saved is not None:
             seed = saved["seed"]
@@ -334,10 +338,10 @@ def _train(
         batches = Batches(retain, batch_size=recipe.batch_size, seed=seed, skip=training.done)
         steps = with_epochs(training_steps(training, iter(batches), loss=loss))
         drive(steps, total - training.done, label, file, snapshot)
+        if file:
+            file.delete()
     for parameter in model.parameters():
         parameter.grad = None
-    if file:
-        file.delete()
 
 
 def _coverage(retain: Any, forget: Any) -> str:

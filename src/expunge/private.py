@@ -19,7 +19,7 @@ from expunge.methods.tensors import dtype_name
 from expunge.pipeline import Unlearned
 from expunge.randomness.secret import Secret
 from expunge.record import RunRecord, mechanism_to_dict, weights_digest
-from expunge.running import drive, state_file
+from expunge.running import alone, drive, state_file
 
 __all__ = ["train_private"]
 
@@ -88,8 +88,10 @@ def train_private(
         "mechanism": mechanism_to_dict(mechanism), "learning_rate": learning_rate, "momentum": momentum,
         "expected_batch": expected_batch, "at_once": at_once,
     }  # fmt: skip
-    file = state_file(state, "train_private", model, examples, settings)
-    with fresh_coins(coins, weights.device), mode(model, training=True):
+    held = dict(model.named_parameters())
+    code = {"loss": loss, "make_model": make_model, "public": [(name, held[name].detach()) for name in weights.public]}
+    file = state_file(state, "train_private", model, examples, settings, code=code, drawn=True)
+    with alone(state), fresh_coins(coins, weights.device), mode(model, training=True):
         if generator is None:
             # Dropout must hide who else was in the batch, and seeds of 32 bits can be tried.
             torch.set_rng_state(secret_generator().get_state())
@@ -116,11 +118,11 @@ def train_private(
             done = begun + drive(steps, mechanism.steps - begun, mechanism.name, file, snapshot)
         finally:
             gradients.close()
-    if not bool(torch.isfinite(weights.theta).all()):
-        raise RunError("the trained weights hold NaN or infinity: lower the learning rate or the noise")
-    weights.release()
-    if file:
-        file.delete()
+        if not bool(torch.isfinite(weights.theta).all()):
+            raise RunError("the trained weights hold NaN or infinity: lower the learning rate or the noise")
+        weights.release()
+        if file:
+            file.delete()
     return Unlearned(model, _record(mechanism, weights, noise, done))
 
 

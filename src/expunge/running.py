@@ -3,16 +3,20 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
+from expunge._lock import held
 from expunge.data import Examples, as_examples
+from expunge.errors import StateError
+from expunge.fingerprint import code_digest, model_digest
 from expunge.progress import track
 from expunge.state import Pace, StateFile
 
-__all__ = ["drive", "state_file"]
+__all__ = ["alone", "drive", "state_file"]
 
 
 def drive(
@@ -37,17 +41,35 @@ def drive(
     return done
 
 
+def alone(path: str | os.PathLike[str] | None) -> AbstractContextManager[None]:
+    """Hold a state file against other processes while a run uses it; without a path nothing is held.
+
+    Raises:
+        StateError: another process uses it.
+    """
+    return nullcontext() if path is None else held(path, error=StateError)
+
+
 def state_file(
-    path: str | os.PathLike[str] | None, verb: str, model: nn.Module, data: Any, settings: Mapping[str, Any]
+    path: str | os.PathLike[str] | None,
+    verb: str,
+    model: nn.Module,
+    data: Any,
+    settings: Mapping[str, Any],
+    *,
+    code: Mapping[str, object],
+    drawn: bool = False,
 ) -> StateFile | None:
     """The state file of a verb; None without a path.
 
     Args:
         path: of the file.
         verb: that writes it.
-        model: its names, shapes and dtypes tell runs apart.
+        model: its weights and buffers tell runs apart, bit for bit, and its code.
         data: likewise their content: a run that went on with other data would be certified for data it did not have.
         settings: likewise, JSON-ready.
+        code: name -> the caller's functions (loss, make_model), likewise with all that they hold (`expunge.fingerprint`).
+        drawn: the model's weights are drawn by the run itself, so that only their shapes count.
 
     Raises:
         ValueError: the data make batches of their own.
@@ -57,9 +79,16 @@ def state_file(
     examples = as_examples(data)
     if examples is None:
         raise ValueError("a state file needs data as Examples(x, y): a loader's order cannot be restored")
-    shapes = [[name, list(p.shape), str(p.dtype)] for name, p in model.named_parameters()]
+    tensors = [*model.named_parameters(), *model.named_buffers()]
     rows = [[list(t.shape), str(t.dtype)] for t in examples.tensors]
-    return StateFile(path, {"verb": verb, "model": shapes, "data": [rows, _digest(examples)], **settings})
+    run: dict[str, Any] = {
+        "verb": verb,
+        "model": model_digest(model, strict=False),
+        "weights": "drawn" if drawn else code_digest([(n, t.detach()) for n, t in tensors], strict=False),
+        "data": [rows, _digest(examples)],
+    }
+    run |= {name: code_digest(part, name=name, strict=False) for name, part in code.items()}
+    return StateFile(path, run | dict(settings))
 
 
 def _digest(examples: Examples) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import rfc8785
 import torch
 
-from expunge._files import write_over
+from expunge._files import sweep, write_over
 from expunge.errors import StateError
 
 __all__ = ["Pace", "StateFile"]
@@ -20,7 +21,7 @@ __all__ = ["Pace", "StateFile"]
 SAVE_EVERY = 30.0  # seconds between state files,
 SHARE = 20.0  # and at least so many times what writing one takes
 
-_MAGIC = b"expunge.state/1\n"
+_MAGIC, _MAGIC_BEFORE = b"expunge.state/2\n", b"expunge.state/1\n"
 
 
 class StateFile:
@@ -31,32 +32,40 @@ class StateFile:
 
     Args:
         path: the file; need not exist.
-        run: what identifies the run (mechanism, sizes, ...), JSON-ready; another run's file is refused.
+        run: what identifies the run (mechanism, sizes, ...) by name, JSON-ready; another run's file is refused.
     """
 
     def __init__(self, path: str | os.PathLike[str], run: dict[str, Any]) -> None:
         self.path = Path(path)
-        self._run = hashlib.sha256(rfc8785.dumps(run)).hexdigest().encode()
+        self._run = {name: hashlib.sha256(rfc8785.dumps(part)).hexdigest() for name, part in run.items()}
 
     def load(self) -> dict[str, Any] | None:
         """What was saved last, or None where there is no file.
 
         Raises:
-            StateError: the file is truncated, altered, or belongs to another run. It is left as it is.
+            StateError: the file is truncated, altered, or belongs to another run; the message says what differs. It is
+                left as it is.
         """
+        sweep(self.path)
         if not self.path.exists():
             return None
         content = self.path.read_bytes()
-        head = len(_MAGIC) + 64 + 64
+        if content.startswith(_MAGIC_BEFORE):
+            raise StateError(f"{self.path} was made by an earlier version; remove it to start again")
+        head = len(_MAGIC) + 64
         if not content.startswith(_MAGIC) or len(content) < head:
             raise StateError(f"{self.path} is not a whole state file (truncated?); remove it to start again")
-        run, digest, payload = content[len(_MAGIC) : head - 64], content[head - 64 : head], content[head:]
-        if hashlib.sha256(run + payload).hexdigest().encode() != digest:
+        digest, rest = content[len(_MAGIC) : head], content[head:]
+        if hashlib.sha256(rest).hexdigest().encode() != digest:
             raise StateError(f"{self.path} is truncated or was altered; remove it to start again")
-        if run != self._run:
+        line, _, payload = rest.partition(b"\n")
+        run: dict[str, str] = json.loads(line)
+        others = [name for name in sorted(run.keys() | self._run.keys()) if run.get(name) != self._run.get(name)]
+        if others:
             raise StateError(
-                f"{self.path} belongs to another run (other mechanism, model, data or settings); "
-                "use the settings it was made with, or another file"
+                f"{self.path} belongs to another run: {', '.join(others)} {'differs' if len(others) == 1 else 'differ'}. "
+                "Repeat the call that it was made with (code and what it holds, a log or a counter too, must be as at its "
+                "start), or use another file"
             )
         try:
             return torch.load(io.BytesIO(payload), weights_only=True)
@@ -67,9 +76,8 @@ class StateFile:
         """Replace the file's content, atomically; raises `OutputError` (e.g. disk full) and keeps the old one."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        payload = buffer.getvalue()
-        digest = hashlib.sha256(self._run + payload).hexdigest().encode()
-        write_over(self.path, _MAGIC + self._run + digest + payload, private=True)
+        rest = json.dumps(self._run).encode() + b"\n" + buffer.getvalue()
+        write_over(self.path, _MAGIC + hashlib.sha256(rest).hexdigest().encode() + rest, private=True)
 
     def delete(self) -> None:
         """Remove the file."""

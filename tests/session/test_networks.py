@@ -171,3 +171,22 @@ def test_an_interrupted_recovery_is_not_resumed_with_other_public_parameters(go,
         go(9)
     with pytest.raises(StateError, match="another run"):
         go(resume=True, public=["0.*"])
+
+
+def weighing(model: Any, batch: Any) -> Any:
+    return 2 * lane_tasks.loss(model, batch)
+
+
+@pytest.mark.parametrize("after", [3, 9])
+@pytest.mark.parametrize(("changed", "part"), [("model", "weights"), ("loss", "loss")])
+def test_an_interrupted_task_is_not_resumed_with_another_model_or_loss(
+    go, tmp_path: Path, after: int, changed: str, part: str
+):
+    """Of the same shapes: the released weights would be those of the first one."""
+    with pytest.raises(KeyboardInterrupt):
+        go(after)
+    before = left(tmp_path)
+    other = {"model": lane_tasks.make_model(), "loss": weighing}[changed]
+    with pytest.raises(StateError, match=f"another run: {part} differs"):
+        go(resume=True, **{changed: other})
+    assert left(tmp_path) == before

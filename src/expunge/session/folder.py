@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge._files import write_new
+from expunge._lock import held
 from expunge.accounting import Budget, Relation
 from expunge.certificate import Certificate, issue, verify
 from expunge.errors import OutputError
@@ -32,7 +33,17 @@ def refuse_existing(out: Path) -> None:
 
 @contextlib.contextmanager
 def working_folder(out: Path, *, resume: bool) -> Generator[Path]:
-    """A private folder to work in, which becomes `out` at the end; after a failure only state files are left of it."""
+    """A private folder to work in, which becomes `out` at the end; after a failure only state files are left of it.
+
+    Raises:
+        OutputError: `out` exists, or an interrupted run's folder and `resume` is not set; another process works on it.
+    """
+    with held(out), _made(out, resume=resume) as work:
+        yield work
+
+
+@contextlib.contextmanager
+def _made(out: Path, *, resume: bool) -> Generator[Path]:
     work = out.with_name(out.name + ".partial")
     refuse_existing(out)
     if work.exists() and not resume:

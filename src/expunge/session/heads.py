@@ -1,6 +1,8 @@
 """A head on a task's feature map: fitted on the retained rows, or brought from the last request to the next."""
 
+import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 
 from expunge._files import write_new
+from expunge._lock import held
 from expunge.accounting import Budget, ExactRidge, MeasuredResidual, Relation
 from expunge.compare import accuracies
 from expunge.data import Examples, check_disjoint, commit, new_commitment_key
@@ -46,7 +49,7 @@ def run_head(
         StateError, ValueError, RunError: see `AnalyticHead` and `ConvexHead`. Nothing is left behind then, and the
             previous folder is as it was.
     """
-    with working_folder(out, resume=resume) as work:
+    with _previous(settings.head), working_folder(out, resume=resume) as work:
         task = load_task(where)
         _refuse_unproven(task, budget)
         forget, original = labelled(task, "forget"), accuracies(task, task.model)
@@ -58,6 +61,13 @@ def run_head(
     right = {part: _right(task, labelled(task, part), done.model) for part in ("held_out", "forget")}
     previous = None if settings.head is None else str(settings.head)
     return summary(out, certificate, {"original": original, "released": right}, rows=len(head), delete=previous)
+
+
+def _previous(folder: Path | None) -> AbstractContextManager[None]:
+    """Hold the previous head: two requests at once would each lack what the other forgot."""
+    if folder is None or not folder.is_dir() or not os.access(folder, os.W_OK):  # the last: nobody can lock it there
+        return nullcontext()
+    return held(folder, inside=True, error=StateError)
 
 
 def load_head(folder: Path, *, noise: Budget | None = None) -> AnalyticHead | ConvexHead:

@@ -74,7 +74,8 @@ def _run(
         "mechanism": mechanism_to_dict(mechanism), "batch": recipe.batch_size, "public": list(task.public),
         "buffers": task.buffers,
     }  # fmt: skip
-    kept = state_file(kept_in, "certified", task.model, task.retain, settings)
+    code = {"loss": task.loss, "center": task.center}
+    kept = state_file(kept_in, "certified", task.model, task.retain, settings, code=code)
     done = _finished(kept, task.model)
     if done is None:
         done = certified(task, mechanism, epochs=epochs, recipe=recipe, state=running)

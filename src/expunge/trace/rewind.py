@@ -64,19 +64,22 @@ def rewind(
 
     Raises:
         ValueError: an id is unknown, named twice, or was forgotten before; data lack a record or hold an unknown one.
-        StateError: code, data, machine or versions are not those of the training; a file is missing or was altered.
+        StateError: code, data, machine or versions are not those of the training; a file is missing or was altered;
+            another process rewinds this trace.
+        ModelRefused: the code holds what no digest sees, or keeps state between steps.
         NonFinite: the loss is NaN or infinite.
         OutputError: a file cannot be written.
     """
-    replay = Replaying.prepare(trace, ids, data, Program(make_model=make_model, loss=loss, augment=augment))
-    replay.run()
+    with trace.folder.alone():
+        replay = Replaying.prepare(trace, ids, data, Program(make_model=make_model, loss=loss, augment=augment))
+        replay.run()
     model = replay.engine.model
     return Rewound(model, noiseless_record(Replay(), model, coverage="ledger"), replay.cost)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replaying:
-    """A replay that was found possible; `run` carries it out."""
+    """A replay that was found possible; `run` carries it out. The caller holds the trace's folder, from before to after."""
 
     trace: Trace
     manifest: Manifest

@@ -1,5 +1,6 @@
 """Shards (SISA): several models on disjoint parts of the data, each with a trace, so that a request replays little."""
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge import _validate
+from expunge._lock import is_lock
 from expunge.accounting import Replay
 from expunge.data import Examples, new_commitment_key
 from expunge.errors import OutputError, StateError
@@ -226,17 +228,20 @@ class Shards:
         names = list_ids(ids)
         if not isinstance(data, Examples):
             raise TypeError(f"data must be Examples with the ids of the training, not {type(data).__name__}")
-        open_names = self._still_to_do(names)
         program = Program(make_model=make_model, loss=loss, augment=augment)
-        rows = self.plan.rows(self.key, data.ids)
-        replays: dict[int, Replaying] = {}
-        for shard, hit in self._by_shard(open_names).items():
-            replays[shard] = Replaying.prepare(self.traces[shard], hit, data, program, rows=rows[shard])
-        pending = self.folder / _PENDING
-        write_sealed(pending, {"tags": sorted(name_tag(self.key, name) for name in names)}, self.key)
-        for shard, replay in replays.items():
-            replay.run(label=f"rewind: shard {shard}")
-        pending.unlink()
+        with contextlib.ExitStack() as held:
+            held.enter_context(Folder(self.folder).alone())
+            open_names = self._still_to_do(names)
+            rows = self.plan.rows(self.key, data.ids)
+            replays: dict[int, Replaying] = {}
+            for shard, hit in self._by_shard(open_names).items():
+                held.enter_context(self.traces[shard].folder.alone())
+                replays[shard] = Replaying.prepare(self.traces[shard], hit, data, program, rows=rows[shard])
+            pending = self.folder / _PENDING
+            write_sealed(pending, {"tags": sorted(name_tag(self.key, name) for name in names)}, self.key)
+            for shard, replay in replays.items():
+                replay.run(label=f"rewind: shard {shard}")
+            pending.unlink()
         cost = ShardsCost(hit={shard: replay.cost for shard, replay in replays.items()}, total=self.plan.total)
         model = self.model(make_model)
         return RewoundShards(model, noiseless_record(Replay(shards=self.plan.shards), model, coverage="ledger"), cost)
@@ -314,18 +319,22 @@ def train_shards(
     if key is not None:
         check_key(key)
     home = _create(folder)
-    secret = Folder(home).keep_key(new_commitment_key()) if key is None else key
-    for shard, rows in enumerate(plan.rows(secret, data.ids)):
-        if not rows:
-            raise ValueError(f"shard {shard} of {shards} has no record; use fewer shards or another key")
-        part, own = data.take(rows), Folder(_shard_folder(home, shard))
-        starting = plan.first_epochs(secret, part.ids)
-        engine = Engine(program, part, starting, settings, shard_key(secret, shard))
-        train_into(
-            own, engine, part, starting, shard_key(secret, shard), plan.checkpoints,
-            label=f"train, traced: shard {shard}",
-        )  # fmt: skip
-    write_sealed(home / _MANIFEST, {"schema": SCHEMA} | vars(plan), secret)
+    with Folder(home).alone():
+        _create(folder)  # once more: another process may have finished meanwhile
+        secret = Folder(home).keep_key(new_commitment_key()) if key is None else key
+        for shard, rows in enumerate(plan.rows(secret, data.ids)):
+            if not rows:
+                raise ValueError(f"shard {shard} of {shards} has no record; use fewer shards or another key")
+            part, own = data.take(rows), Folder(_shard_folder(home, shard))
+            starting = plan.first_epochs(secret, part.ids)
+            engine = Engine(program, part, starting, settings, shard_key(secret, shard))
+            own.path.mkdir(mode=0o700, exist_ok=True)
+            with own.alone():
+                train_into(
+                    own, engine, part, starting, shard_key(secret, shard), plan.checkpoints,
+                    label=f"train, traced: shard {shard}",
+                )  # fmt: skip
+        write_sealed(home / _MANIFEST, {"schema": SCHEMA} | vars(plan), secret)
     return Shards(home, key=secret)
 
 
@@ -338,7 +347,7 @@ def _create(folder: str | os.PathLike[str]) -> Path:
         raise OutputError(f"cannot use the folder {home}: {error.strerror or error}") from error
     if _MANIFEST in names:
         raise OutputError(f"{home} holds shards already and is not overwritten; choose another folder")
-    others = [name for name in names if name != "key" and not _SHARD.fullmatch(name)]
+    others = [name for name in names if name != "key" and not is_lock(name) and not _SHARD.fullmatch(name)]
     if others:
         raise OutputError(f"{home} holds other files (e.g. {others[0]!r}); choose an empty folder")
     return home

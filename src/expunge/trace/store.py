@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import rfc8785
 import torch
 
 from expunge._files import write_over
+from expunge._lock import held, is_lock
 from expunge.errors import OutputError, StateError
 from expunge.trace.schedule import keyed
 
@@ -139,9 +141,13 @@ class Folder:
             raise OutputError(f"cannot use the folder {self.path}: {error.strerror or error}") from error
         if self.has_trace:
             raise OutputError(f"{self.path} holds a trace already and is not overwritten; choose another folder")
-        others = [name for name in names if name not in (_KEY, UNFINISHED) and not _OURS.match(name)]
+        others = [n for n in names if n not in (_KEY, UNFINISHED) and not is_lock(n) and not _OURS.match(n)]
         if others:
             raise OutputError(f"{self.path} holds other files (e.g. {others[0]!r}); choose an empty folder")
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Hold the folder, which must exist, against other processes; raises `StateError` where one has it."""
+        return held(self.path, inside=True, error=StateError)
 
     def keep_key(self, fresh: bytes) -> bytes:
         """The key that an unfinished training left here, or `fresh`, written down for its owner alone."""

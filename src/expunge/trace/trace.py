@@ -1,5 +1,6 @@
 """Traced training: a folder from which any record can be forgotten exactly, and what that will cost."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -80,7 +81,9 @@ class Trace:
             raise StateError(f"{self.folder.path} holds no key; pass key=, the one given to train_traced")
         check_key(kept)
         self.key = kept
-        self.folder.tidy(self.manifest)  # what a rewind that was cut off between its last two steps left
+        _ = self.manifest  # there is a whole one
+        with contextlib.suppress(StateError, OutputError), self.folder.alone():  # whoever is at work there tidies up
+            self.folder.tidy(self.manifest)  # what a rewind that was cut off between its last two steps left
 
     @property
     def manifest(self) -> Manifest:
@@ -227,7 +230,8 @@ def train_traced(
 
     Raises:
         OutputError: the folder holds other things, or cannot be written.
-        StateError: it holds an interrupted training with other code, data or settings.
+        StateError: it holds an interrupted training with other code, data or settings, or another process trains there.
+        ModelRefused: the code holds what no digest sees, or keeps state between steps: see `expunge.fingerprint`.
         NonFinite: the loss is NaN or infinite.
     """
     _validate.whole(epochs=epochs)
@@ -241,11 +245,13 @@ def train_traced(
         check_key(key)
     home = Folder(folder)
     home.create()
-    secret = home.keep_key(new_commitment_key()) if key is None else key
-    engine = Engine(program, data, starting, settings, secret)
-    weights = request_weights or [sum(e == epoch for e in starting.values()) for epoch in range(epochs)]
-    places = _places(engine, weights, checkpoints, storage, request_size)
-    return train_into(home, engine, data, starting, secret, places)
+    with home.alone():
+        home.create()  # once more: another process may have finished meanwhile
+        secret = home.keep_key(new_commitment_key()) if key is None else key
+        engine = Engine(program, data, starting, settings, secret)
+        weights = request_weights or [sum(e == epoch for e in starting.values()) for epoch in range(epochs)]
+        places = _places(engine, weights, checkpoints, storage, request_size)
+        return train_into(home, engine, data, starting, secret, places)
 
 
 def train_into(

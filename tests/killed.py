@@ -65,7 +65,7 @@ def child(run: Callable[[], object], log: Path) -> int:
     except ExpungeError as error:
         print(f"refused: {error}")
         code = 1
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever it was, the parent is told
         import traceback
 
         traceback.print_exc()

@@ -8,9 +8,14 @@ from torch import Tensor, nn
 
 from expunge.errors import NonFinite
 
-__all__ = ["Loss", "backward", "scalar_loss"]
+__all__ = ["NO_GRADIENT", "Loss", "backward", "scalar_loss"]
 
 Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
+
+NO_GRADIENT = (
+    "loss(model, batch) returned a number without a gradient: it must come from the model's outputs by differentiable "
+    "operations, without torch.no_grad, .detach(), .item() or argmax, and be returned as a tensor"
+)
 
 
 def scalar_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
@@ -38,8 +43,5 @@ def backward(loss: Loss, model: nn.Module, batch: Any) -> None:
     with torch.enable_grad():
         value = scalar_loss(loss, model, batch)
         if not value.requires_grad:
-            raise TypeError(
-                "loss(model, batch) returned a number without a gradient: it must come from the model's outputs by "
-                "differentiable operations, without torch.no_grad, .detach(), .item() or argmax, and be returned as a tensor"
-            )
+            raise TypeError(NO_GRADIENT)
         value.backward()  # pyright: ignore[reportUnknownMemberType]

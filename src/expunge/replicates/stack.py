@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from expunge.errors import ModelRefused, NonFinite
+from expunge.loss import NO_GRADIENT
 
 __all__ = ["Stack"]
 
@@ -112,6 +113,7 @@ class Stack:
 
         Raises (when called):
             NonFinite: the loss of some run is NaN or infinite.
+            TypeError: the loss has no gradient.
         """
 
         def one(weights: dict[str, Tensor], batch: Any) -> Tensor:
@@ -123,6 +125,8 @@ class Stack:
             with torch.enable_grad():
                 leaf = theta.detach().requires_grad_()
                 losses = each(self._named(leaf), batch)
+                if not losses.requires_grad:
+                    raise TypeError(NO_GRADIENT)
                 (found,) = torch.autograd.grad(losses.sum(), leaf)
             if not bool(torch.isfinite(losses).all()):
                 raise NonFinite(f"the loss of run {int((~torch.isfinite(losses)).nonzero()[0])} is not finite")

@@ -8,6 +8,7 @@ import pytest
 
 from expunge._files import write_new, write_over
 from expunge.errors import OutputError
+from expunge.session.folder import refuse_existing
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -33,6 +34,16 @@ def test_an_existing_file_is_not_overwritten(tmp_path: Path):
     write_new(tmp_path / "a", b"old")
     with pytest.raises(OutputError, match="exists already"):
         write_new(tmp_path / "a", b"new")
+
+
+def test_a_link_that_leads_nowhere_is_told_before_the_run(tmp_path: Path):
+    """A folder cannot be renamed onto it, and a file would take its place."""
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OutputError, match="exists already"):
+        write_new(tmp_path / "out", b"new")
+    with pytest.raises(OutputError, match="exists already"):
+        refuse_existing(tmp_path / "out")
+    assert (tmp_path / "out").is_symlink()
 
 
 def test_a_missing_folder_is_named(tmp_path: Path):

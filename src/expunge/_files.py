@@ -23,7 +23,7 @@ def write_new(path: str | os.PathLike[str], content: bytes, *, private: bool = F
         OutputError: the file exists, the folder does not, the disk is full, or writing is not allowed. Nothing is left.
     """
     target = Path(path)
-    if target.exists():
+    if os.path.lexists(target):  # a link that leads nowhere too
         raise OutputError(f"{target} exists already and is not overwritten; choose another name or remove it")
     return write_over(target, content, private=private)
 

@@ -26,8 +26,8 @@ Accuracies = dict[str, dict[str, float]]
 
 
 def refuse_existing(out: Path) -> None:
-    """Raise `OutputError` where `out` is there already."""
-    if out.exists():
+    """Raise `OutputError` where `out` is there already, be it a link that leads nowhere: after the run it would fail."""
+    if out.exists() or out.is_symlink():
         raise OutputError(f"{out} exists already and is not overwritten; choose another folder or remove it")
 
 

@@ -237,10 +237,34 @@ def test_the_gradient_is_that_of_autograd(dtype: torch.dtype) -> None:
     model.zero_grad()
     weights = FlatWeights(model)
     gradient = weights.gradient(loss)
-    gradient(weights.theta, x)
-    found = gradient(weights.theta, x)
-    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert torch.allclose(found, expected.to(found.dtype))
+    for _ in range(2):  # the first call looks the model through, and collects otherwise
+        found = gradient(weights.theta, x)
+        assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert torch.allclose(found, expected.to(found.dtype))
+
+
+@pytest.mark.parametrize("loses", ["its storage", "itself", "its gradient", "its dtype"])
+def test_the_gradient_of_a_parameter_that_the_loss_moves_is_collected(loses: str) -> None:
+    """Of whatever is registered after the backward pass, at the values that the loss gave it."""
+    model, x = net(), torch.ones(2, 6)
+
+    def loss(m: nn.Module, batch: Tensor) -> Tensor:
+        if loses == "its storage":
+            m[0].weight.data = m[0].weight.data.clone()
+        elif loses == "itself":
+            m[0].weight = nn.Parameter(m[0].weight.detach().clone())
+        elif loses == "its gradient":
+            m.zero_grad(set_to_none=True)
+        else:
+            m.double()
+        return m(batch.to(m[0].weight.dtype)).square().sum()
+
+    model(x).square().sum().backward()
+    expected = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
+    weights = FlatWeights(net())
+    gradient = weights.gradient(loss)
+    for _ in range(3):
+        assert torch.allclose(gradient(weights.theta, x), expected, rtol=1e-5)
 
 
 def test_release_gives_every_parameter_storage_of_its_own() -> None:

@@ -12,7 +12,7 @@ import pytest
 import second_verifier
 from expunge import Certificate, verify
 from expunge.errors import CertificateError
-from vectors import make
+from vectors import faults, make
 
 FOLDER = make.VECTORS
 FILES = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
@@ -32,7 +32,7 @@ def text_of(vector):
         return vector["text"]
     if "certificate" in vector:
         return json.dumps(vector["certificate"])
-    content = make.patched(BY_NAME[vector["base"]]["certificate"], vector["patch"])
+    content = faults.patched(BY_NAME[vector["base"]]["certificate"], vector["patch"])
     if vector["redigest"]:
         content["digest"] = second_digest(content)
     return json.dumps(content)

@@ -12,7 +12,7 @@ from expunge.certificate import claim
 from expunge.certificate.format import MOST_BYTES
 from expunge.errors import ClaimRefused, MalformedCertificate, RunError
 from test_vectors import BY_NAME
-from vectors import make
+from vectors import faults, make
 
 OTHER_KINDS = [kind for kind in Kind if kind not in (Kind.EXACT, Kind.EPSILON_DELTA, Kind.NONE)]
 
@@ -39,8 +39,8 @@ def test_verify_refuses_a_mechanism_whose_kind_is_no_proof(kind, monkeypatch):
 
 @pytest.mark.parametrize("kind", OTHER_KINDS)
 def test_verify_refuses_a_claim_of_such_a_kind(kind):
-    content = make.patched(
-        BY_NAME["output_perturbation, retrained"]["certificate"], [make.set_("/claim/kind", str(kind))]
+    content = faults.patched(
+        BY_NAME["output_perturbation, retrained"]["certificate"], [faults.set_("/claim/kind", str(kind))]
     )
     with pytest.raises(MalformedCertificate, match=r"claim\.kind must be one of"):
         verify(Certificate(make.redigested(content)))
@@ -116,7 +116,7 @@ def test_the_edits_of_case_38_are_refused():
         "/claim/mu": 1e308, "/asked/delta": 1e308, "/profile/0/delta": 7, "/run/noise/std": ["a"], "/run/layers": [],
         "/run/buffers": "a poem", "/run/noise/generator": "published", "/also_proven/mu": 1.0, "/run/noise/std ": 0,
     }.items():  # fmt: skip
-        content = make.patched(good, [make.set_(path, value)])
+        content = faults.patched(good, [faults.set_(path, value)])
         with pytest.raises((MalformedCertificate, ClaimRefused)):
             verify(Certificate(json.loads(json.dumps(make.redigested(content)))))
 

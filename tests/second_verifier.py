@@ -38,7 +38,7 @@ def need(condition, reason):
 
 
 def parse(raw: bytes):
-    need(len(raw) <= 8 * 2**20, "longer than 8 MiB")
+    need(len(raw) <= 8 * 2**20 and raw.count(b",") <= 400_000, "longer than 8 MiB, or 400,000 commas")
 
     def unique(pairs):
         need(len({key for key, _ in pairs}) == len(pairs), "a key is repeated")

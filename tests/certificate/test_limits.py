@@ -6,11 +6,12 @@ import time
 
 import pytest
 
+import second_verifier
 from expunge import Budget, Certificate, Kind, OutputPerturbation, ScheduledGradientClipping, issue, verify
 from expunge.accounting import MECHANISMS
 from expunge.certificate import claim
-from expunge.certificate.format import MOST_BYTES
-from expunge.errors import ClaimRefused, MalformedCertificate, RunError
+from expunge.certificate.format import MOST_BYTES, MOST_COMMAS
+from expunge.errors import CertificateError, ClaimRefused, MalformedCertificate, RunError
 from test_vectors import BY_NAME
 from vectors import faults, make
 
@@ -53,6 +54,27 @@ def test_a_text_longer_than_the_limit_is_refused_unread(tmp_path):
     with pytest.raises(MalformedCertificate, match="at most 8388608 bytes"):
         verify(path)
     assert time.process_time() - begun < 1
+
+
+@pytest.mark.parametrize("entry", ["0", "0.1", "[]", '"a"', '["a",1]'])
+@pytest.mark.parametrize("path", ["/run/noise/std", "/run/layers", "/profile", "/run/public"])
+def test_a_hostile_list_is_refused_in_two_seconds(path, entry):
+    many = min(MOST_COMMAS // (1 + entry.count(",")) - 200, (MOST_BYTES - 20_000) // (len(entry) + 2))
+    patch = [faults.set_(path, [json.loads(entry)] * many)]
+    text = json.dumps(make.redigested(faults.patched(BY_NAME["retrain, retrained"]["certificate"], patch)))
+    assert len(text) < MOST_BYTES
+    begun = time.process_time()
+    with pytest.raises(CertificateError):
+        verify(Certificate.from_json(text))
+    assert time.process_time() - begun < 2
+
+
+def test_more_values_than_the_limit_are_refused_unread():
+    text = '{"schema": [' + "0," * (MOST_COMMAS + 1) + "0]}"
+    with pytest.raises(MalformedCertificate, match="at most 400000 commas"):
+        Certificate.from_json(text)
+    with pytest.raises(second_verifier.Refused, match="commas"):
+        second_verifier.verify(text.encode())
 
 
 def test_the_largest_certificates_verify_in_two_seconds():

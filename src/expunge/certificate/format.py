@@ -16,12 +16,13 @@ from expunge.certificate.claim import guarantee_from_dict
 from expunge.errors import MalformedCertificate
 from expunge.record import RunRecord
 
-__all__ = ["MOST_BYTES", "SCHEMA", "VERSIONS", "Certificate", "digest", "version_of"]
+__all__ = ["MOST_BYTES", "MOST_COMMAS", "SCHEMA", "VERSIONS", "Certificate", "digest", "version_of"]
 
 SCHEMA = "expunge.certificate/2"
 VERSIONS = {"expunge.certificate/1": 1, SCHEMA: 2}
 
-MOST_BYTES = 8 * 2**20  # of a file, so that whoever reads it is not kept busy
+# Of a file, so that whoever reads it is not kept busy: a second or two.
+MOST_BYTES, MOST_COMMAS = 8 * 2**20, 400_000
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class Certificate:
         """Read a certificate from its JSON text; raises `MalformedCertificate`."""
         if len(text) > MOST_BYTES:
             raise MalformedCertificate(f"a certificate has at most {MOST_BYTES} bytes; this text is longer")
+        if text.count(",") > MOST_COMMAS:
+            raise MalformedCertificate(
+                f"a certificate has at most {MOST_COMMAS} commas; this text has {text.count(',')}"
+            )
         try:
             content: object = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:

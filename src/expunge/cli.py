@@ -135,12 +135,11 @@ def verify(
     """Prove a certificate again and compare the weights. Needs no torch."""
     loaded = ex.Certificate.load(certificate)
     ex.verify(loaded, weights=weights, certified_weights=certified_weights, audit=audit)
-    claim = loaded.claim
+    claim, found = loaded.claim, verdict(loaded)
     if as_json:
         checked = {"weights_checked": weights is not None, "audit_checked": audit is not None}
-        _print_json({"verified": True} | checked | {"claim": loaded.content["claim"]})
+        _print_json({"verified": True} | checked | {"verdict": vars(found), "claim": loaded.content["claim"]})
         return
-    found = verdict(loaded)
     what = "claim and weights" if weights else "claim only: give --weights to compare the weights"
     _out.print(f"verified ({what})", style="green")
     if claim.kind is ex.Kind.EPSILON_DELTA:

@@ -1,13 +1,16 @@
 """A certificate says in plain words what it means, and its page opens with them."""
 
+import json
 import re
 
 import pytest
+from typer.testing import CliRunner
 
 from expunge import Certificate, GradientClipping, Relation, guarantee
 from expunge.certificate import verdict
 from expunge.certificate.verdict import _factor, _one_in, _percent
 from expunge.certificate.words import words_of
+from expunge.cli import app
 from expunge.report import render
 from test_vectors import BY_NAME
 from vectors import make
@@ -112,3 +115,14 @@ def test_words_of_schema_1_do_not_follow_the_code():
     old, new = words_of(mechanism, version=1), words_of(mechanism)
     assert old.certifier[Relation.CENTER] != new.certifier[Relation.CENTER]
     assert old.proves != new.proves
+
+
+def test_the_command_prints_the_verdict_and_its_warnings(tmp_path):
+    path = tmp_path / "certificate.json"
+    VALID["unchecked"].save(path)
+    printed = " ".join(CliRunner().invoke(app, ["verify", str(path)]).output.split())
+    assert (
+        printed.index("verified") < printed.index(of("unchecked").headline) < printed.index("Warning: Nobody checked")
+    )
+    told = json.loads(CliRunner().invoke(app, ["verify", str(path), "--json"]).output)
+    assert told["verdict"]["headline"] == of("unchecked").headline

@@ -140,7 +140,7 @@ def clipped_steps(*, repeat_noise=False, noise_in_gradient=False, clip_start=Tru
                 vector = fresh if vector is None else vector
                 theta.add_(vector)
             elif not noise_in_gradient:
-                noise.add_(theta)
+                noise.add_(theta, released=step + 1 == mechanism.steps)
             yield step + 1
 
     return executor
@@ -226,7 +226,7 @@ def newton_step(sign):
         if noise.count == 0:
             g = clip_(gradient(theta, next(batches)), inf)  # refuses NaN
             theta.add_(g, alpha=sign / mechanism.curvature)
-            noise.add_(theta)
+            noise.add_(theta, released=True)
             yield 1
 
     return executor

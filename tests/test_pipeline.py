@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import expunge as ex
 from expunge.errors import ModelRefused, NonFinite, RunError, StateError, WeightsMismatch
+from expunge.randomness.grid import grid_of
 from interrupted import interrupted
 
 MECHANISM = ex.GradientClipping(
@@ -123,6 +124,30 @@ BLOCKWISE = ex.BlockwiseGradientClipping(
     noise_std=0.2,
     blind=True,
 )
+
+
+@pytest.mark.parametrize("mechanism", [MECHANISM, MODEL_CLIPPING, OUTPUT, SCHEDULED, BLOCKWISE], ids=lambda m: m.name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_every_released_weight_lies_on_the_public_grid(
+    retain: ex.Examples, mechanism: ex.Mechanism, dtype: torch.dtype
+) -> None:
+    """Multiples of a power of two near 2^-12 of the last draw's scale, of every method; the record says which."""
+    done = unlearn(make().to(dtype), retain, mechanism=mechanism)
+    std = mechanism.noise_std
+    grid = done.record.noise.grid
+    assert grid == grid_of(std[-1] if isinstance(std, tuple) else std)
+    assert done.record.noise.stream == "aes-256-ctr/1"
+    assert not any(bool((p.double() % grid).any()) for p in done.model.parameters())
+
+
+def test_a_release_about_a_public_centre_is_the_centre_plus_the_grid(retain: ex.Examples) -> None:
+    """What is rounded is the difference: the centre is public, and adding it is post-processing."""
+    center = make(seed=5).double()
+    done = unlearn(make().double(), retain, center=center)
+    for p, c in zip(done.model.parameters(), center.parameters(), strict=True):
+        steps = (p - c).detach() / done.record.noise.grid
+        assert float((steps - steps.round()).abs().max()) < 1e-9
+
 
 Verb = Callable[..., nn.Module]
 

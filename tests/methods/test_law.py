@@ -15,7 +15,8 @@ from expunge.accounting import (
     OutputPerturbation,
     ScheduledGradientClipping,
 )
-from expunge.methods import EXECUTORS
+from expunge.methods import EXECUTORS, Noise
+from expunge.randomness.grid import grid_of
 from expunge.testing import ContractViolation, check_executor
 
 SIGMA = 0.002
@@ -182,3 +183,12 @@ def test_an_executor_that_runs_another_setting_does_not_have_the_law(case, chang
     with pytest.raises(ContractViolation, match=r"^law: ") as found:
         check(case, wrong)
     assert abs(float(str(found.value).split("z = ")[1].split()[0])) > 8
+
+
+@pytest.mark.parametrize("m", [gradient(1.0, 1.0, 0.1, 0.5, 5), scheduled(1.0, 1.0, (0.1,) * 5, 0.5, (SIGMA,) * 5)])
+def test_only_what_is_released_is_rounded(m):
+    """Rounded at every step, an iterate would drift by sqrt(d) half steps of the grid more than the theorem counts."""
+    noise, theta = Noise(m.noise_std, torch.Generator().manual_seed(0)), torch.ones(100, dtype=torch.float64)
+    steps = EXECUTORS[type(m)](m, theta, lambda at, batch: torch.ones_like(at), itertools.repeat(None), noise)
+    rounded = [not bool((theta % grid_of(SIGMA)).any()) for _ in steps]
+    assert rounded == [False] * 4 + [True]

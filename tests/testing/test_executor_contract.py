@@ -33,7 +33,7 @@ def step_by_step(mechanism, theta, gradient, batches, noise):
     for step in range(noise.count, mechanism.steps):
         g = clip_(gradient(theta, next(batches)), mechanism.grad_clip)
         theta.mul_(1 - mechanism.decay).add_(g, alpha=-mechanism.learning_rate)
-        noise.add_(theta)
+        noise.add_(theta, released=step + 1 == mechanism.steps)
         yield step + 1
 
 
@@ -43,7 +43,7 @@ def with_noise_of_its_own(mechanism, theta, gradient, batches, noise):
     class Own:
         count = 0
 
-        def add_(self, theta):
+        def add_(self, theta, *, released=False):
             noise.add_(torch.zeros_like(theta))
             draw = torch.randn(theta.shape, dtype=torch.float64, generator=coins)
             return theta.add_(draw, alpha=mechanism.noise_std)
@@ -84,6 +84,26 @@ def that_lets_nan_pass(mechanism, theta, gradient, batches, noise):
     yield from step_by_step(mechanism, theta, cleaned, batches, noise)
 
 
+def that_leaves_the_low_bits(mechanism, theta, gradient, batches, noise):
+    class Plain:
+        @property
+        def count(self):
+            return noise.count
+
+        def add_(self, theta, *, released=False):
+            noise.add_(theta)
+
+    yield from step_by_step(mechanism, theta, gradient, batches, Plain())
+
+
+def that_moves_the_weights_after_the_last_draw(mechanism, theta, gradient, batches, noise):
+    begun = noise.count
+    for done in step_by_step(mechanism, theta, gradient, batches, noise):
+        if begun < done == mechanism.steps:
+            theta.add_(1e-9)
+        yield done
+
+
 def that_draws_twice(mechanism, theta, gradient, batches, noise):
     halved = 2**-0.5
 
@@ -92,7 +112,7 @@ def that_draws_twice(mechanism, theta, gradient, batches, noise):
         def count(self):
             return noise.count // 2
 
-        def add_(self, theta):
+        def add_(self, theta, *, released=False):
             for _ in range(2):
                 part = torch.zeros_like(theta)
                 noise.add_(part)
@@ -112,7 +132,7 @@ def that_shares_noise_between_runs(mechanism, theta, gradient, batches, noise):
         def count(self):
             return noise.count
 
-        def add_(self, theta):
+        def add_(self, theta, *, released=False):
             one = torch.zeros_like(theta)
             noise.add_(one)
             theta.add_(one if theta.ndim == 1 else one[0])
@@ -126,7 +146,7 @@ def that_draws_alike_on_two_shards(mechanism, theta, gradient, batches, noise):
         def count(self):
             return noise.count
 
-        def add_(self, theta):
+        def add_(self, theta, *, released=False):
             drawn = torch.zeros_like(theta)
             noise.add_(drawn)
             half = theta.shape[-1] // 2
@@ -146,6 +166,8 @@ def that_draws_alike_on_two_shards(mechanism, theta, gradient, batches, noise):
         (that_asks_at_a_copy, "in place: "),
         (that_takes_a_step_too_few, r"steps: from 0 draws on it took gradients of the batches \[0, 1, 2, 3\], not"),
         (that_lets_nan_pass, "non-finite: a gradient with nan"),
+        (that_leaves_the_low_bits, "release: the last draw of some weights was added without released=True"),
+        (that_moves_the_weights_after_the_last_draw, "release: the weights were changed after the last draw"),
         (that_draws_twice, "noise count: drew 10 noise vectors, the mechanism says 5"),
         (with_coins_of_its_own, "replay: the same seed"),
         (that_shares_noise_between_runs, "law: .* the covariance of runs is z = "),

@@ -96,6 +96,7 @@ def check_executor(
     _repeats_and_resumes(trial)
     if mechanism.gradient_steps:
         _refuses_nan(trial)
+    _releases_on_the_grid(trial)
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,15 @@ def _refuses_nan(trial: _Trial) -> None:
         except NonFinite:
             continue
         raise ContractViolation(f"non-finite: a gradient with {bad} must raise NonFinite [{trial.mechanism!r}]")
+
+
+def _releases_on_the_grid(trial: _Trial) -> None:
+    noise = trial.noise()
+    theta, grid = trial.run(noise), noise.record().grid
+    say = "the last draw of some weights was added without released=True, so their low bits depend on the start"
+    require(grid > 0, "release", say, trial.mechanism)
+    say = f"the weights were changed after the last draw: they are no multiples of {grid:g}"
+    require(not bool((theta % grid).any()), "release", say, trial.mechanism)
 
 
 class _Repeating:

@@ -291,7 +291,7 @@ class AnalyticHead:
             StillRetained: rows of these ids are learned.
             RunError: there is no grid; or as `weights`.
         """
-        ids = [] if forget == () else texts(forget)
+        ids = [] if isinstance(forget, tuple) and not forget else texts(forget)
         if held := [name for name in ids if name in self]:
             raise StillRetained(f"the head still holds {len(held)} of the {len(ids)} rows to forget, e.g. {held[0]!r}")
         gone = self._subtracted - self._ledger.keys()

@@ -31,6 +31,7 @@ from expunge.record import UNCHECKED, RunRecord, weights_digest
 __all__ = ["ConvexHead", "noise_for"]
 
 _WIDEST = 4096  # features of which a Gram matrix is decomposed
+_LARGEST_KEPT = 1e30  # regularisation: beyond, float32 holds no inverse, and none is worth keeping
 
 
 class ConvexHead:
@@ -177,7 +178,7 @@ class ConvexHead:
             raise ValueError("this head is fitted already; make a new one, or call unlearn(rows, request)")
         key = _digest_key(self._key)
         learned, width = ids_of(rows, key=key)
-        ids = [] if forget == () else texts(forget)
+        ids = [] if isinstance(forget, tuple) and not forget else texts(forget)
         if held := [name for name in ids if digest(name, key) in learned]:
             raise StillRetained(f"rows hold {len(held)} of the {len(ids)} rows to forget, e.g. {held[0]!r}")
         corrections = Corrections(key=key, learned=learned)
@@ -185,7 +186,8 @@ class ConvexHead:
         preconditioner = _start_factor(objective)
         start = torch.zeros(objective.shape, dtype=torch.float64)
         solution = minimise(objective, start, residual=self._residual, preconditioner=preconditioner)
-        if prepare and self._classes * objective.shape[1] <= self._factor_limit:
+        small = self._classes * objective.shape[1] <= self._factor_limit
+        if prepare and small and self._regularization < _LARGEST_KEPT:
             preconditioner = Dense(objective, solution.weights)
         released = self._release(solution, width, generator, coverage="ids" if ids else UNCHECKED)
         self._corrections, self._solution, self._width = corrections, solution, width

@@ -20,7 +20,8 @@ __all__ = ["Dense", "Kronecker", "Preconditioner", "Solution", "Step", "minimise
 _MOST_STEPS = 100
 _MOST_PRODUCTS = 1000  # in one direction
 _ARMIJO = 1e-4
-_HALVINGS = 40
+_CUTS = 60  # of a step, each to between a hundredth and a half
+_FALL = 1e-4  # relative, of the objective: below it a step is no progress by that
 _VALUE_ROUNDING = 1e-12  # relative, of the objective's value: differences below it say nothing
 _PATIENCE = 6  # steps without progress
 _DROP = 0.02  # probabilities below it are treated together in the dense factor
@@ -76,12 +77,12 @@ def minimise(objective: Objective, start: Tensor, *, residual: float, preconditi
         preconditioner: for the conjugate gradients.
 
     Raises:
-        RunError: β is below what float64 can certify here (the message says what is reachable), a direction does not
-            descend, or there is no progress.
+        RunError: β is below what float64 can certify here (the message says what is reachable), or the search stalls: no
+            step along the direction lowers the objective beyond its rounding, or many lower it hardly.
         NonFinite: see `Objective.measure`.
     """
     here, w = objective.measure(start), start
-    first, done, best, idle = here.certified, list[Step](), here.norm, 0
+    first, done, best, idle = here.certified, list[Step](), here, 0
     exact = False
 
     def steps() -> Iterator[None]:
@@ -90,18 +91,22 @@ def minimise(objective: Objective, start: Tensor, *, residual: float, preconditi
             if here.bound * (1 + 1e-6) >= residual and here.norm <= here.bound:
                 raise RunError(_unreachable(residual, here))
             if len(done) == _MOST_STEPS or (idle == _PATIENCE and exact):
-                raise RunError(f"no progress after {len(done)} steps: {_unreachable(residual, here)}")
+                raise RunError(_stalled(residual, best, len(done)))
             exact = exact or idle == _PATIENCE  # from now on all products in float64
             idle = 0 if idle == _PATIENCE else idle
             hessian = objective.hessian(w, torch.float64 if exact else torch.float32)
             direction, products = _direction(hessian, here, preconditioner.at(here), residual - here.bound)
-            if not bool(torch.isfinite(direction).all()) and not exact:
+            found = _line_search(objective, w, here, direction) if bool(torch.isfinite(direction).all()) else None
+            if found is None and exact:
+                raise RunError(_stalled(residual, best, len(done)))
+            if found is None:
                 exact = True
                 continue
-            here, w, length = _line_search(objective, w, here, direction)
+            before, (here, w, length) = here, found
             done.append(Step(here.certified, length, products))
-            idle = 0 if here.norm < 0.9 * best else idle + 1
-            best = min(best, here.norm)
+            fallen = before.value - here.value > _FALL * abs(before.value)
+            idle = 0 if here.norm < 0.9 * best.norm or fallen else idle + 1
+            best = min(best, here, key=lambda m: m.norm)
             yield
 
     for _ in track(steps(), total=_MOST_STEPS, label="newton"):
@@ -137,25 +142,45 @@ def _direction(
     return direction, products
 
 
-def _line_search(objective: Objective, w: Tensor, here: Measured, direction: Tensor) -> tuple[Measured, Tensor, float]:
-    """The first of the lengths 1, 1/2, 1/4, ... that satisfies Armijo's rule."""
+def _line_search(
+    objective: Objective, w: Tensor, here: Measured, direction: Tensor
+) -> tuple[Measured, Tensor, float] | None:
+    """The first length from 1 downwards that satisfies Armijo's rule, cut by the parabola through what is known.
+
+    None where there is none: the direction does not descend, or only by what rounding hides.
+    """
     slope = float((here.gradient * direction).sum())
     if not slope < 0:
-        raise RunError(f"the direction does not descend: its slope is {slope:.3g}; nothing was certified")
+        return None
     slack, length = _VALUE_ROUNDING * max(1.0, abs(here.value)), 1.0
-    for _ in range(_HALVINGS):
+    for _ in range(_CUTS):
         point = w + length * direction
+        if torch.equal(point, w):
+            return None
         there = objective.measure(point)
         if there.value <= here.value + _ARMIJO * length * slope + slack:
             return there, point, length
-        length /= 2
-    raise RunError(f"no step along the direction lowers the objective from {here.value:.12g}; nothing was certified")
+        bend = there.value - here.value - slope * length
+        length *= min(0.5, max(0.01, -slope * length / (2 * bend)))
+    return None
 
 
 def _unreachable(residual: float, here: Measured) -> str:
+    """Rounding is what stands in the way."""
     return (
         f"residual={residual:g} cannot be certified in float64: {here.norm:.3g} was measured, and rounding may add "
         f"{here.bound:.3g}. residual={2 * max(here.bound, here.norm):.2g} can be reached on these rows"
+    )
+
+
+def _stalled(residual: float, best: Measured, steps: int) -> str:
+    """The search is what stands in the way, unless rounding does."""
+    if best.bound >= residual:
+        return f"no progress after {steps} steps: {_unreachable(residual, best)}"
+    return (
+        f"the search stalls after {steps} steps at a gradient of norm {best.norm:.3g}, above residual={residual:g}; it is not "
+        f"rounding, which may add {best.bound:.3g}. The objective is too ill-conditioned for it: scale the features to one "
+        "size, or use a larger regularization"
     )
 
 

@@ -10,7 +10,7 @@ operations, errs by at most γ(n) Σ |a||b| (Higham 2002, section 3.1). With r =
 
 Together: |error| ≤ mean |x|(L γ(D)|x||W| + e(r)) + γ(b + C + 1) mean |x||r| + γ(4)(...) + penalty's. The bound is
 computed in float64 from at most 2²⁹ rows, all terms positive, so a factor 1 + 1e-6 covers its own rounding. Rows have
-norms below 1e100, so that what is lost to underflow (2⁻¹⁰²² an operation) is below 1e-190. The proof needs conventional
+norms below 1e14, so that what is lost to underflow (2⁻¹⁰²² an operation) is below 1e-190. The proof needs conventional
 matrix products (no Strassen), and an exponential within 4 units in the last place.
 """
 
@@ -159,9 +159,9 @@ class SmoothHinge:
 
     @staticmethod
     def curvature(z: Tensor, y: Tensor) -> Curvature:
-        """1 where the margin lies between 0 and 1."""
+        """1 where the margin lies between 0 and 1, ends included: all start at 0, where a kink has either value."""
         margin = SmoothHinge._margins(z, y)[1]
-        return ((margin > 0) & (margin < 1)).to(z.dtype), None
+        return ((margin >= 0) & (margin <= 1)).to(z.dtype), None
 
 
 LOSSES: MappingProxyType[str, ConvexLoss] = MappingProxyType(

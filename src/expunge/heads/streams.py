@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
+from expunge.arrays import names_in, numbers, wholes
 from expunge.data import Examples
 from expunge.errors import NonFinite
 from expunge.heads.requests import Corrections, digest
@@ -19,14 +20,13 @@ from expunge.heads.requests import Corrections, digest
 __all__ = ["BLOCK", "Block", "Blocks", "Rows", "ids_of"]
 
 BLOCK = 2048  # rows; the rounding bound grows with it, the overhead falls
-LARGEST_NORM = 1e100  # of a row; the rounding bound counts on it where it leaves underflow out
-_LABELS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, *_LABELS[:-1])  # exact in float64
+LARGEST_NORM = 1e14  # of a row: sums of squares over 2^29 of them fit in the float32 of directions and factors
 
 Chunk: TypeAlias = tuple[Any, ...]
 Rows: TypeAlias = Examples | Iterable[Chunk] | Callable[[], Iterable[Chunk]]
 """`Examples(x, y)` or `Examples(x, y, group)`; or chunks `(x, y, ids)` or `(x, y, ids, group)` from something that can be
-iterated again and again, or from a function that opens it anew. x: shape (b, d), y and group: (b,) whole numbers."""
+iterated again and again, or from a function that opens it anew. x: shape (b, d), y and group: (b,) whole numbers; tensors
+or numpy arrays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,22 +130,25 @@ class Blocks:
         return Block(x, y, None if group is None else group[where].long())
 
     def _checked(self, x: object, y: object, ids: list[str], group: object) -> tuple[Tensor, Tensor, Tensor | None]:
-        x, y = _tensor("x", x, 2, _NUMBERS).double(), _tensor("y", y, 1, _LABELS)
+        x, y = numbers("x", x, 2).cpu(), wholes("y", y).cpu()
         if x.shape[1] != self._width:
             raise ValueError(f"x must have {self._width} features, not {x.shape[1]}")
         if len(x) != len(ids) or len(y) != len(ids):
             raise ValueError(f"x, y and ids must have one length, not {len(x)}, {len(y)} and {len(ids)}")
-        norm = float(torch.linalg.vector_norm(x))
-        if not norm < LARGEST_NORM:
-            if bool(torch.isfinite(x).all()):
-                raise ValueError(f"x has norm {norm:g}; scale the features so that it lies below {LARGEST_NORM:g}")
+        if not bool(torch.isfinite(x).all()):
             raise NonFinite("x holds NaN or infinity")
+        norm = float(torch.linalg.vector_norm(x, dim=1).max()) if len(x) else 0.0
+        if not norm < LARGEST_NORM:
+            raise ValueError(
+                f"a row of x has norm {norm:g}: scale the features so that all norms lie below {LARGEST_NORM:g}, by a number "
+                "chosen without the rows that may be forgotten"
+            )
         _within("y must hold labels", y, 0, self._classes)
         if not self._groups:
             return x, y, None
         if group is None:
             raise ValueError("the fairness penalty needs groups: Examples(x, y, group), or chunks (x, y, ids, group)")
-        group = _tensor("group", group, 1, _LABELS)
+        group = wholes("group", group).cpu()
         if len(group) != len(y):
             raise ValueError(f"group must have one entry for each row, {len(y)}, not {len(group)}")
         _within("group must hold whole numbers", group, -1, self._groups)
@@ -160,7 +163,7 @@ def ids_of(rows: Rows, *, key: bytes) -> tuple[frozenset[bytes], int]:
     """
     digests, width = set[bytes](), 0
     for x, _, ids, _ in _chunks(rows):
-        x = _tensor("x", x, 2, _NUMBERS)
+        x = numbers("x", x, 2)
         before, width = len(digests), x.shape[1]
         digests.update(digest(name, key) for name in ids)
         if len(digests) < before + len(ids):
@@ -192,21 +195,7 @@ def _chunks(rows: Rows) -> Iterator[tuple[Any, Any, list[str], Any]]:
         if not isinstance(chunk, tuple) or len(cast("Chunk", chunk)) not in (3, 4):
             raise TypeError("a chunk of rows must be (x, y, ids) or (x, y, ids, group)")
         x, y, ids, *group = cast("Chunk", chunk)
-        names = list(ids)
-        if isinstance(ids, str) or not all(isinstance(name, str) for name in names):
-            raise TypeError("the ids of a chunk must be texts, one for each row")
-        yield x, y, names, group[0] if group else None
-
-
-def _tensor(name: str, value: object, dim: int, dtypes: tuple[torch.dtype, ...]) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, not {type(value).__name__}")
-    if value.dtype not in dtypes:
-        kind = "whole numbers" if dtypes is _LABELS else "real numbers that float64 holds exactly"
-        raise TypeError(f"{name} must hold {kind}, not {value.dtype}")
-    if value.dim() != dim:
-        raise ValueError(f"{name} must have {dim} axes, not shape {tuple(value.shape)}")
-    return value.detach().cpu()
+        yield x, y, names_in(ids), group[0] if group else None
 
 
 def _within(what: str, value: Tensor, least: int, above: int) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 import expunge as ex
+import expunge.session
 from expunge import state
 from expunge.cli import main
 from expunge.errors import ExpungeError

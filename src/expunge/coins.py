@@ -13,7 +13,7 @@ from torch import nn
 from expunge._version import __version__
 
 __all__ = [
-    "build", "coins_state", "environment", "fork_coins", "fresh_coins", "mode", "restore_coins", "seed_coins",
+    "build", "coins_mark", "coins_state", "environment", "fork_coins", "fresh_coins", "mode", "restore_coins", "seed_coins",
 ]  # fmt: skip
 
 
@@ -64,6 +64,14 @@ def coins_state(device: torch.device) -> dict[str, Any]:
         "random": list(random.getstate()),
     }
     return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def coins_mark(device: torch.device) -> tuple[object, ...]:
+    """Where the global generators stand, cheaply: another value once anything was drawn."""
+    _, words, place, *_ = cast("tuple[Any, ...]", np.random.get_state(legacy=True))  # noqa: NPY002
+    cuda = bytes(torch.cuda.get_rng_state(device).numpy()) if device.type == "cuda" else b""
+    python = random.getstate()[1]
+    return bytes(torch.get_rng_state().numpy()), cuda, int(words[0]), place, python[0], python[-1]
 
 
 def restore_coins(state: dict[str, Any], device: torch.device) -> None:

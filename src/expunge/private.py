@@ -12,6 +12,7 @@ from expunge.accounting import DPTraining
 from expunge.coins import build, coins_state, environment, fresh_coins, mode, restore_coins
 from expunge.data import Examples, as_examples
 from expunge.errors import ModelRefused, RunError
+from expunge.fingerprint import code_digest
 from expunge.loss import Loss
 from expunge.methods import FlatWeights, Noise, secret_generator
 from expunge.methods.dp_training import ExampleGradients, dp_training, poisson_batches
@@ -95,9 +96,11 @@ def train_private(
         if generator is None:
             # Dropout must hide who else was in the batch, and seeds of 32 bits can be tried.
             torch.set_rng_state(secret_generator().get_state())
-        gradients = ExampleGradients(weights, loss, at_once=at_once)
+        gradients = ExampleGradients(weights, loss, at_once=at_once, sample_clip=mechanism.sample_clip)
+        remembered = code_digest(loss, strict=False)
         try:
             gradients.probe(examples)
+            _refuse_memory(loss, remembered)
             descent = _Descent(learning_rate / expected_batch, momentum)
 
             def snapshot() -> dict[str, Any]:
@@ -116,6 +119,7 @@ def train_private(
             batches = poisson_batches(examples, sampling_rate=mechanism.sampling_rate, secret=sampling, skip=begun)
             steps = dp_training(mechanism, weights.theta, gradients, batches, noise, descent)
             done = begun + drive(steps, mechanism.steps - begun, mechanism.name, file, snapshot)
+            _refuse_memory(loss, remembered)
         finally:
             gradients.close()
         if not bool(torch.isfinite(weights.theta).all()):
@@ -142,6 +146,15 @@ def _record(mechanism: DPTraining, weights: FlatWeights, noise: Noise, steps_don
         environment=environment(weights.device) | {"opacus": opacus.__version__},
         coverage="any group",
     )
+
+
+def _refuse_memory(loss: Loss, remembered: str) -> None:
+    """Raise where the loss holds something else than before the first batch."""
+    if code_digest(loss, strict=False) != remembered:
+        raise ModelRefused(
+            "the loss keeps something of the batches that it saw (a memory bank, a running mean, a log): gradients of "
+            "other examples may then depend on it. Keep nothing in the loss, log outside"
+        )
 
 
 def _examples(data: Any) -> Examples:

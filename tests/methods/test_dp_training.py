@@ -1,11 +1,13 @@
 """Private training: the exact law of what it leaves on a linear loss, gradients by example, and what is refused."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from math import sqrt
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from expunge.errors import MissingExtra, ModelRefused
 from expunge.methods import FlatWeights, Noise
 from expunge.methods.dp_training import ExampleGradients, poisson_batches
 from expunge.randomness.secret import Secret
-from interrupted import interrupted
+from expunge.state import StateFile
 
 # Example i of N points along axis i, with norm 3 before the clip to 1: the weights count how often each took part.
 N, D, STEPS, RATE = 400, 4000, 10, 0.1
@@ -268,20 +270,33 @@ def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("expunge.state.SHARE", 0.0)
 
 
+@contextlib.contextmanager
+def stopped(after: int | None = None) -> Iterator[list[int]]:
+    """Count the steps by their state files, and interrupt after so many."""
+    steps, save = [0], StateFile.save
+
+    def saved(file: StateFile, state: dict[str, Any]) -> None:
+        save(file, state)
+        steps[0] += 1
+        if steps[0] == after:
+            raise KeyboardInterrupt
+
+    with mock.patch.object(StateFile, "save", saved):
+        yield steps
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_an_interrupted_training_goes_on_bit_for_bit(every_step: None, tmp_path: Path, momentum: float) -> None:
     """Dropout, batches, noise and momentum: twice interrupted, it ends where it would have."""
     state = tmp_path / "run.state"
-    with interrupted() as counted:
-        whole = train(momentum=momentum)
-    probes = 4  # in one batch, and alone
-    for after in (probes + 3, probes + 2):
-        with pytest.raises(KeyboardInterrupt), interrupted(after):
+    whole = train(momentum=momentum)
+    for after in (3, 2):
+        with pytest.raises(KeyboardInterrupt), stopped(after):
             train(momentum=momentum, state=state)
         assert state.stat().st_mode & 0o077 == 0
-    with interrupted() as rest:
+    with stopped() as rest:
         resumed = train(momentum=momentum, state=state, generator=coins(99))  # its own coins are in the file
-    assert rest.calls == counted.calls - 3 - 2
+    assert rest == [MLP.steps - 3 - 2]
     assert resumed.record == whole.record
     assert not state.exists()
     ex.issue(resumed.record, released=resumed.model, delta=1e-5)
@@ -297,7 +312,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(every_step: None, tmp_path:
 )  # fmt: skip
 def test_the_state_of_another_training_is_refused(every_step: None, tmp_path: Path, other: dict[str, Any]) -> None:
     state = tmp_path / "run.state"
-    with pytest.raises(KeyboardInterrupt), interrupted(8):
+    with pytest.raises(KeyboardInterrupt), stopped(3):
         train(state=state)
     before = state.read_bytes()
     with pytest.raises(ex.errors.StateError, match="another run"):

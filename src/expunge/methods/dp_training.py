@@ -11,17 +11,18 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 
 from expunge import _validate
 from expunge.accounting import DPTraining
+from expunge.coins import coins_mark
 from expunge.data import Examples
 from expunge.errors import MissingExtra, ModelRefused, RunError
 from expunge.loss import Loss, backward
+from expunge.methods.mixing import MIXED, apart, telling_rows
 from expunge.methods.noise import Noise
+from expunge.methods.still import coins_held_still
 from expunge.methods.weights import FlatWeights, clip_
 from expunge.randomness.coins import heads
 from expunge.randomness.secret import Secret
 
 __all__ = ["ExampleGradients", "dp_training", "poisson_batches"]
-
-_PROBED = 3  # examples on which batched gradients are held against single ones, before the first step
 
 
 def dp_training(
@@ -81,14 +82,18 @@ class ExampleGradients:
         weights: of the model, which is wrapped until `close`.
         loss: the mean over the batch of a term for each example.
         at_once: examples in one backward pass; their gradients take `at_once` times the memory of the weights.
+        sample_clip: the bound that an example's gradient is held to: what is far below it is not told apart.
 
     Raises:
         MissingExtra: Opacus is not installed.
         ModelRefused: a layer mixes examples, or Opacus has no gradients by example for it.
     """
 
-    def __init__(self, weights: FlatWeights, loss: Loss, *, at_once: int) -> None:
+    def __init__(self, weights: FlatWeights, loss: Loss, *, at_once: int, sample_clip: float = 1.0) -> None:
         _validate.whole(at_once=at_once)
+        self._clip, self._largest, self._watched = sample_clip, 0.0, 0
+        # Against rounding: gradients of bfloat16 models agree to two digits, mistakes differ by far more.
+        self._tolerance = 0.1 if weights.dtype == torch.bfloat16 else 1e-3
         self._weights, self._loss, self._at_once = weights, loss, at_once
         named = dict(weights.model.named_parameters())
         self._parameters = [named[name] for name in weights.names]
@@ -101,34 +106,58 @@ class ExampleGradients:
             return
         self._weights.write(with_grad=False)
         for part in zip(*(t.split(self._at_once) for t in batch), strict=True):
+            before = coins_mark(self._weights.device)
             rows = self._rows(part)
+            self._watch(part, rows, drew=coins_mark(self._weights.device) != before)
             yield rows.float() if rows.dtype == torch.bfloat16 else rows
 
     def probe(self, examples: Examples) -> None:
-        """Hold the gradients of a few examples in one batch against those of each one alone, dropout switched off.
+        """Hold gradients in one batch against those of each example alone: in training mode, with coins held still.
+
+        Batches of two, of rows of every label and of `at_once` rows are tried; where many labels are, values spread over
+        their range. What only some batches show is watched at every step.
 
         Raises:
             ModelRefused: they differ: loss or model mixes examples, the loss is a sum or has a term of the weights alone,
                 or a parameter is used outside the layer that owns it.
         """
-        batch = tuple(t[:_PROBED] for t in examples.tensors)
-        modes = [(module, module.training) for module in self._wrapped.modules()]
-        for module, _ in modes:  # Opacus listens to layers in training mode, dropout acts in it
-            module.training = any(True for _ in module.parameters(recurse=False))
+        most = min(len(examples), max(self._at_once, 3))
+        rows = telling_rows(examples)[:most]
+        named = set(rows)
+        filled = [*rows, *itertools.islice((row for row in range(len(examples)) if row not in named), most - len(rows))]
         self._weights.write(with_grad=False)
-        together = self._rows(batch).double()
-        alone = torch.stack([self._single(tuple(t[k : k + 1] for t in batch)) for k in range(len(batch[0]))]).double()
-        for module, training in modes:
-            module.training = training
-        # Against rounding: gradients of bfloat16 models agree to two digits, mistakes differ by far more.
-        tolerance = 0.1 if self._weights.dtype == torch.bfloat16 else 1e-3
-        gap = torch.linalg.vector_norm(together - alone, dim=1)
-        if bool((gap > tolerance * torch.linalg.vector_norm(alone, dim=1) + 1e-7).any()):
-            raise ModelRefused(
-                "the gradients of examples in one batch are not those of each example alone. The loss must be the mean "
-                "over the batch of a term for each example (no sum, no weighted mean, no penalty on the weights), no "
-                "layer may mix examples, and every parameter must be used by its own layer"
-            )
+        with coins_held_still(self._weights.device):
+            alone = [self._single(tuple(t[row : row + 1] for t in examples.tensors)) for row in rows]
+        for batch in (rows, rows[:2], list(reversed(rows))[:2], filled):
+            with coins_held_still(self._weights.device):
+                together = self._rows(tuple(t[batch] for t in examples.tensors))
+            places = [place for place, row in enumerate(batch) if row in named]
+            single = [alone[rows.index(batch[place])] for place in places]
+            if apart(together[places], single, relative=self._tolerance, absolute=1e-7):
+                raise ModelRefused(MIXED)
+
+    def _watch(self, batch: tuple[Tensor, ...], rows: Tensor, *, drew: bool) -> None:
+        """Hold one example's gradient in this very batch against its own; all of them take turns.
+
+        The choice is no coin, and nothing of it reaches the weights. Where coins were drawn, eight rows are tried with
+        coins held still.
+        """
+        self._watched += 1
+        place = self._watched % len(rows)
+        one = tuple(t[place : place + 1] for t in batch)
+        if drew:
+            few = tuple(torch.cat([t[place : place + 1], t[:place][:4], t[place + 1 :][:4]]) for t in batch)
+            with coins_held_still(self._weights.device):
+                together = self._rows(few)[:1]
+            with coins_held_still(self._weights.device):
+                alone = self._single(one)
+        else:
+            together, alone = rows[place : place + 1], self._single(one)
+        # Rounding is of the size of large gradients, also where an example's own has become small.
+        self._largest = max(self._largest, float(torch.linalg.vector_norm(alone)))
+        slack = max(1e-4 * self._clip, 1e-5 * self._largest)
+        if apart(together, [alone], relative=10 * self._tolerance, absolute=slack):
+            raise ModelRefused(f"at a step of the training {MIXED}")
 
     def close(self) -> None:
         """Give the model back as it was."""

@@ -2,7 +2,8 @@
 
     python benchmarks/noise.py --size 11000000 --json benchmarks/results/noise.json
 
-All are timed in one run, in turns; the best of the turns counts, as other processes only ever add.
+All are timed in one run, in turns; the best of the turns counts, as other processes only ever add. On a busy machine (see
+"load" in the result) compare the lines with one another.
 """
 
 import argparse
@@ -72,7 +73,7 @@ def main() -> None:
         "environment": {
             "expunge": expunge.__version__, "torch": torch.__version__, "numpy": np.__version__,
             "cryptography": version("cryptography"), "python": platform.python_version(),
-            "machine": platform.machine(), "cores": os.cpu_count(),
+            "machine": platform.machine(), "cores": os.cpu_count(), "load": [round(load, 1) for load in os.getloadavg()],
         },
     }  # fmt: skip
     for threads in sorted({1, os.cpu_count() or 1}):

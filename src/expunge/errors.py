@@ -11,6 +11,7 @@
     ├── MissingExtra               an optional dependency is not installed
     ├── StillRetained              the retained data hold rows that were to be forgotten
     ├── CommitmentMismatch         a commitment is not to these rows
+    ├── NothingTested              an audit could not have refuted the certificate, whatever the mechanism did
     ├── MalformedAudit             an audit file is truncated, altered, or its bounds do not follow from its evidence
     └── CertificateError           a certificate is refused
         ├── MalformedCertificate   truncated, not JSON, a field missing, an unknown schema or mechanism
@@ -32,6 +33,7 @@ __all__ = [
     "MissingExtra",
     "ModelRefused",
     "NonFinite",
+    "NothingTested",
     "OutputError",
     "RunError",
     "StateError",
@@ -83,6 +85,10 @@ class OutputError(ExpungeError):
 
 class MalformedAudit(ExpungeError):
     """An audit file is truncated, altered, or its bounds do not follow from its evidence."""
+
+
+class NothingTested(ExpungeError):
+    """An audit has no finding that could have refuted the certificate: it is no pass."""
 
 
 class MissingExtra(ExpungeError, ImportError):

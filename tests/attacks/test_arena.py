@@ -174,13 +174,12 @@ def test_the_audit_of_a_task_has_all_its_parts():
     ("fields", "attacked", "part", "reason"),
     [
         ({"make_model": None}, NOISY, "membership", "has no make_model"),
-        ({"public": ("0*",)}, NOISY, "null start", "public parts or a centre"),
+        ({"public": ("0*",)}, NOISY, "membership", "public parts or a centre"),
         ({"retain": [(torch.zeros(2, 40), torch.zeros(2).long())]}, NOISY, "membership", "must be Examples"),
         ({"model": nn.BatchNorm1d(40)}, NOISY, "null start", "buffer"),
         ({"make_model": None}, NOISY, "canaries", "has no make_model"),
-        ({"center": make_model()}, NOISY, "canaries", "has a centre"),
         ({"public": ("0*",)}, NOISY, "canaries", "matches no parameter"),
-        ({"forget": Examples(*rows(19))}, NOISY, "canaries", "at least 20 to forget"),
+        ({"forget": Examples(*rows(9)), "held_out": Examples(*rows(10))}, NOISY, "canaries", "at least 20 rows"),
         ({}, PRIVATE, "canaries", "does not start from a trained model"),
         ({}, Retrain(), "two worlds", "retraining is exact"),
         (
@@ -204,6 +203,62 @@ def test_a_model_too_large_for_shadow_models_is_audited_without_them():
     )
     assert found.details["membership"]["left_out"] == "no shadow models were asked for"
     assert any(f.attack == "canaries: one training" for f in found.findings)
+
+
+def test_a_request_of_one_row_is_audited_with_held_out_rows_as_canaries():
+    x, y = rows(120)
+    found = audit(task(forget=Examples(x[40:41], y[40:41])))
+    assert found.details["canaries"]["candidates"] == {"forget": 1, "held_out": 60}
+    assert [f.evidence.candidates for f in found.findings if f.attack.startswith("canaries")] == [61]
+
+
+class Normed(nn.Module):
+    """A public first layer, BatchNorm, and a layer that is trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.front, self.norm, self.last = nn.Linear(40, 16), nn.BatchNorm1d(16), nn.Linear(16, 2)
+
+    def forward(self, x):
+        return self.last(self.norm(self.front(x)).relu())
+
+
+def test_batch_norm_public_parts_and_a_centre_are_audited_run_by_run():
+    found = audit(task(model=Normed(), make_model=Normed, public=("front.*",), buffers="reset"))
+    assert {f.attack.partition(":")[0].partition(",")[0] for f in found.findings} == {
+        "two worlds", "null start", "canaries",
+    }  # fmt: skip
+    assert found.details["null start"]["one by one"].startswith("8 runs from each start: ")
+    assert "public parts or a centre" in found.details["membership"]["left_out"]
+    centred = audit(task(center=make_model()))
+    assert any(f.attack.startswith("canaries") for f in centred.findings)
+
+
+def test_public_parts_are_the_tasks_own_and_are_not_trained_on_the_canaries(monkeypatch):
+    from expunge.attacks import networks
+
+    seen = []
+    monkeypatch.setattr(networks, "_released", lambda _how, model, seed: seen.append(model) or model)
+    own = task(model=Normed(), make_model=Normed, public=("front.*", "norm.*"))
+    audit_task(own, NOISY, recipe=RECIPE, recovery_epochs=1, training_epochs=2, effort=replace(SMALL, runs=0))
+    for name in ("front.weight", "norm.weight", "norm.running_mean"):
+        assert torch.equal(seen[-1].state_dict()[name], own.model.state_dict()[name])
+    assert not torch.equal(seen[-1].last.weight, own.model.last.weight)
+
+
+def test_under_the_centre_relation_one_run_is_compared_with_noise_alone():
+    found = audit(task(), relation="center")
+    assert {(f.attack, f.relation.value) for f in found.findings} == {("canaries: one training", "center")}
+    assert "compares two runs" in found.details["two worlds"]["left_out"]
+
+
+@pytest.mark.parametrize("confidence", [0.3, 1.0, 1 - 1e-12, float("nan")])
+def test_a_bad_confidence_is_refused_before_anything_runs(confidence, monkeypatch):
+    from expunge.attacks import job
+
+    monkeypatch.setattr(job, "network_worlds", lambda _how: pytest.fail("it ran"))
+    with pytest.raises(ValueError, match="confidence"):
+        audit(task(), confidence=confidence)
 
 
 def test_retraining_is_audited_by_canaries_too():
@@ -232,11 +287,11 @@ def test_an_interrupted_audit_goes_on_and_ends_as_the_whole_one(tmp_path, monkey
     of = task()
     whole = audit(of)
     with monkeypatch.context() as patch:
-        patch.setattr(job, "_membership", interrupted)
+        patch.setattr(job, "network_membership", interrupted)
         with pytest.raises(KeyboardInterrupt):
             audit(of, state=tmp_path / "state")
     with monkeypatch.context() as patch:
-        patch.setattr(job, "_worlds", interrupted)  # this part is not run again
+        patch.setattr(job, "network_worlds", interrupted)  # this part is not run again
         assert audit(of, state=tmp_path / "state").to_json() == whole.to_json()
     assert not (tmp_path / "state").exists()
 
@@ -249,7 +304,7 @@ def test_a_state_of_other_settings_or_a_damaged_one_is_refused(tmp_path, monkeyp
 
     state = tmp_path / "state"
     with monkeypatch.context() as patch:
-        patch.setattr(job, "_null_start", interrupted)
+        patch.setattr(job, "network_null_start", interrupted)
         with pytest.raises(KeyboardInterrupt):
             audit(task(), state=state)
     with pytest.raises(StateError, match="other settings"):

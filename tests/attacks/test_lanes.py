@@ -81,6 +81,22 @@ def test_a_lane_is_attacked_by_what_applies_and_not_refuted(mechanism, parts):
     json.loads(found.to_json())
 
 
+FEW = {
+    "forget": Examples(torch.zeros(9, 40), torch.zeros(9).long()),
+    "held_out": Examples(torch.zeros(10, 40), torch.zeros(10).long()),
+}
+
+
+@pytest.mark.parametrize("mechanism", [RIDGE, CONVEX, Replay()], ids=lambda m: m.name)
+def test_a_request_of_one_row_is_audited_by_canaries(mechanism):
+    own = task()
+    found = audit(mechanism, task(forget=own.forget.take([0])), effort=replace(EFFORT, runs=0, replicates=100))
+    held = found.details["canaries"]["candidates"]
+    assert held["forget"] == 1
+    assert held["held_out"] >= 19
+    assert found.refuting(guarantee(mechanism, delta=1e-5)) == []
+
+
 @pytest.mark.parametrize(
     ("fields", "mechanism", "part", "reason"),
     [
@@ -94,8 +110,8 @@ def test_a_lane_is_attacked_by_what_applies_and_not_refuted(mechanism, parts):
         ({"features": None}, RIDGE, "two worlds", "exact: no noise to attack; bits are not compared"),
         ({"held_out": [(torch.zeros(2, 40), torch.zeros(2).long())]}, RIDGE, "membership", "task.held_out as Examples"),
         ({"make_model": None}, Replay(), "canaries", "no make_model"),
-        ({"forget": Examples(torch.zeros(19, 40), torch.zeros(19).long())}, Replay(), "canaries", "at least 20"),
-        ({"forget": Examples(torch.zeros(19, 40), torch.zeros(19).long())}, RIDGE, "canaries", "at least 20"),
+        (FEW, Replay(), "canaries", "at least 20"),
+        (FEW, RIDGE, "canaries", "at least 20"),
         ({}, replace(CONVEX, residual=1e-30), "canaries", "cannot be certified"),
         ({}, replace(CONVEX, residual=1e-30), "membership", "cannot be certified"),
         ({}, replace(UNKNOWN_CONVEX, noise_std=0.0), "membership", "noise_std"),

@@ -8,12 +8,13 @@ from typing import Any, cast
 
 from expunge import _validate
 from expunge.accounting import Guarantee, Kind, Relation
-from expunge.audit.evidence import EVIDENCE, Evidence
+from expunge.audit.evidence import EVIDENCE, Evidence, JointGuesses, sure
 from expunge.errors import MalformedAudit
 
 __all__ = ["Finding"]
 
 _KEYS = {"attack", "relation", "delta", "confidence", "evidence", "null", "bounds", "assumes", "unit", "direction"}
+_LONGEST = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,8 @@ class Finding:
     null: Evidence | None = None
 
     def __post_init__(self) -> None:
-        _validate.open_unit_interval(delta=self.delta, confidence=self.confidence)
+        _validate.open_unit_interval(delta=self.delta)
+        sure(self.confidence)
         object.__setattr__(self, "relation", Relation(self.relation))
 
     @property
@@ -79,6 +81,28 @@ class Finding:
         beyond_mu = self.mu is not None and self.mu > guarantee.mu
         return self.epsilon > guarantee.epsilon or beyond_mu
 
+    def refuse_other(self, claim: Guarantee, largest: float) -> None:
+        """Raise `MalformedAudit` unless the finding speaks of this claim: its relation, its δ or a larger one, its forget sets.
+
+        Args:
+            claim: of a certificate.
+            largest: how many records a forget set may hold that it covers.
+        """
+        if self.relation is not claim.relation:
+            raise MalformedAudit(
+                f"finding {self.attack!r} is about relation '{self.relation}', the certificate about '{claim.relation}'"
+            )
+        if claim.kind is not Kind.NONE and self.delta < claim.delta:
+            raise MalformedAudit(
+                f"finding {self.attack!r} bounds epsilon at delta={self.delta:g}, the certificate speaks of {claim.delta:g}"
+            )
+        for seen in (self.evidence, self.null):
+            if isinstance(seen, JointGuesses) and seen.candidates > largest:
+                raise MalformedAudit(
+                    f"finding {self.attack!r} is about {seen.candidates} candidates together, the certificate covers at most "
+                    f"{largest:g}"
+                )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `bounds` is for readers, `from_dict` computes them again."""
         return {
@@ -110,7 +134,7 @@ class Finding:
         held = cast("Mapping[str, Any]", fields)
         try:
             found = cls(
-                attack=str(held["attack"]),
+                attack=_words(held["attack"]),
                 relation=Relation(held["relation"]),
                 delta=held["delta"],
                 confidence=held["confidence"],
@@ -118,7 +142,7 @@ class Finding:
                 null=None if held["null"] is None else _from_dict(held["null"]),
             )
             again = json.loads(json.dumps(found.to_dict()))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ArithmeticError) as error:
             raise MalformedAudit(f"finding {held['attack']!r:.80}: {error}") from error
         for name, value in again["bounds"].items():
             if not _same(value, held["bounds"].get(name) if isinstance(held["bounds"], Mapping) else None):
@@ -128,6 +152,11 @@ class Finding:
         if any(again[name] != held[name] for name in ("assumes", "unit", "direction")):
             raise MalformedAudit(f"finding {found.attack!r}: its fixed sentences were altered")
         return found
+
+
+def _words(attack: object) -> str:
+    _validate.text(attack=attack)
+    return str(attack)[:_LONGEST]
 
 
 def _to_dict(evidence: Evidence) -> dict[str, Any]:

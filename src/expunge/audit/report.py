@@ -4,18 +4,20 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, cast
 
 from expunge._files import write_new
-from expunge.accounting import Guarantee
+from expunge.accounting import Guarantee, Kind
 from expunge.audit.finding import Finding
-from expunge.errors import MalformedAudit
+from expunge.errors import ClaimRefused, MalformedAudit, NothingTested
 
 __all__ = ["SCHEMA", "Audit"]
 
 SCHEMA = "expunge.audit/1"
 _KEYS = {"schema", "certificate", "findings", "details"}
+_MOST = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,54 @@ class Audit:
             if finding.relation is guarantee.relation and finding.refutes(guarantee)
         ]
 
+    def check(self, claim: Guarantee, *, certificate: object, largest: float = inf) -> None:
+        """Hold the audit against a certificate; return nothing, or raise.
+
+        Args:
+            claim: what the certificate states.
+            certificate: its content digest.
+            largest: how many records a forget set may hold that the claim covers.
+
+        Raises:
+            MalformedAudit: it is about another certificate, relation, δ, or about larger forget sets.
+            ClaimRefused: a finding refutes the claim.
+            NothingTested: none could have.
+        """
+        if self.certificate != certificate:
+            raise MalformedAudit(f"the audit is about {self.certificate}, not about this certificate")
+        for finding in self.findings:
+            finding.refuse_other(claim, largest)
+        for finding in self.refuting(claim):
+            raise ClaimRefused(
+                f"the audit refutes it: '{finding.attack}' shows epsilon >= {finding.epsilon:.4g}, mu >= "
+                f"{finding.mu or 0:.4g} at delta={finding.delta:g} with confidence {finding.confidence:.4g}"
+            )
+        reason = self.untested(claim)
+        if reason is not None:
+            raise NothingTested(f"the audit is no pass, nothing could be tested: {reason}")
+
+    def untested(self, claim: Guarantee) -> str | None:
+        """Why no finding could have refuted a claim; None where one could."""
+        if not self.findings:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.left_out.items())
+            return f"there is no finding. {reasons or 'No attack was made'}"
+        if claim.kind is Kind.NONE:
+            return None  # `refuting` says it: nothing is claimed
+        most = max(finding.ceiling for finding in self.findings)
+        if most <= claim.epsilon:
+            return f"findings of this size can show epsilon >= {most:.4g} at most, {claim.epsilon:.4g} is claimed"
+        return None
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """The parts that did not apply, with the reason."""
+        parts = cast("dict[str, Any]", self.details)
+        return {
+            name: str(cast("dict[str, Any]", part)["left_out"])
+            for name, part in parts.items()
+            if isinstance(part, dict) and "left_out" in part
+        }
+
     def to_json(self) -> str:
         """Readable JSON."""
         content = {
@@ -66,7 +116,9 @@ class Audit:
             MalformedAudit: missing, truncated, not JSON, of another schema, or a bound that does not follow.
         """
         try:
-            content: object = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_constant)
+            content: object = json.loads(
+                Path(path).read_text(encoding="utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique_keys
+            )
         except (OSError, ValueError, RecursionError) as error:
             raise MalformedAudit(f"cannot read {os.fspath(path)}: {error}") from error
         if not isinstance(content, dict) or set(cast("dict[str, Any]", content)) != _KEYS:
@@ -76,8 +128,19 @@ class Audit:
             raise MalformedAudit(f"schema must be {SCHEMA!r}, not {held['schema']!r:.80}")
         if not isinstance(held["findings"], list) or not isinstance(held["details"], dict):
             raise MalformedAudit("findings must be a list and details an object")
+        if not isinstance(held["certificate"], str | None):
+            raise MalformedAudit(f"certificate must be a digest or null, not {held['certificate']!r:.80}")
+        if len(cast("list[object]", held["findings"])) > _MOST:
+            raise MalformedAudit(f"an audit has at most {_MOST} findings")
         findings = tuple(Finding.from_dict(fields) for fields in cast("list[object]", held["findings"]))
         return cls(certificate=held["certificate"], findings=findings, details=cast("dict[str, Any]", held["details"]))
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"a key is repeated: {next(key for key in keys if keys.count(key) > 1)!r:.80}")
+    return dict(pairs)
 
 
 def _no_constant(name: str) -> float:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from expunge.accounting import Kind
 from expunge.audit import Audit
 from expunge.certificate import Certificate, verdict, verify
+from expunge.errors import NothingTested
 from expunge.report import plots
 from expunge.report.curves import Comparison, interval, null_start_bound
 
@@ -29,7 +30,11 @@ def render(certificate: Certificate, comparison: Comparison | None = None, audit
         CertificateError: the certificate does not verify, or the audit refutes it; no page vouches for it.
         MalformedAudit: the audit is about another certificate.
     """
-    verify(certificate, audit=audit)
+    untested = None
+    try:
+        verify(certificate, audit=audit)
+    except NothingTested as reason:
+        untested = str(reason)
     claim, record = certificate.claim, certificate.record
     environment = Environment(
         loader=PackageLoader("expunge.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -52,7 +57,7 @@ def render(certificate: Certificate, comparison: Comparison | None = None, audit
         rows=[] if comparison is None else table(comparison),
         control=None if comparison is None else control(comparison),
         comparison=comparison,
-        audit=None if audit is None else _audit(certificate, audit),
+        audit=None if audit is None else _audit(certificate, audit) | {"untested": untested},
     )
 
 
@@ -64,10 +69,7 @@ def _audit(certificate: Certificate, audit: Audit) -> dict[str, Any]:
         "worlds": plots.world_histograms(details.get("two worlds", {})),
         "roc": plots.roc_curves(details.get("membership", {})),
     }
-    left_out = {
-        name: part["left_out"] for name, part in details.items() if isinstance(part, dict) and "left_out" in part
-    }
-    return {name: Markup(svg) for name, svg in drawn.items()} | {"findings": audit.findings, "left_out": left_out}  # noqa: S704  our own SVG
+    return {name: Markup(svg) for name, svg in drawn.items()} | {"findings": audit.findings, "left_out": audit.left_out}  # noqa: S704  our own SVG
 
 
 def table(comparison: Comparison) -> list[dict[str, Any]]:

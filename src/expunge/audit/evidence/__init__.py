@@ -11,7 +11,7 @@ Every class here is a handful of numbers. The bound is never stored: a reader co
 
 from typing import Any
 
-from expunge.audit.evidence.base import Evidence, check
+from expunge.audit.evidence.base import Evidence, check, sure
 from expunge.audit.evidence.counts import Counts
 from expunge.audit.evidence.gaussian_fit import GaussianFit
 from expunge.audit.evidence.joint_guesses import JointGuesses
@@ -28,6 +28,7 @@ __all__ = [
     "OneRun",
     "OneRunViaCertifier",
     "check",
+    "sure",
 ]
 
 EVIDENCE: dict[str, type[Any]] = {

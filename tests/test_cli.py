@@ -123,7 +123,7 @@ def test_a_negative_field_is_a_usage_error(folder: Path):
 def audited(folder: Path) -> dict[str, object]:
     done = run(
         "audit", "mine:task", "--certificate", "out/certificate.json", "--out", "audit.json", "--quick",
-        "--training-epochs", "3", "--epochs", "1", "--json", cwd=folder,
+        "--training-epochs", "3", "--json", cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -133,7 +133,7 @@ def test_an_audit_of_a_sound_certificate_refutes_nothing_and_is_checked_by_verif
     folder: Path, audited: dict[str, object]
 ):
     assert audited["refuted_by"] == []
-    assert len(audited["findings"]) == 14
+    assert len(audited["findings"]) == 18
     assert not (folder / "audit.json.partial").exists()
     done = run("verify", "out/certificate.json", "--audit", "audit.json", "--json", cwd=folder)
     assert json.loads(done.stdout)["audit_checked"] is True

@@ -1,6 +1,7 @@
 """The command line: each command parses, calls one function, prints.
 
-Exit codes: 0 done, 1 refused (a guarantee, certificate, model or file), 2 a mistake in the call.
+Exit codes: 0 done, 1 refused (a guarantee, certificate, model or file), 2 a mistake in the call, 4 an audit that could
+have refuted nothing.
 """
 
 import functools
@@ -20,7 +21,7 @@ from rich.table import Table
 import expunge as ex
 from expunge._files import write_new
 from expunge.certificate import verdict
-from expunge.errors import ExpungeError, OutputError, RunError
+from expunge.errors import ExpungeError, NothingTested, OutputError, RunError
 from expunge.settings import FAMILIES, HEADS, LANES, Noisy, Settings
 
 __all__ = ["app", "main"]
@@ -29,6 +30,8 @@ app = typer.Typer(
     help="Certified machine unlearning.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 _out = Console()
+_NOTHING_TESTED = 4
+_RECORDED = "By default as the certificate's record says."
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Epsilon = Annotated[float, typer.Option(help="Budget: epsilon.")]
@@ -134,11 +137,18 @@ def verify(
 ) -> None:
     """Prove a certificate again and compare the weights. Needs no torch."""
     loaded = ex.Certificate.load(certificate)
-    ex.verify(loaded, weights=weights, certified_weights=certified_weights, audit=audit)
+    untested = None
+    try:
+        ex.verify(loaded, weights=weights, certified_weights=certified_weights, audit=audit)
+    except NothingTested as reason:
+        untested = str(reason)
     claim, found = loaded.claim, verdict(loaded)
     if as_json:
-        checked = {"weights_checked": weights is not None, "audit_checked": audit is not None}
-        _print_json({"verified": True} | checked | {"verdict": vars(found), "claim": loaded.content["claim"]})
+        checked = {"weights_checked": weights is not None, "audit_checked": audit is not None and untested is None}
+        told = {"untested": untested, "verdict": vars(found), "claim": loaded.content["claim"]}
+        _print_json({"verified": True} | checked | told)
+        if untested is not None:
+            raise typer.Exit(_NOTHING_TESTED)
         return
     what = "claim and weights" if weights else "claim only: give --weights to compare the weights"
     _out.print(f"verified ({what})", style="green")
@@ -150,6 +160,9 @@ def verify(
     for text in found.warnings:
         _out.print(f"Warning: {text}", style="yellow", highlight=False, markup=False)
     _out.print(loaded.content["claim"]["proves"], highlight=False)
+    if untested is not None:
+        _out.print(f"{untested}.", style="red", highlight=False)
+        raise typer.Exit(_NOTHING_TESTED)
 
 
 @_command
@@ -250,44 +263,70 @@ def audit(
     task: TaskName,
     certificate: Annotated[Path, typer.Option(help="The certificate to attack.")],
     out: Annotated[Path, typer.Option(help="The audit.json to write.")] = Path("audit.json"),
-    epochs: Annotated[int, typer.Option(help="Recovery: epochs, as in unlearn.")] = 5,
-    training_epochs: Annotated[int, typer.Option(help="Training of the shadow models: epochs.")] = 30,
-    recovery_lr: Annotated[float, typer.Option(help="Peak learning rate of recovery and training.")] = 0.1,
-    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
-    batch_size: Annotated[int, typer.Option(help="Examples a batch.")] = 128,
-    rescale: Annotated[bool, typer.Option(help="Recovery: first rescale layers.")] = True,
-    confidence: Annotated[float, typer.Option(help="Of each part of the audit.")] = 0.95,
+    weights: Annotated[
+        Path | None, typer.Option(help="The released weights; by default model.safetensors beside the certificate.")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help=f"Recovery: epochs. {_RECORDED}")] = None,
+    training_epochs: Annotated[
+        float | None, typer.Option(help=f"Training of models to attack: epochs. {_RECORDED}")
+    ] = None,
+    recovery_lr: Annotated[
+        float | None, typer.Option(help=f"Peak learning rate of recovery and training. {_RECORDED}")
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help=f"sgd or adamw. {_RECORDED}")] = None,
+    batch_size: Annotated[int | None, typer.Option(help=f"Examples a batch. {_RECORDED}")] = None,
+    rescale: Annotated[bool | None, typer.Option(help=f"Recovery: first rescale layers. {_RECORDED}")] = None,
+    confidence: Annotated[float, typer.Option(help="Of each part of the audit, from 0.5 to 1 - 1e-9.")] = 0.95,
     quick: Annotated[bool, typer.Option(help="Fewer runs: under a minute for a small task.")] = False,
     shadows: Annotated[bool, typer.Option(help="Train shadow models; not for models too large for it.")] = True,
     seed: Annotated[int, typer.Option(help="Of all coins.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Attack a certificate: in two worlds, from the null start, by membership, by canaries of one training. Exit code 1 where it is refuted."""
-    recipe = ex.Recipe(optimizer=cast("Any", optimizer), learning_rate=recovery_lr, batch_size=batch_size)
-    from expunge.session import run_audit
+    """Attack a certificate: in two worlds, from the null start, by membership, by canaries of one training.
 
-    done, refuted = run_audit(
-        task, certificate, out, recipe=recipe, recovery_epochs=epochs, training_epochs=training_epochs, rescale=rescale,
-        confidence=confidence, quick=quick, shadows=shadows, seed=seed,
+    Exit code 1 where it is refuted, 4 where nothing could be tested.
+    """
+    from expunge.audit.evidence import sure
+    from expunge.session import Asked, run_audit
+
+    sure(confidence)
+    asked = Asked(
+        epochs=epochs, training_epochs=training_epochs, recovery_lr=recovery_lr, optimizer=optimizer, batch_size=batch_size,
+        rescale=rescale,
     )  # fmt: skip
+    found = run_audit(
+        task,
+        certificate,
+        out,
+        weights=weights,
+        asked=asked,
+        confidence=confidence,
+        quick=quick,
+        shadows=shadows,
+        seed=seed,
+    )
+    done, refuted = found.audit, found.refuting
     if as_json:
-        _print_json(json.loads(done.to_json()) | {"refuted_by": [finding.attack for finding in refuted]})
+        verdict = {"refuted_by": [finding.attack for finding in refuted], "untested": found.untested}
+        _print_json(json.loads(done.to_json()) | verdict)
     else:
         table = Table("attack", "epsilon at least", "null", "could show", "confidence", title="lower bounds on epsilon")
         for f in done.findings:
             null = "" if f.null_epsilon is None else f"{f.null_epsilon:.3f}"
             row = (f"{f.epsilon:.3f}", null, f"{f.ceiling:.2f}", f"{f.confidence:.4g}")
             table.add_row(f.attack, *row, style="red" if f in refuted else None)
-        _out.print(table)
-        for name, part in done.details.items():
-            if isinstance(part, dict) and "left_out" in part:
-                _out.print(f"left out, {name}: {cast('dict[str, Any]', part)['left_out']}", highlight=False)
+        if done.findings:
+            _out.print(table)
+        for name, reason in done.left_out.items():
+            _out.print(f"left out, {name}: {reason}", highlight=False)
         verdict = f"REFUTED by {len(refuted)} of" if refuted else "not refuted by any of"
-        _out.print(
-            f"The claim is {verdict} {len(done.findings)} findings. An audit never proves. See {out}", highlight=False
-        )
+        told = f"The claim is {verdict} {len(done.findings)} findings. An audit never proves. See {out}"
+        nothing = f"This is no pass: nothing could be tested. {found.untested}. See {out}"
+        _out.print(told if found.untested is None else nothing, highlight=False)
     if refuted:
         raise typer.Exit(1)
+    if found.untested is not None:
+        raise typer.Exit(_NOTHING_TESTED)
 
 
 @_command

@@ -6,19 +6,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from expunge import _validate
 from expunge.accounting import Mechanism, guarantee
-from expunge.coins import mode
 from expunge.data import Examples, as_examples
-from expunge.errors import TaskError
 from expunge.heads import AnalyticHead
 from expunge.pipeline import null_start, recover, retrain, unlearn
 from expunge.progress import track
 from expunge.recovery import Recipe
 from expunge.report.curves import Comparison, Lane
-from expunge.task import Task, featured, outputs
+from expunge.task import Task, accuracies, accuracy, featured, outputs
 
 __all__ = ["accuracies", "accuracy", "compare"]
 
@@ -30,28 +28,6 @@ LABELS = {
     "retrain": "Retraining, equal steps",
     "exact_ridge": "Exact head",
 }
-
-
-@torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
-def accuracy(model: nn.Module, data: Any, of: Callable[[nn.Module, Any], Tensor] | None = None) -> float:
-    """The mean of `of(model, batch)` over `data`; by default the share of right labels.
-
-    Raises:
-        ValueError: no data.
-        TaskError: without `of`, batches that are no (x, y), or outputs of the model that are no scores for y.
-    """
-    examples = as_examples(data)
-    batches: Any = examples.chunks(1024) if isinstance(examples, Examples) else data
-    with mode(model, training=False):
-        hits = [(_hits if of is None else of)(model, batch).double().reshape(-1).cpu() for batch in batches]
-    if not hits:
-        raise ValueError("no data to measure accuracy on")
-    return float(torch.cat(hits).mean())
-
-
-def accuracies(task: Task, model: nn.Module) -> dict[str, float]:
-    """Of a model on the held-out and the forgotten data of a task; raises as `accuracy` does."""
-    return {part: accuracy(model, getattr(task, part), task.accuracy) for part in ("held_out", "forget")}
 
 
 def compare(
@@ -205,27 +181,6 @@ def _head(task: Task, ridge: float, epochs: int) -> tuple[list[tuple[float, floa
     hits = {name: (wide[name] @ weights).argmax(1) == labels[name] for name in ("held_out", "forget")}
     point = (float(hits["held_out"].double().mean()), float(hits["forget"].double().mean()))
     return [point] * (epochs + 1), seconds
-
-
-def _hits(model: nn.Module, batch: Any) -> Tensor:
-    remedy = "set task.accuracy, a function accuracy(model, batch) that returns one number an example"
-    if (
-        not isinstance(batch, (tuple, list))
-        or len(batch) < 2
-        or not all(isinstance(part, Tensor) for part in batch[:2])
-    ):
-        raise TaskError(
-            f"right labels are counted in batches (x, y) of tensors, not in {type(batch).__name__}; {remedy}"
-        )
-    device = next(model.parameters()).device
-    x, y = (part.to(device) for part in batch[:2])
-    scores: object = model(x)
-    if not isinstance(scores, Tensor) or scores.shape[:-1] != y.shape:
-        found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise TaskError(
-            f"right labels need scores of shape {(*y.shape, 'classes')} from the model, not {found}; {remedy}"
-        )
-    return scores.argmax(-1) == y
 
 
 class _quiet:  # noqa: N801  a context manager reads as a verb

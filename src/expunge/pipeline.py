@@ -9,7 +9,7 @@ import copy as copying
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from expunge import _validate
 from expunge.accounting import DPTraining, Mechanism, Retrain
 from expunge.coins import build, coins_state, environment, fresh_coins, mode, restore_coins
-from expunge.data import Batches, check_disjoint
+from expunge.data import Batches, as_examples, check_disjoint
 from expunge.errors import ModelRefused, RunError
 from expunge.loss import Loss, scalar_loss
 from expunge.methods import EXECUTORS, FlatWeights, Noise, secret_generator
@@ -163,6 +163,7 @@ def unlearn(
         public=weights.public,
         certified=weights_digest(work),
         environment=environment(weights.device),
+        procedure={} if as_examples(retain) is None else {"batch_size": batch_size},
         estimated=weights.estimated,
         start=start,
         coverage=coverage,
@@ -237,10 +238,10 @@ def retrain(
     coverage = _coverage(retain, forget)
     coins = generator if generator is not None else secret_generator()
     model = build(make_model, coins)
-    _train(
-        model, retain, loss, epochs, recipe or Recipe(), coins, state, on_epoch, label="retrain", make_model=make_model
-    )
-    return Unlearned(model, noiseless_record(Retrain(), model, coverage=coverage))
+    how = recipe or Recipe()
+    _train(model, retain, loss, epochs, how, coins, state, on_epoch, label="retrain", make_model=make_model)
+    record = noiseless_record(Retrain(), model, coverage=coverage)
+    return Unlearned(model, replace(record, procedure={"training": {"epochs": epochs, "recipe": how.to_dict()}}))
 
 
 def noiseless_record(mechanism: Mechanism, model: nn.Module, *, coverage: str = UNCHECKED) -> RunRecord:

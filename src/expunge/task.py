@@ -16,7 +16,7 @@ from expunge.data import Examples, as_examples
 from expunge.errors import TaskError
 from expunge.loss import Loss
 
-__all__ = ["Task", "featured", "labelled", "load_task", "outputs"]
+__all__ = ["Task", "accuracies", "accuracy", "featured", "labelled", "load_task", "outputs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +104,28 @@ def featured(task: Task, rows: Examples) -> Tensor:
     return torch.cat([task.features(x) for x, *_ in rows.chunks(1024)])
 
 
+@torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
+def accuracy(model: nn.Module, data: Any, of: Callable[[nn.Module, Any], Tensor] | None = None) -> float:
+    """The mean of `of(model, batch)` over `data`; by default the share of right labels.
+
+    Raises:
+        ValueError: no data.
+        TaskError: without `of`, batches that are no (x, y), or outputs of the model that are no scores for y.
+    """
+    examples = as_examples(data)
+    batches: Any = examples.chunks(1024) if isinstance(examples, Examples) else data
+    with mode(model, training=False):
+        hits = [(_hits if of is None else of)(model, batch).double().reshape(-1).cpu() for batch in batches]
+    if not hits:
+        raise ValueError("no data to measure accuracy on")
+    return float(torch.cat(hits).mean())
+
+
+def accuracies(task: Task, model: nn.Module) -> dict[str, float]:
+    """Of a model on the held-out and the forgotten data of a task; raises as `accuracy` does."""
+    return {part: accuracy(model, getattr(task, part), task.accuracy) for part in ("held_out", "forget")}
+
+
 def load_task(where: str) -> Task:
     """Call the function named by `module:function` or `path/to/file.py:function`.
 
@@ -120,6 +142,27 @@ def load_task(where: str) -> Task:
     if not isinstance(task, Task):
         raise TaskError(f"{where} must return an expunge.Task, not {type(task).__name__}")
     return task
+
+
+def _hits(model: nn.Module, batch: Any) -> Tensor:
+    remedy = "set task.accuracy, a function accuracy(model, batch) that returns one number an example"
+    if (
+        not isinstance(batch, (tuple, list))
+        or len(batch) < 2
+        or not all(isinstance(part, Tensor) for part in batch[:2])
+    ):
+        raise TaskError(
+            f"right labels are counted in batches (x, y) of tensors, not in {type(batch).__name__}; {remedy}"
+        )
+    device = next(model.parameters()).device
+    x, y = (part.to(device) for part in batch[:2])
+    scores: object = model(x)
+    if not isinstance(scores, Tensor) or scores.shape[:-1] != y.shape:
+        found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise TaskError(
+            f"right labels need scores of shape {(*y.shape, 'classes')} from the model, not {found}; {remedy}"
+        )
+    return scores.argmax(-1) == y
 
 
 def _import(name: str) -> object:

@@ -52,13 +52,13 @@ class Arena:
     make_model: Callable[[], nn.Module]
     loss: Loss
     recipe: Recipe
-    epochs: int
-    recovery_epochs: int
+    epochs: float
+    recovery_epochs: float
     seed: int = 0
 
     def __post_init__(self) -> None:
         _validate.whole(4, runs=self.runs)
-        _validate.whole(epochs=self.epochs, recovery_epochs=self.recovery_epochs)
+        _validate.positive(epochs=self.epochs, recovery_epochs=self.recovery_epochs)
         if not 0 < len(self.candidates) <= len(self.retain):
             raise ValueError(
                 f"there must be at least one candidate and no more than retained rows, not {len(self.candidates)} candidates "
@@ -97,13 +97,13 @@ class Arena:
         return Stack.fresh(self.make_model, range(first, first + self.runs)).to(self.pictures.labels.device)
 
     def train(
-        self, stack: Stack, rows: Tensor, epochs: int, *, purpose: int, learning_rate: float | None = None
+        self, stack: Stack, rows: Tensor, epochs: float, *, purpose: int, learning_rate: float | None = None
     ) -> None:
         """Train in place on rows of shape (runs, n)."""
         recipe = self.recipe
         batches = RunBatches(self.pictures, rows, batch_size=recipe.batch_size, seed=self.seed * 1000 + purpose)
         recover_runs(
-            stack, batches, loss=self.loss, steps=epochs * batches.per_epoch, optimizer=recipe.optimizer,
+            stack, batches, loss=self.loss, steps=max(1, round(epochs * batches.per_epoch)), optimizer=recipe.optimizer,
             learning_rate=learning_rate or recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
         )  # fmt: skip
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from expunge.accounting import MeasuredResidual, Relation
 from expunge.attacks.attacked import Attacked
-from expunge.attacks.heads import joined
+from expunge.attacks.candidates import joined
 from expunge.attacks.one_training import canaries
 from expunge.audit.evidence import JointGuesses, OneRun
 from expunge.data import Examples

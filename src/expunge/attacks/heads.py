@@ -14,6 +14,7 @@ from torch import Tensor
 from expunge import _validate
 from expunge.accounting import MeasuredResidual
 from expunge.attacks.attacked import Attacked
+from expunge.attacks.candidates import joined
 from expunge.attacks.membership import Seen, coins_guessed, log_probability
 from expunge.audit.evidence import OneRun, OneRunViaCertifier
 from expunge.audit.scores import auc
@@ -23,7 +24,7 @@ from expunge.heads.analytic import GRID
 from expunge.methods import Noise
 from expunge.progress import track
 
-__all__ = ["HeadArena", "Releases", "bits", "convex", "exact", "head_membership", "joined"]
+__all__ = ["HeadArena", "Releases", "bits", "convex", "exact", "head_membership"]
 
 Unlearn = Callable[[AnalyticHead, Examples], None]
 Unfit = Callable[[ConvexHead, Examples, Examples, torch.Generator], Tensor]
@@ -249,14 +250,6 @@ def differences(one: Tensor, other: Tensor) -> dict[str, float]:
     kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
     unlike = one.contiguous().view(kind) != other.contiguous().view(kind)
     return {"differ": float(unlike.double().mean()), "largest": float((one - other).abs().max())}
-
-
-def joined(first: Examples, second: Examples | None) -> Examples:
-    """Both, with their ids."""
-    if second is None:
-        return first
-    pairs = zip(first.tensors, second.tensors, strict=True)
-    return Examples(*(torch.cat(pair) for pair in pairs), ids=[*first.ids, *second.ids])
 
 
 def _learn(head: AnalyticHead, rows: Examples) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from expunge.accounting import ExactRidge, GridRidge, MeasuredResidual, Replay, UndeclaredFeatures
 from expunge.attacks.attacked import Attacked
+from expunge.attacks.candidates import enough
 from expunge.attacks.head_canaries import convex_lane, exact_lane, head_canaries
 from expunge.attacks.heads import HeadArena, bits, convex, exact, head_membership
 from expunge.attacks.parts import How, Part, left_out
@@ -17,11 +18,11 @@ from expunge.errors import ExpungeError
 from expunge.heads.analytic import GRID
 from expunge.task import Task, featured, labelled, outputs
 
-__all__ = ["LANES", "head_arena", "lane_canaries", "lane_membership", "lane_worlds"]
+__all__ = ["HEADS", "LANES", "head_arena", "lane_canaries", "lane_membership", "lane_worlds"]
 
-LANES = (ExactRidge, GridRidge, MeasuredResidual, Replay, UndeclaredFeatures)
+HEADS = (ExactRidge, GridRidge, MeasuredResidual, UndeclaredFeatures)
+LANES = (*HEADS, Replay)
 
-_FEWEST = 20  # candidates, for canaries
 _ROWS = 2000  # retained rows that convex heads are fitted to
 _SHARE = 4  # of the runs asked for, one in so many is made of convex heads: each needs a fit
 # What an UndeclaredFeatures certificate does not say of the head that was run.
@@ -81,35 +82,32 @@ def lane_canaries(how: How) -> Part:
         if isinstance(how.mechanism, Replay):
             return _replay(how, how.mechanism, coins)
         arena = head_arena(how.task, runs=8, seed=how.seed)
-        if len(arena.candidates) < _FEWEST:
-            return left_out(f"it needs at least {_FEWEST} rows to forget, not {len(arena.candidates)}")
+        rows, where = enough(arena.candidates, arena.population)
         head, noise = _head_of(how), torch.Generator().manual_seed(how.seed + 5)
         if isinstance(head, _Exact):
             lane = exact_lane(classes=arena.classes, ridge=head.ridge, rounding=head.rounding, grid=_grid(head))
         else:
             lane = convex_lane(head, classes=arena.classes, generator=noise)
-        found = head_canaries(
-            lane, arena.retain, arena.candidates, delta=how.delta, confidence=how.confidence, generator=coins
-        )
+        found = head_canaries(lane, arena.retain, rows, delta=how.delta, confidence=how.confidence, generator=coins)
     except (ExpungeError, ValueError, TypeError) as error:
         return left_out(error)
-    return list(found.findings), found.details | _assumed(how)
+    return list(found.findings), found.details | {"candidates": where} | _assumed(how)
 
 
 def _replay(how: How, of: Replay, coins: torch.Generator) -> Part:
     task = how.task
     if task.make_model is None:
         return left_out("the task has no make_model: no traced training can be run")
-    retain, forget = as_examples(task.retain), as_examples(task.forget)
-    if retain is None or forget is None or len(forget) < _FEWEST:
-        return left_out(f"it needs task.retain and task.forget as Examples, at least {_FEWEST} to forget")
-    return _part(
-        replay_canaries(
-            task.make_model, _named("retain", retain), _named("forget", forget), loss=task.loss,
-            epochs=how.training_epochs, recipe=how.recipe, augment=task.augment, shards=of.shards, delta=how.delta,
-            confidence=how.confidence, generator=coins,
-        )
+    retain = as_examples(task.retain)
+    if retain is None:
+        return left_out("it needs task.retain as Examples")
+    rows, where = enough(*(_named(name, getattr(task, name)) for name in ("forget", "held_out")))
+    found = replay_canaries(
+        task.make_model, _named("retain", retain), rows, loss=task.loss, epochs=max(1, round(how.training_epochs)),
+        recipe=how.recipe, augment=task.augment, shards=of.shards, delta=how.delta, confidence=how.confidence,
+        generator=coins,
     )  # fmt: skip
+    return list(found.findings), found.details | {"candidates": where}
 
 
 def _part(found: Attacked) -> Part:
@@ -166,6 +164,9 @@ def head_arena(task: Task, *, runs: int, seed: int) -> HeadArena:
     )  # fmt: skip
 
 
-def _named(part: str, rows: Examples) -> Examples:
+def _named(part: str, held: object) -> Examples:
     """With names that no other part has: by default rows are named by their position in a part."""
+    rows = as_examples(held)
+    if rows is None:
+        raise TypeError(f"task.{part} must be Examples")
     return Examples(*rows.tensors, ids=[f"{part}/{name}" for name in rows.ids])

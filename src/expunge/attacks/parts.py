@@ -53,11 +53,12 @@ class How:
     delta: float
     confidence: float
     recipe: Recipe
-    recovery_epochs: int
-    training_epochs: int
+    recovery_epochs: float
+    training_epochs: float
     rescale: bool
     effort: Effort
     seed: int
+    batches: int
 
 
 def left_out(reason: object) -> Part:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from expunge import _validate
 from expunge.attacks.attacked import Attacked
-from expunge.attacks.heads import differences, joined
+from expunge.attacks.candidates import joined
+from expunge.attacks.heads import differences
 from expunge.attacks.one_training import canaries, losses
 from expunge.data import Examples
 from expunge.loss import Loss

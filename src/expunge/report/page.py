@@ -65,7 +65,7 @@ def _audit(certificate: Certificate, audit: Audit) -> dict[str, Any]:
     """Plots and one row a finding."""
     details = audit.details
     drawn = {
-        "bounds": plots.audit_bounds(audit.findings, claimed=certificate.claim.epsilon),
+        "bounds": plots.audit_bounds(audit.findings, claimed=certificate.claim.epsilon) if audit.findings else "",
         "worlds": plots.world_histograms(details.get("two worlds", {})),
         "roc": plots.roc_curves(details.get("membership", {})),
     }

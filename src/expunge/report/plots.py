@@ -54,7 +54,9 @@ def audit_bounds(findings: Sequence[Finding], *, claimed: float) -> str:
     """What every attack shows, what it could show at most, its null, and the claim."""
     figure, axes = _figure(height=0.9 + 0.28 * len(findings))
     places = range(len(findings), 0, -1)
-    most = max([claimed, *(f.ceiling for f in findings if isfinite(f.ceiling)), *(f.epsilon for f in findings)])
+    # Bars end where the plot does: a joint audit could show hundreds, beside which a claim of 1 would not be seen.
+    shown = max(3 * claimed, 1.5 * max(f.epsilon for f in findings), 6.0)
+    most = min(shown, max([claimed, *(f.ceiling for f in findings if isfinite(f.ceiling))]))
     for place, found in zip(places, findings, strict=True):
         axes.plot([0, min(found.ceiling, most * 1.1)], [place, place], color="#ddd", linewidth=5, solid_capstyle="butt")
         axes.plot([found.epsilon], [place], "o", color=_COLOURS[1] if found.epsilon > claimed else _COLOURS[0])

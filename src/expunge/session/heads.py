@@ -13,7 +13,6 @@ from torch import nn
 from expunge._files import write_new
 from expunge._lock import held
 from expunge.accounting import Budget, ExactRidge, MeasuredResidual, Relation
-from expunge.compare import accuracies
 from expunge.data import Examples, check_disjoint, commit, new_commitment_key
 from expunge.errors import StateError, TaskError
 from expunge.heads import AnalyticHead, ConvexHead, Forget
@@ -21,7 +20,7 @@ from expunge.heads.saved import CONVEX, kind_of
 from expunge.pipeline import Unlearned
 from expunge.session.folder import summary, working_folder, write
 from expunge.settings import Settings
-from expunge.task import Task, featured, labelled, load_task, outputs
+from expunge.task import Task, accuracies, featured, labelled, load_task, outputs
 
 __all__ = ["load_head", "run_head"]
 

@@ -2,13 +2,13 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
 
 from expunge.accounting import Budget, Mechanism, Relation, Retrain
-from expunge.compare import accuracies
 from expunge.data import as_examples, commit, new_commitment_key
 from expunge.errors import TaskError
 from expunge.methods.weights import save_weights
@@ -18,7 +18,7 @@ from expunge.recovery import Recipe
 from expunge.running import state_file
 from expunge.session.folder import summary, working_folder, write
 from expunge.state import StateFile
-from expunge.task import Task, load_task
+from expunge.task import Task, accuracies, load_task
 
 __all__ = ["certified", "run_task"]
 
@@ -84,7 +84,8 @@ def _run(
         done.model, task.retain, loss=task.loss, epochs=epochs, recipe=recipe, rescale=rescale, public=task.public,
         state=recovering,
     )  # fmt: skip
-    return done, released
+    how = {"recovery": {"epochs": epochs, "rescale": rescale, "recipe": recipe.to_dict()}}
+    return replace(done, record=replace(done.record, procedure={**done.record.procedure, **how})), released
 
 
 def _keep(kept: StateFile | None, done: Unlearned) -> None:

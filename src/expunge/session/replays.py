@@ -5,16 +5,16 @@ folder of the certificate is made from the trace as it then stands: where a call
 the same call makes the folder, and replays nothing.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from expunge.accounting import Budget, Relation, Replay
-from expunge.compare import accuracies
 from expunge.data import Examples, as_examples, commit, new_commitment_key
 from expunge.errors import StateError, TaskError
 from expunge.pipeline import Unlearned, noiseless_record
 from expunge.session.folder import summary, working_folder, write
-from expunge.task import Task, load_task
+from expunge.task import Task, accuracies, load_task
 from expunge.trace import Shards, Trace, rewind
 from expunge.trace.identity import name_tag
 
@@ -48,6 +48,7 @@ def run_replay(where: str, out: Path, budget: Budget, *, trace: Path, resume: bo
         original = accuracies(task, task.model)
         commitments = {"forget": commit(forget, key=new_commitment_key(work / "commitment.key"))}
         done, replayed = _finished(traced, task, retain, forget) or _replay(traced, task, retain, forget)
+        done = replace(done, record=replace(done.record, procedure=_training(traced)))
         certificate = write(work, done, done.model, budget, Relation.RETRAINED, commitments)
     measured = {"original": original, "released": accuracies(task, done.model)}
     return summary(out, certificate, measured, replayed=replayed, trace=str(trace))
@@ -95,6 +96,12 @@ def _finished(
     total = sum(traced.manifest.settings["steps"]) if isinstance(traced, Trace) else traced.plan.total
     cost = {"steps": 0, "total": total, "fraction": 0.0, "before": True}
     return Unlearned(model, noiseless_record(Replay(shards=shards), model, coverage="ledger")), cost
+
+
+def _training(traced: Trace | Shards) -> dict[str, Any]:
+    """How the traced training went, as a record tells it."""
+    settings = (traced if isinstance(traced, Trace) else traced.traces[0]).manifest.settings
+    return {"training": {"epochs": len(settings["steps"]), "recipe": dict(settings["recipe"])}}
 
 
 def _tags(traced: Trace | Shards) -> tuple[set[str], set[str]]:

@@ -4,8 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from expunge import verify
+from expunge.audit import Audit
+from expunge.errors import NothingTested
 
 TASK = """
 import dataclasses
@@ -39,6 +44,13 @@ def undeclared():
 
 def without_features():
     return dataclasses.replace(digits(0), features=None)
+
+def other_request():
+    first = digits(0)
+    return dataclasses.replace(first, forget=first.forget.take(range(7)))
+
+def other_model():
+    return dataclasses.replace(digits(0), model=torch.nn.Linear(64, 10))
 
 def wrong():
     return 3
@@ -151,6 +163,65 @@ def test_an_audit_with_a_changed_bound_is_refused(folder: Path, audited: dict[st
     done = run("verify", "out/certificate.json", "--audit", "forged.json", cwd=folder)
     assert done.returncode == 1
     assert "epsilon follows from the evidence" in done.stderr
+
+
+def test_an_audit_takes_recovery_from_the_record_and_says_what_it_is_bound_to(folder: Path, audited: dict[str, Any]):
+    record = json.loads((folder / "out" / "certificate.json").read_text())
+    assert record["run"]["procedure"]["recovery"]["epochs"] == 5
+    bound = audited["details"]["released"]
+    assert bound["weights"] == record["weights"]["released"]
+    assert bound["request"] == "the commitment to the forget set opens with the task's"
+    assert bound["measured"]["held_out"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "reason"),
+    [
+        (("--epochs", "1"), 2, "epochs=1.0 contradicts the certificate's record, 5"),
+        (("--recovery-lr", "0.4"), 2, "recovery_lr=0.4 contradicts"),
+        (("--no-rescale",), 2, "rescale=False contradicts"),
+        (("--confidence", "1"), 2, "confidence must be"),
+        (("--confidence", "0.99999999999"), 2, "confidence must be at most"),
+        (("--weights", "nowhere.safetensors"), 1, "is not there: an audit opens the released weights"),
+        (("--weights", "out/certified.safetensors"), 1, "not the released weights"),
+    ],
+)
+def test_an_audit_of_other_settings_or_weights_is_refused_at_once(
+    folder: Path, more: tuple[str, ...], code: int, reason: str
+):
+    done = run("audit", "mine:task", "--certificate", "out/certificate.json", "--out", "no.json", *more, cwd=folder)
+    assert done.returncode == code
+    assert reason in " ".join(done.stderr.split())
+    assert not (folder / "no.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [("other_request", "is not the request of this certificate"), ("other_model", "not those of the task's model")],
+)
+def test_an_audit_of_another_request_or_model_is_refused(folder: Path, task: str, reason: str):
+    done = run("audit", f"mine:{task}", "--certificate", "out/certificate.json", "--out", "no.json", cwd=folder)
+    assert done.returncode == 1
+    assert reason in " ".join(done.stderr.split())
+
+
+def test_an_audit_without_findings_is_no_pass_anywhere(folder: Path):
+    digest = json.loads((folder / "out" / "certificate.json").read_text())["digest"]
+    empty = Audit(certificate=digest, findings=(), details={"canaries": {"left_out": "the task has no make_model"}})
+    empty.save(folder / "empty.json")
+    done = run("verify", "out/certificate.json", "--audit", "empty.json", cwd=folder)
+    assert done.returncode == 4
+    said = " ".join(done.stdout.split())
+    assert "nothing could be tested: there is no finding. canaries: the task has no make_model" in said
+    done = run("verify", "out/certificate.json", "--audit", "empty.json", "--json", cwd=folder)
+    assert done.returncode == 4
+    assert json.loads(done.stdout)["audit_checked"] is False
+    assert (
+        run("report", "out/certificate.json", "--audit", "empty.json", "-o", "empty.html", cwd=folder).returncode == 0
+    )
+    assert "Nothing could be tested." in (folder / "empty.html").read_text()
+    with pytest.raises(NothingTested):
+        verify(folder / "out" / "certificate.json", audit=empty)
 
 
 def test_an_audit_does_not_overwrite(folder: Path, audited: dict[str, object]):

@@ -94,7 +94,8 @@ def test_a_request_of_one_row_is_audited_by_canaries(mechanism):
     held = found.details["canaries"]["candidates"]
     assert held["forget"] == 1
     assert held["held_out"] >= 19
-    assert found.refuting(guarantee(mechanism, delta=1e-5)) == []
+    refuting = found.refuting(guarantee(mechanism, delta=1e-5))
+    assert not any(f.attack.startswith("canaries") for f in refuting)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from expunge import OutputPerturbation, Relation, UndeclaredFeatures, guarantee
 from expunge.audit.evidence import Counts, GaussianFit, JointGuesses, Means, OneRun, OneRunViaCertifier
 from expunge.audit.finding import Finding
 from expunge.audit.report import Audit
-from expunge.errors import MalformedAudit
+from expunge.errors import ClaimRefused, MalformedAudit, NothingTested
 
 CLEAR = Counts(positives=1000, true_positives=900, negatives=1000, false_positives=10)
 KINDS = [
@@ -132,3 +132,78 @@ def test_the_gaussian_fit_has_no_ceiling_and_says_so_in_json():
     assert finding(KINDS[2]).to_dict()["bounds"]["ceiling"] == "infinite"
     assert finding(KINDS[2]).epsilon == pytest.approx(finding(KINDS[2]).epsilon)
     assert finding(KINDS[2]).mu < 2.0 + 3 * sqrt(2 / 100)
+
+
+def written(tmp_path, text):
+    (tmp_path / "audit.json").write_text(text)
+    return tmp_path / "audit.json"
+
+
+def test_an_audit_with_a_key_twice_is_refused(tmp_path):
+    text = Audit(certificate=None, findings=(finding(),), details={}).to_json()
+    for key in ('"schema"', '"delta"', '"true_positives"'):
+        twice = text.replace(f"{key}:", f"{key}: 0, {key}:", 1)
+        with pytest.raises(MalformedAudit, match="a key is repeated"):
+            Audit.load(written(tmp_path, twice))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f["evidence"].update(positives=10**300), "positives must be at most"),
+        (lambda f: f["evidence"].update(positives=10**8, true_positives=10**8), "positives must be at most"),
+        (lambda f: f.update(confidence=1 - 1e-12), "confidence must be at most"),
+        (lambda f: f.update(confidence=1.0), "confidence must be a number strictly between 0 and 1"),
+        (lambda f: f.update(confidence=0.49), "confidence must be at least 0.5"),
+        (lambda f: f.update(confidence="0.95"), "confidence"),
+        (lambda f: f.update(attack=3), "attack must be a line of text"),
+        (lambda f: f.update(delta=0.0), "delta"),
+    ],
+)
+def test_numbers_that_no_audit_has_are_refused_at_once(change, message):
+    with pytest.raises(MalformedAudit, match=message):
+        Finding.from_dict(altered(change))
+
+
+def checked(of, claimed, *, largest=float("inf")):
+    return Audit(certificate="sha256:ab", findings=of, details={}).check(
+        claimed, certificate="sha256:ab", largest=largest
+    )
+
+
+def test_an_audit_that_could_have_refuted_and_did_not_is_quiet():
+    even = Counts(positives=1000, true_positives=500, negatives=1000, false_positives=500)
+    checked((finding(even),), claim(0.3))
+
+
+def test_an_audit_without_findings_or_with_none_that_could_refute_is_no_pass():
+    with pytest.raises(NothingTested, match=r"nothing could be tested: there is no finding\. No attack"):
+        checked((), claim(0.3))
+    few = Counts(positives=10, true_positives=5, negatives=10, false_positives=5)
+    with pytest.raises(NothingTested, match=r"can show epsilon >= 0\.8\d* at most, 28\.\d* is claimed"):
+        checked((finding(few),), claim(20**0.5))
+    left = Audit(certificate=None, findings=(), details={"canaries": {"left_out": "no make_model"}, "seed": 0})
+    assert left.untested(claim(0.3)) == "there is no finding. canaries: no make_model"
+
+
+def test_findings_about_another_claim_are_refused_and_not_passed_over():
+    even = Counts(positives=1000, true_positives=500, negatives=1000, false_positives=500)
+    with pytest.raises(MalformedAudit, match="about relation 'center', the certificate about 'retrained'"):
+        checked((finding(even, relation="center"),), claim(0.3))
+    with pytest.raises(MalformedAudit, match=r"bounds epsilon at delta=1e-05, the certificate speaks of 0\.001"):
+        checked((finding(even),), claim(0.3, delta=1e-3))
+    with pytest.raises(MalformedAudit, match="the audit is about sha256:ab, not about this certificate"):
+        Audit(certificate="sha256:ab", findings=(), details={}).check(claim(0.3), certificate="sha256:cd")
+
+
+def test_a_joint_audit_of_more_candidates_than_a_claim_covers_is_refused():
+    """Private training for groups of up to 499 says nothing of 500 candidates together."""
+    joint = finding(JointGuesses(candidates=500, weights=(1,), guesses=(500,), correct=(250,)))
+    with pytest.raises(MalformedAudit, match="500 candidates together, the certificate covers at most 499"):
+        checked((joint,), claim(0.3), largest=499)
+    checked((joint,), claim(0.3), largest=500)
+
+
+def test_a_finding_that_refutes_is_named():
+    with pytest.raises(ClaimRefused, match="the audit refutes it: 'a' shows epsilon >= "):
+        checked((finding(),), claim(0.3))

@@ -2,39 +2,36 @@
 
 import torch
 
-from expunge.data import Examples
+from expunge.data import Examples, as_examples
 
-__all__ = ["enough", "joined"]
+__all__ = ["enough", "joined", "named"]
 
 _FEWEST, _PLENTY = 20, 200
 
 
-def enough(forget: Examples | None, held_out: Examples | None) -> tuple[Examples, dict[str, int]]:
+def enough(forget: Examples, held_out: Examples) -> tuple[Examples, dict[str, int]]:
     """Candidates for canaries: all rows to forget, and held-out rows up to 200 together.
 
     A claim covers every forget set, so an audit may choose one: rows that no training saw are as good as those of the
     request, and a request of one row has an audit too. It is then an audit of the mechanism on this task's data.
 
     Args:
-        forget: rows of the request; None where they are no `Examples`.
+        forget: rows of the request.
         held_out: rows that no training saw, under other names.
 
     Returns:
         The candidates, and how many are of either kind.
 
     Raises:
-        ValueError: fewer than 20 rows in all, or rows of another form.
+        ValueError: fewer than 20 rows in all.
     """
-    asked = 0 if forget is None else len(forget)
-    more = 0 if held_out is None else min(max(_PLENTY - asked, 0), len(held_out))
-    if asked + more < _FEWEST:
+    more = min(max(_PLENTY - len(forget), 0), len(held_out))
+    if len(forget) + more < _FEWEST:
         raise ValueError(
-            f"it needs at least {_FEWEST} rows, of task.forget and task.held_out as Examples together, not {asked + more}"
+            f"it needs at least {_FEWEST} rows, of task.forget and task.held_out together, not {len(forget) + more}"
         )
-    extra = None if held_out is None or more == 0 else held_out.take(range(more))
-    rows = extra if forget is None else joined(forget, extra)
-    assert rows is not None
-    return rows, {"forget": asked, "held_out": more}
+    rows = joined(forget, held_out.take(range(more)) if more else None)
+    return rows, {"forget": len(forget), "held_out": more}
 
 
 def joined(first: Examples, second: Examples | None) -> Examples:
@@ -43,3 +40,15 @@ def joined(first: Examples, second: Examples | None) -> Examples:
         return first
     pairs = zip(first.tensors, second.tensors, strict=True)
     return Examples(*(torch.cat(pair) for pair in pairs), ids=[*first.ids, *second.ids])
+
+
+def named(part: str, held: object) -> Examples:
+    """The rows of a part of a task, with names that no other part has: by default they are named by their position.
+
+    Raises:
+        TypeError: they are no `Examples`.
+    """
+    rows = as_examples(held)
+    if rows is None:
+        raise TypeError(f"task.{part} must be Examples")
+    return Examples(*rows.tensors, ids=[f"{part}/{name}" for name in rows.ids])

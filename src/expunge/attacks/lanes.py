@@ -7,13 +7,13 @@ import torch
 
 from expunge.accounting import ExactRidge, GridRidge, MeasuredResidual, Replay, UndeclaredFeatures
 from expunge.attacks.attacked import Attacked
-from expunge.attacks.candidates import enough
+from expunge.attacks.candidates import enough, named
 from expunge.attacks.head_canaries import convex_lane, exact_lane, head_canaries
 from expunge.attacks.heads import HeadArena, bits, convex, exact, head_membership
 from expunge.attacks.parts import How, Part, left_out
 from expunge.attacks.replays import replay_canaries
 from expunge.attacks.residual import residual_worlds
-from expunge.data import Examples, as_examples
+from expunge.data import Examples
 from expunge.errors import ExpungeError
 from expunge.heads.analytic import GRID
 from expunge.task import Task, featured, labelled, outputs
@@ -98,12 +98,9 @@ def _replay(how: How, of: Replay, coins: torch.Generator) -> Part:
     task = how.task
     if task.make_model is None:
         return left_out("the task has no make_model: no traced training can be run")
-    retain = as_examples(task.retain)
-    if retain is None:
-        return left_out("it needs task.retain as Examples")
-    rows, where = enough(*(_named(name, getattr(task, name)) for name in ("forget", "held_out")))
+    rows, where = enough(*(named(name, getattr(task, name)) for name in ("forget", "held_out")))
     found = replay_canaries(
-        task.make_model, _named("retain", retain), rows, loss=task.loss, epochs=max(1, round(how.training_epochs)),
+        task.make_model, named("retain", task.retain), rows, loss=task.loss, epochs=max(1, round(how.training_epochs)),
         recipe=how.recipe, augment=task.augment, shards=of.shards, delta=how.delta, confidence=how.confidence,
         generator=coins,
     )  # fmt: skip
@@ -154,7 +151,7 @@ def head_arena(task: Task, *, runs: int, seed: int) -> HeadArena:
     """
     rows = {name: labelled(task, name) for name in ("retain", "forget", "held_out")}
     parts = {
-        name: _named(name, Examples(featured(task, part).cpu(), part.tensors[1].cpu(), ids=part.ids))
+        name: named(name, Examples(featured(task, part).cpu(), part.tensors[1].cpu(), ids=part.ids))
         for name, part in rows.items()
     }
     classes = outputs(task, rows["retain"])
@@ -162,11 +159,3 @@ def head_arena(task: Task, *, runs: int, seed: int) -> HeadArena:
         retain=parts["retain"], candidates=parts["forget"], population=parts["held_out"], classes=classes, runs=runs,
         seed=seed + 3,
     )  # fmt: skip
-
-
-def _named(part: str, held: object) -> Examples:
-    """With names that no other part has: by default rows are named by their position in a part."""
-    rows = as_examples(held)
-    if rows is None:
-        raise TypeError(f"task.{part} must be Examples")
-    return Examples(*rows.tensors, ids=[f"{part}/{name}" for name in rows.ids])

@@ -25,6 +25,7 @@ __all__ = ["MEMBERSHIP_ATTACKS", "Seen", "coins_guessed", "log_probability", "me
 Array = NDArray[np.float64]
 MEMBERSHIP_ATTACKS = ("loss threshold", "LiRA", "U-LiRA", "RMIA")
 _FPRS = (0.001, 0.01, 0.1)
+_DIRECTION = "0.5 shows nothing; larger shows more"
 _ENOUGH = 64  # shadow models, for a variance of each candidate's own
 
 
@@ -195,6 +196,15 @@ def _curves(own: Array, null: Array, members: NDArray[np.bool_]) -> dict[str, An
 
 def _curve(scores: Array, members: NDArray[np.bool_]) -> dict[str, Any]:
     p, q = scores[members], scores[~members]
+    if min(len(p), len(q)) == 0:  # a few coins that all fell alike
+        rates = {f"{rate:g}": 0.0 for rate in _FPRS}
+        return {
+            "auc": 0.5,
+            "tpr_at_fpr": rates,
+            "roc": [[0.0, 1.0], [0.0, 1.0]],
+            "unit": "rate",
+            "direction": _DIRECTION,
+        }
     fpr, tpr = roc(p, q)
     keep = np.unique(np.searchsorted(fpr, np.geomspace(1 / len(q), 1, 60)).clip(max=len(fpr) - 1))
     return {
@@ -202,7 +212,7 @@ def _curve(scores: Array, members: NDArray[np.bool_]) -> dict[str, Any]:
         "tpr_at_fpr": {f"{rate:g}": tpr_at_fpr(p, q, rate) for rate in _FPRS},
         "roc": [fpr[keep].round(6).tolist(), tpr[keep].round(6).tolist()],
         "unit": "rate",
-        "direction": "0.5 shows nothing; larger shows more",
+        "direction": _DIRECTION,
     }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from expunge.accounting import Mechanism, Retrain
 from expunge.attacks.arena import Arena, mechanism, retraining
-from expunge.attacks.candidates import enough, joined
+from expunge.attacks.candidates import enough, joined, named
 from expunge.attacks.membership import membership
 from expunge.attacks.one_training import canaries, losses
 from expunge.attacks.parts import How, Part, left_out
@@ -137,16 +137,14 @@ def network_canaries(how: How) -> Part:
         return left_out(f"'{how.mechanism.name}' does not start from a trained model and its retained data")
     if task.make_model is None:
         return left_out("the task has no make_model: no model can be trained with half of the candidates")
-    retain = as_examples(task.retain)
-    if retain is None:
-        return left_out("it needs task.retain as Examples")
     coins = torch.Generator().manual_seed(how.seed + 4)
 
     def learn(own: Examples | None) -> nn.Module:
+        rows = joined(retain, own)
         with _public_parts(task) as build:
             return retrain(
                 build,
-                joined(retain, own),
+                rows,
                 loss=task.loss,
                 epochs=how.training_epochs,
                 recipe=how.recipe,
@@ -157,7 +155,8 @@ def network_canaries(how: How) -> Part:
         return learn(None) if isinstance(how.mechanism, Retrain) else _released(how, model, seed=how.seed + 5)
 
     try:
-        candidates, where = enough(as_examples(task.forget), as_examples(task.held_out))
+        retain = named("retain", task.retain)
+        candidates, where = enough(*(named(part, getattr(task, part)) for part in ("forget", "held_out")))
         found = canaries(
             learn, release, candidates, score=partial(losses, loss=task.loss), delta=how.delta,
             confidence=how.confidence, generator=coins,

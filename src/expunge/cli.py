@@ -7,12 +7,13 @@ have refuted nothing.
 import functools
 import inspect
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, cast, get_type_hints
+from typing import Annotated, Any, NewType, cast, get_type_hints
 
 import typer
 from rich.console import Console
@@ -21,14 +22,16 @@ from rich.table import Table
 import expunge as ex
 from expunge._files import write_new
 from expunge.certificate import verdict
+from expunge.cli_commitment import commitment
 from expunge.errors import ExpungeError, NothingTested, OutputError, RunError
-from expunge.settings import FAMILIES, HEADS, LANES, Noisy, Settings
+from expunge.settings import COMPARED, FAMILIES, HEADS, LANES, Noisy, Settings, refuse_options
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     help="Certified machine unlearning.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
+app.add_typer(commitment, name="commitment")
 _out = Console()
 _NOTHING_TESTED = 4
 _RECORDED = "By default as the certificate's record says."
@@ -37,6 +40,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Epsilon = Annotated[float, typer.Option(help="Budget: epsilon.")]
 Delta = Annotated[float, typer.Option(help="Budget: delta.")]
 InRelation = Annotated[ex.Relation, typer.Option(help="The reading to certify.")]
+Typed = NewType("Typed", frozenset[str])
+"""Of a command's parameters: the names of the options that were typed, which are not asked for."""
 TaskName = Annotated[str, typer.Argument(help="module:function or file.py:function that returns an expunge.Task.")]
 
 
@@ -46,7 +51,8 @@ def _command(run: Callable[..., None]) -> Callable[..., None]:
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(run).parameters.values():
         hint = hints[parameter.name]
-        plain = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint)
+        annotation = typer.Context if hint is Typed else hint
+        plain = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
         parameters.extend(_options(hint) if is_dataclass(hint) else [plain])
 
     @functools.wraps(run)
@@ -74,6 +80,9 @@ def _options(settings: Any) -> Iterator[inspect.Parameter]:
 
 def _built(hint: Any, name: str, given: dict[str, Any]) -> Any:
     """A parameter of the command from the options that were given."""
+    if hint is Typed:
+        sources = {option: given[name].get_parameter_source(option) for option in given if option != name}
+        return frozenset(option for option, source in sources.items() if source.name == "COMMANDLINE")
     if not is_dataclass(hint):
         return given[name]
     inner = get_type_hints(hint)
@@ -100,6 +109,7 @@ def main() -> None:
 @_command
 def calibrate(
     noisy: Noisy,
+    typed: Typed,
     mechanism: Annotated[str, typer.Option(help=f"One of: {', '.join(FAMILIES)}.")] = "gradient_clipping",
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
@@ -110,6 +120,8 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """The least noise that meets a budget. Needs no torch."""
+    if mechanism in FAMILIES:
+        refuse_options(mechanism, typed)
     found = noisy.calibrated(mechanism, ex.Budget(epsilon=epsilon, delta=delta), relation)
     proven = [ex.guarantee(found, delta=delta, relation=r) for r in ex.Relation]
     lower = {r: ex.interval(found, delta=delta, relation=r, tolerance=1e-4)[0] for r in ex.Relation if interval}
@@ -187,6 +199,7 @@ def unlearn(
     task: TaskName,
     out: Annotated[Path, typer.Option(help="The folder to make.")],
     settings: Settings,
+    typed: Typed,
     mechanism: Annotated[str, typer.Option(help=f"One of: {', '.join(LANES)}.")] = "gradient_clipping",
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
@@ -195,7 +208,7 @@ def unlearn(
     as_json: Json = False,
 ) -> None:
     """Unlearn, recover, certify; writes certificate, weights, commitment key and report into a new folder."""
-    settings.refuse_foreign(mechanism)
+    settings.refuse_foreign(mechanism, typed)
     budget = ex.Budget(epsilon=epsilon, delta=delta)
     from expunge.session import run_lane
 
@@ -210,6 +223,7 @@ def unlearn(
 def plan(
     task: TaskName,
     settings: Settings,
+    typed: Typed,
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
     training_epochs: Annotated[float, typer.Option(help="Retraining: epochs.")] = 30,
@@ -222,6 +236,8 @@ def plan(
         raise ValueError("out is not given: --run needs --out, the folder to make")
     if out is not None and not run:
         raise ValueError(f"out={out} is of use with --run alone: without it nothing is written")
+    if out is not None and os.path.lexists(out):
+        raise OutputError(f"{out} exists already and is not overwritten; choose another folder or remove it")
     budget = ex.Budget(epsilon=epsilon, delta=delta)
     noisy = {name: settings.noisy.calibrated(name, budget, ex.Relation.RETRAINED) for name in FAMILIES}
     from expunge.planner import plan as compare_lanes
@@ -245,6 +261,8 @@ def plan(
         _print_plan(found)
         if not run and lane in LANES:
             _out.print(_unlearn_command(task, lane, budget, chosen), highlight=False, soft_wrap=True)
+    if lane in LANES:
+        refuse_options(lane, typed, also=COMPARED)  # what the comparison read was of use
     if not run:
         if as_json:
             _print_json(found.to_dict())

@@ -2,15 +2,16 @@
 
 import hashlib
 import hmac
+import json
 import re
 from collections.abc import Iterable
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from expunge.errors import CommitmentMismatch, StateError
 
-__all__ = ["commit_ids", "commit_rows", "is_commitment", "match", "open_ids", "read_key", "texts"]
+__all__ = ["commit_ids", "commit_rows", "is_commitment", "match", "open_ids", "read_ids", "read_key", "texts"]
 
 _FORM = re.compile(r"hmac-sha256:[0-9a-f]{64}")
 
@@ -28,6 +29,23 @@ def read_key(path: str | Path) -> bytes:
     if len(key) < 32:
         raise StateError(f"{path} holds {len(key)} bytes, not a whole key of 32")
     return key
+
+
+def read_ids(path: str | Path) -> list[str]:
+    """Ids from a file: a list in JSON where its name ends in .json, else one a line.
+
+    Raises:
+        StateError: the file cannot be read, or is no list.
+        TypeError, ValueError: see `texts`.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        found: object = json.loads(text) if Path(path).suffix == ".json" else text.splitlines()
+    except (OSError, ValueError) as error:
+        raise StateError(f"{path} holds no ids: {error}") from error
+    if not isinstance(found, list):
+        raise StateError(f"{path} holds no list of ids")
+    return texts(cast("list[object]", found))
 
 
 def texts(ids: object) -> list[str]:

@@ -1,7 +1,7 @@
 """The settings of all lanes: one list, with defaults and a line on each, for every command that runs or compares lanes."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,12 +20,13 @@ from expunge.accounting import (
     calibrate,
 )
 
-__all__ = ["FAMILIES", "HEADS", "LANES", "Noisy", "Settings"]
+__all__ = ["COMPARED", "FAMILIES", "HEADS", "LANES", "TAKES", "Noisy", "Settings", "refuse_options"]
 
 # The mechanisms whose settings fit on a command line; the others are for the library.
 FAMILIES: Mapping[str, Any] = {m.name: m for m in (GradientClipping, ModelClipping, OutputPerturbation)}
 HEADS = (ExactRidge.name, MeasuredResidual.name)
 LANES = (*FAMILIES, Retrain.name, *HEADS, Replay.name)
+_TRAINING = frozenset({"epochs", "recovery_lr", "optimizer", "batch_size"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,24 +85,22 @@ class Settings:
         default=None, metadata={"help": "Replay: the folder of a traced training, of one model or of shards."}
     )
 
-    def refuse_foreign(self, lane: str) -> None:
-        """Raise `ValueError` where a folder is named that the lane takes none of, or it lacks the one that it needs."""
-        if lane not in LANES:
-            raise ValueError(f"mechanism must be one of {', '.join(LANES)}, not {lane!r}")
-        for name, takers in {"head": HEADS, "trace": (Replay.name,)}.items():
-            given = getattr(self, name)
-            if given is not None and lane not in takers:
-                raise ValueError(
-                    f"mechanism {lane!r} takes no --{name}, {given} was given; {', '.join(takers)} take one"
-                )
+    def refuse_foreign(self, lane: str, given: Iterable[str] | None = None) -> None:
+        """Raise `ValueError` where an option is given that the lane does not take, or the folder that it needs is not.
+
+        Args:
+            lane: one of `LANES`.
+            given: names of options that were typed; by default those that differ from the defaults.
+        """
+        refuse_options(lane, self.changed() if given is None else given)
         if lane == Replay.name and self.trace is None:
             raise ValueError(f"mechanism {lane!r} needs --trace: the folder of train_traced or train_shards")
 
     def for_lane(self, lane: str) -> "Settings":
-        """These settings less the folders that a lane takes none of."""
-        return replace(
-            self, head=self.head if lane in HEADS else None, trace=self.trace if lane == Replay.name else None
-        )
+        """These settings, with the defaults in place of what a lane takes none of."""
+        own = TAKES.get(lane, frozenset[str]())
+        noisy = {f.name: getattr(self.noisy, f.name) for f in fields(Noisy) if f.name in own}
+        return Settings(noisy=Noisy(**noisy), **{f.name: getattr(self, f.name) for f in fields(self) if f.name in own})
 
     def changed(self) -> dict[str, Any]:
         """What differs from the defaults, by name."""
@@ -111,3 +110,46 @@ class Settings:
             for f in fields(part)
             if f.metadata and getattr(part, f.name) != f.default
         }
+
+
+# Which options each mechanism takes; whatever else is given with it is refused.
+TAKES: Mapping[str, frozenset[str]] = {
+    **{
+        name: frozenset({f.name for f in fields(Noisy)} & {f.name for f in fields(family)})
+        | _TRAINING
+        | {"rescale", "relation"}
+        for name, family in FAMILIES.items()
+    },
+    Retrain.name: _TRAINING | {"relation"},
+    ExactRidge.name: frozenset({"ridge", "grid", "head"}),
+    MeasuredResidual.name: frozenset({"loss", "regularization", "residual", "head"}),
+    Replay.name: frozenset({"trace"}),
+}
+# What a comparison of all lanes reads, whichever is taken.
+COMPARED = frozenset({f.name for f in fields(Noisy)}) | {"epochs", "batch_size", "ridge", "grid", "head", "trace"}
+
+
+def refuse_options(lane: str, given: Iterable[str], *, also: Iterable[str] = ()) -> None:
+    """Raise `ValueError` unless the mechanism takes all options that are given, of those that any mechanism takes.
+
+    Args:
+        lane: one of `LANES`.
+        given: names, as fields are called.
+        also: names that are of use whatever the mechanism.
+    """
+    if lane not in LANES:
+        raise ValueError(f"mechanism must be one of {', '.join(LANES)}, not {lane!r}")
+    known = frozenset[str]().union(*TAKES.values())
+    foreign = [name for name in given if name in known - TAKES[lane] - set(also)]
+    if foreign:
+        name = foreign[0]
+        takers = [other for other, own in TAKES.items() if name in own]
+        raise ValueError(
+            f"mechanism {lane!r} takes no {_option(name)}, which was given and would do nothing; "
+            f"{', '.join(takers)} {'takes' if len(takers) == 1 else 'take'} it"
+            + "".join(f"; nor {_option(other)}" for other in foreign[1:])
+        )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,11 +1,7 @@
 """What a command needs of a user: one Python function that returns a `Task`."""
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,6 +11,7 @@ from expunge.coins import mode
 from expunge.data import Examples, as_examples
 from expunge.errors import TaskError
 from expunge.loss import Loss
+from expunge.task_module import module_of
 
 __all__ = ["Task", "accuracies", "accuracy", "featured", "labelled", "load_task", "outputs"]
 
@@ -135,7 +132,7 @@ def load_task(where: str) -> Task:
     module_name, separator, function_name = where.rpartition(":")
     if not separator or not module_name or not function_name:
         raise TaskError(f"name a task as module:function or file.py:function, not {where!r}")
-    function = getattr(_import(module_name), function_name, None)
+    function = getattr(module_of(module_name), function_name, None)
     if not callable(function):
         raise TaskError(f"{module_name} has no function {function_name!r}")
     task: object = cast("Callable[[], object]", function)()
@@ -163,25 +160,3 @@ def _hits(model: nn.Module, batch: Any) -> Tensor:
             f"right labels need scores of shape {(*y.shape, 'classes')} from the model, not {found}; {remedy}"
         )
     return scores.argmax(-1) == y
-
-
-def _import(name: str) -> object:
-    if name.endswith(".py"):
-        path = Path(name)
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if not path.is_file() or spec is None or spec.loader is None:
-            raise TaskError(f"no such file: {name}")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(path.stem, module)
-        spec.loader.exec_module(module)
-        return module
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does: the folder one stands in
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not name.startswith(error.name):
-            raise
-        raise TaskError(
-            f"no module named {name!r} here; give a path to a .py file, or run where it can be imported"
-        ) from error

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import shutil
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ Accuracies = dict[str, dict[str, float]]
 
 def refuse_existing(out: Path) -> None:
     """Raise `OutputError` where `out` is there already, be it a link that leads nowhere: after the run it would fail."""
-    if out.exists() or out.is_symlink():
+    if os.path.lexists(out):
         raise OutputError(f"{out} exists already and is not overwritten; choose another folder or remove it")
 
 
@@ -38,14 +39,15 @@ def working_folder(out: Path, *, resume: bool) -> Generator[Path]:
     Raises:
         OutputError: `out` exists, or an interrupted run's folder and `resume` is not set; another process works on it.
     """
+    refuse_existing(out)  # first: what has no name of its own, "." or "/", exists
     with held(out), _made(out, resume=resume) as work:
         yield work
 
 
 @contextlib.contextmanager
 def _made(out: Path, *, resume: bool) -> Generator[Path]:
+    refuse_existing(out)  # again: another process may have made it meanwhile
     work = out.with_name(out.name + ".partial")
-    refuse_existing(out)
     if work.exists() and not resume:
         raise OutputError(f"{work} is left from an interrupted run: go on with --resume, or remove it")
     try:

@@ -3,6 +3,7 @@
 Used to find a row again where it has no name, and to commit to it.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -146,6 +147,8 @@ def _parts(batch: Any, precision: torch.dtype) -> tuple[list[_Part], NDArray[np.
             parts += [_Part(p.numbers, p.exact, p.is_input and not taken) for p in below]
             mask = found if mask is None else mask
         return parts, mask
+    if batch is None or isinstance(batch, (str, bytes, int, float)):
+        return [], None  # of the batch, not of its rows
     raise TypeError(
         f"rows in a {type(batch).__name__} cannot be told apart: batches must be tensors, or tuples or mappings of tensors"
     )
@@ -182,15 +185,12 @@ def _part(values: Any, precision: torch.dtype) -> _Part | None:
 
 
 def _texts(array: NDArray[Any]) -> _Part:
-    """Texts, a row each, as the numbers of their UTF-8 bytes after their length."""
+    """Texts, a row each, by their digests."""
     if array.ndim != 1 or not all(isinstance(v, (str, bytes)) for v in array.tolist()):
         raise TypeError(f"rows of {array.dtype} with shape {array.shape} cannot be told apart")
-    raw = [v.encode() if isinstance(v, str) else v for v in array.tolist()]
-    rows = np.zeros((len(raw), max(map(len, raw)) + 2), dtype=np.uint32)
-    for row, content in zip(rows, raw, strict=True):
-        row[0] = len(content)
-        row[1 : len(content) + 1] = np.frombuffer(content, dtype=np.uint8)
-    return _Part(rows, None, is_input=True)
+    raw = (v.encode() if isinstance(v, str) else v for v in array.tolist())
+    digests = b"".join(hashlib.sha256(content).digest() for content in raw)
+    return _Part(np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32), None, is_input=True)
 
 
 def _cpu(values: Any) -> Any:

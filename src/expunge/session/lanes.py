@@ -8,7 +8,7 @@ from expunge.recovery import Recipe
 from expunge.session.heads import run_head
 from expunge.session.networks import run_task
 from expunge.session.replays import run_replay
-from expunge.settings import HEADS, Settings
+from expunge.settings import HEADS, Settings, refuse_options
 
 __all__ = ["run_lane"]
 
@@ -35,10 +35,11 @@ def run_lane(
         resume: go on where an interrupted call stopped.
 
     Raises:
-        ValueError: an unknown lane, or a folder that it takes none of or needs (`head`, `trace`).
+        ValueError: an unknown lane, a setting that it takes none of, or no `trace` where it needs one.
         ExpungeError, TypeError: see `run_task`, `run_head`, `run_replay`.
     """
     settings.refuse_foreign(lane)
+    refuse_options(lane, [] if relation is Relation.RETRAINED else ["relation"])
     if lane in HEADS:
         return run_head(where, out, lane, budget, settings, resume=resume)
     if lane == Replay.name:

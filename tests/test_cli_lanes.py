@@ -205,9 +205,9 @@ BAD: dict[str, tuple[str, tuple[str, ...], int, str]] = {
         "later", ("--mechanism", "exact_ridge", "--head", "exact_ridge", "--ridge", "2"), 2, "ridge=2.0 is not that of the head",
     ),
     "other map": ("other_provenance", NEXT, 2, "task.provenance is 'another map'"),
-    "head for noise": ("task", ("--head", "measured_residual"), 2, "takes no --head, measured_residual was given"),
-    "head for replay": ("task", ("--mechanism", "replay", "--trace", "trace", "--head", "x"), 2, "takes no --head, x was"),
-    "trace for a head": ("task", (*CONVEX, "--trace", "trace"), 2, "mechanism 'measured_residual' takes no --trace, trace"),
+    "head for noise": ("task", ("--head", "measured_residual"), 2, "takes no --head, which was given and would do nothing"),
+    "head for replay": ("task", ("--mechanism", "replay", "--trace", "trace", "--head", "x"), 2, "takes no --head, which was"),
+    "trace for a head": ("task", (*CONVEX, "--trace", "trace"), 2, "mechanism 'measured_residual' takes no --trace"),
     "trace for retrain": ("task", ("--mechanism", "retrain", "--trace", "trace"), 2, "'retrain' takes no --trace"),
     "no trace": ("task", ("--mechanism", "replay"), 2, "mechanism 'replay' needs --trace"),
     "unknown": ("task", ("--mechanism", "shards"), 2, "mechanism must be one of gradient_clipping,"),
@@ -454,11 +454,13 @@ def test_a_plan_that_retrains_takes_the_epochs_of_training(run: Run, home: Path,
     call = ("plan", "lane_tasks:without_features", "--training-epochs", "2", "--recovery-lr", "0.3")
     assert done(run, *call, "--run", "--out", "out")["recommended"] == "retrain"
     assert (seen["epochs"], seen["recipe"].learning_rate, seen["mechanism"]) == (2, 0.3, ex.Retrain())
-    printed = run(*call, "--epsilon", "2", "--no-rescale")[1]
+    printed = run(*call, "--epsilon", "2")[1]
     assert (
         "expunge unlearn lane_tasks:without_features --mechanism retrain --epsilon 2.0 --epochs 2.0 "
-        "--recovery-lr 0.3 --no-rescale --out unlearned"
+        "--recovery-lr 0.3 --out unlearned"
     ) in " ".join(printed.split())
+    code, _, told = run(*call, "--no-rescale")
+    assert (code, "'retrain' takes no --rescale" in " ".join(told.split())) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The command line: each command parses, calls one function, prints.
 
-Exit codes: 0 done, 1 refused (a guarantee, certificate, model or file), 2 a mistake in the call, 4 an audit that could
-have refuted nothing.
+Exit codes: 0 done, 1 refused (a guarantee, certificate, model or file), 2 a mistake in the call, 3 an error in the user's own
+code, 4 an audit that could have refuted nothing, 5 a fault of expunge, 130 interrupted; see `expunge.exits`.
 """
 
 import functools
@@ -9,7 +9,6 @@ import inspect
 import json
 import os
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
@@ -23,7 +22,8 @@ import expunge as ex
 from expunge._files import write_new
 from expunge.certificate import verdict
 from expunge.cli_commitment import commitment
-from expunge.errors import ExpungeError, NothingTested, OutputError, RunError
+from expunge.errors import NothingTested, OutputError, RunError
+from expunge.exits import INTERRUPTED, NOTHING_TESTED, exit_codes
 from expunge.settings import COMPARED, FAMILIES, HEADS, LANES, Noisy, Settings, refuse_options
 
 __all__ = ["app", "main"]
@@ -33,7 +33,6 @@ app = typer.Typer(
 )
 app.add_typer(commitment, name="commitment")
 _out = Console()
-_NOTHING_TESTED = 4
 _RECORDED = "By default as the certificate's record says."
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -57,7 +56,10 @@ def _command(run: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(run)
     def command(**given: Any) -> None:
-        run(**{name: _built(hints[name], name, given) for name in inspect.signature(run).parameters})
+        try:
+            run(**{name: _built(hints[name], name, given) for name in inspect.signature(run).parameters})
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
 
     cast("Any", command).__signature__ = inspect.Signature(parameters)
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -90,20 +92,9 @@ def _built(hint: Any, name: str, given: dict[str, Any]) -> Any:
 
 
 def main() -> None:
-    """Run the command line and translate errors to exit codes."""
-    try:
+    """Run the command line; errors become messages and exit codes (`expunge.exits`)."""
+    with exit_codes():
         app()
-    except ExpungeError as error:
-        Console(stderr=True).print(f"refused: {error}", style="red", markup=False, highlight=False)
-        sys.exit(1)
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        Console(stderr=True).print("refused: this command needs torch: pip install 'expunge[torch]'", markup=False)
-        sys.exit(1)
-    except (ValueError, TypeError) as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(2)
 
 
 @_command
@@ -160,7 +151,7 @@ def verify(
         told = {"untested": untested, "verdict": vars(found), "claim": loaded.content["claim"]}
         _print_json({"verified": True} | checked | told)
         if untested is not None:
-            raise typer.Exit(_NOTHING_TESTED)
+            raise typer.Exit(NOTHING_TESTED)
         return
     what = "claim and weights" if weights else "claim only: give --weights to compare the weights"
     _out.print(f"verified ({what})", style="green")
@@ -174,7 +165,7 @@ def verify(
     _out.print(loaded.content["claim"]["proves"], highlight=False)
     if untested is not None:
         _out.print(f"{untested}.", style="red", highlight=False)
-        raise typer.Exit(_NOTHING_TESTED)
+        raise typer.Exit(NOTHING_TESTED)
 
 
 @_command
@@ -344,7 +335,7 @@ def audit(
     if refuted:
         raise typer.Exit(1)
     if found.untested is not None:
-        raise typer.Exit(_NOTHING_TESTED)
+        raise typer.Exit(NOTHING_TESTED)
 
 
 @_command

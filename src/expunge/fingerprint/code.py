@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from torch._ops import OpOverload, OpOverloadPacket
 
+from expunge._origins import is_library_class, is_library_function, is_library_module, label
 from expunge.fingerprint import volatile
 from expunge.fingerprint.names import Named, named
-from expunge.fingerprint.origins import is_library_class, is_library_function, is_library_module, label
 from expunge.fingerprint.walk import PLAIN, Walk
 
 __all__ = [

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from expunge._origins import label
 from expunge.fingerprint.code import take_class
-from expunge.fingerprint.origins import label
 from expunge.fingerprint.walk import Walk
 
 __all__ = ["take_array", "take_network", "take_tensor"]

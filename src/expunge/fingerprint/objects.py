@@ -8,9 +8,9 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
+from expunge._origins import is_library_class, label
 from expunge.fingerprint import volatile
 from expunge.fingerprint.code import take_class
-from expunge.fingerprint.origins import is_library_class, label
 from expunge.fingerprint.walk import Walk
 
 __all__ = ["take_coins", "take_constant", "take_enum", "take_object", "take_reference", "take_view"]

@@ -5,8 +5,8 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
+from expunge._origins import label
 from expunge.errors import ModelRefused
-from expunge.fingerprint.origins import label
 
 __all__ = ["PLAIN", "Walk"]
 

@@ -116,8 +116,26 @@ def _figure(*, columns: int = 1, height: float = 3.6) -> tuple[Any, Any]:
 def _svg(figure: Any, salt: str) -> str:
     import matplotlib as mpl
 
+    _take_names_as_they_are(figure)
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def _take_names_as_they_are(figure: Any) -> None:
+    """Names of lanes, attacks and losses are the users': a dollar is a dollar in them, and no formula begins there."""
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        texts = [axes.title, axes.xaxis.label, axes.yaxis.label, *(legend.get_texts() if legend else [])]
+        named = [tick for axis in (axes.xaxis, axes.yaxis) if _is_named(axis) for tick in axis.get_ticklabels()]
+        for text in (*texts, *named):
+            text.set_parse_math(False)
+
+
+def _is_named(axis: Any) -> bool:
+    """Whether the ticks were given names, and are no numbers, whose powers of ten are formulas."""
+    from matplotlib.ticker import FixedFormatter, FuncFormatter
+
+    return isinstance(axis.get_major_formatter(), FixedFormatter | FuncFormatter)

@@ -17,7 +17,7 @@ _INSTALLED = ("site-packages", "dist-packages")
 def _places() -> tuple[Path, ...]:
     """Folders of Python's own library and of what was installed."""
     names = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    found = [*names, *site.getsitepackages(), site.getusersitepackages(), str(Path(__file__).parents[1])]
+    found = [*names, *site.getsitepackages(), site.getusersitepackages(), str(Path(__file__).parent)]
     return tuple({Path(place).resolve() for place in found if place})
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from expunge.accounting import (
@@ -150,3 +150,41 @@ def test_the_limit_must_be_a_whole_number(limit, error):
 def test_a_budget_outside_its_domain_is_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Budget(**{"epsilon": 1.0, "delta": 1e-5} | bad)
+
+
+@exhaustive
+@given(
+    log_epsilon=st.one_of(st.none(), st.floats(-14, 4)),
+    log_delta=st.floats(-100, -1e-3),
+    log_radius=st.floats(-5, 5),
+    steps=st.integers(1, 60),
+    family=st.sampled_from(["output", "model", "gradient"]),
+    relation=relations,
+)
+@example(log_epsilon=-11.8606, log_delta=-1.7875, log_radius=0.0, steps=7, family="model", relation=Relation.CENTER)
+def test_however_small_or_large_the_budget_what_is_published_lies_within_it(
+    log_epsilon, log_delta, log_radius, steps, family, relation
+):
+    """Below ε = 1e-6 the aim and the ε that is found again once differed by more than the rounding."""
+    budget = Budget(epsilon=0.0 if log_epsilon is None else 10.0**log_epsilon, delta=10.0**log_delta)
+    radius = 10.0**log_radius
+
+    def make(s):
+        if family == "output":
+            return OutputPerturbation(init_clip=radius, noise_std=s)
+        if family == "model":
+            return ModelClipping(model_clip=radius, learning_rate=0.1, steps=steps, noise_std=s)
+        return GradientClipping(
+            init_clip=radius, grad_clip=1.0, learning_rate=0.1, weight_decay=0.0, steps=steps, noise_std=s
+        )
+
+    assert_met_and_nearly_tight(calibrate(make, budget, relation=relation), budget, relation)
+
+
+@pytest.mark.parametrize("epsilon", [3.901916680220441e-11, 2.4663472722712537e-13, 9.760732017724503e-13])
+@pytest.mark.parametrize("delta", [1.6231884267509831e-06, 0.0051997101902864235, 0.14910683434736216])
+def test_budgets_that_were_missed_by_more_than_1e_10_are_met(epsilon, delta):
+    budget = Budget(epsilon=epsilon, delta=delta)
+    for radius in (0.001, 1.0, 7.3, 1e4):
+        found = calibrate(lambda s, r=radius: OutputPerturbation(init_clip=r, noise_std=s), budget)
+        assert guarantee(found, delta=delta).epsilon <= epsilon

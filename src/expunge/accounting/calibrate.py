@@ -5,7 +5,7 @@ from math import inf, log
 from typing import TypeVar
 
 from expunge import _validate
-from expunge.accounting.guarantee import ROUNDING, Budget, Mechanism, Relation, guarantee
+from expunge.accounting.guarantee import ROUNDING, Budget, Mechanism, Relation, check_kind, guarantee, log_delta_of
 from expunge.accounting.search import smallest, smallest_whole
 from expunge.errors import BudgetUnreachable
 
@@ -40,11 +40,33 @@ def calibrate(family: Callable[[float], M], budget: Budget, *, relation: Relatio
     target = log(budget.delta)
     # Aimed below the budget by twice the rounding: what passes there is published, rounded up, within the budget.
     aim = budget.epsilon / (1 + 2 * ROUNDING)
-    value = smallest(lambda x: family(x).log_delta(aim, relation) - target, tolerance=1e-12)
+
+    def excess(x: float) -> float:
+        mechanism = family(x)
+        check_kind(mechanism)
+        return log_delta_of(mechanism, aim, relation) - target
+
+    value = smallest(excess, tolerance=1e-12)
+    if 1e-299 < value < inf:
+        return _met(family, value, budget, relation)
     if value == inf:
         raise BudgetUnreachable(_unreachable(budget, relation, f"{family(1.0)} with any parameter up to 1e300"))
-    if value <= 1e-299:
-        raise ValueError(f"the family meets {budget} for every parameter: {family(1.0)} does not depend on it")
+    raise ValueError(f"the family meets {budget} for every parameter: {family(1.0)} does not depend on it")
+
+
+def _met(family: Callable[[float], M], value: float, budget: Budget, relation: Relation) -> M:
+    """The mechanism at `value`, or at the least more that is published within the budget.
+
+    Where ε is so small that a relative 1e-10 of it moves log δ by less than its rounding, δ is met at the aim while the
+    ε that is found again, and published, lies a little above it.
+    """
+    nudge = 1e-12
+    while not meets(family(value), budget, relation):
+        if nudge > 1:
+            raise BudgetUnreachable(
+                _unreachable(budget, relation, f"{family(value)}, whose epsilon floats do not find")
+            )
+        value, nudge = value * (1 + nudge), 4 * nudge
     return family(value)
 
 

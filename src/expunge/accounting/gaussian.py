@@ -53,8 +53,10 @@ def log_delta_upper(epsilon: float, mu: float) -> float:
     """An upper bound on log δ(ε) that covers the rounding of `log_delta`.
 
     u carries an absolute error of at most 2^-52 (v + |u|), and |d log δ / du| ≤ max(u, 0) + 1; the remaining factors
-    are accurate to a few units of 1e-14.
+    are accurate to a few units of 1e-14. No number in, nothing known out: 0, which is δ = 1.
     """
+    if not (epsilon >= 0 and mu >= 0):
+        return 0.0
     mu = max(mu, 1e-290)  # a larger μ has a larger profile; an underflown one must not divide
     u, v = epsilon / mu - mu / 2, epsilon / mu + mu / 2
     if u > 1e150:

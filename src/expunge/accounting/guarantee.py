@@ -2,13 +2,27 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from math import exp, inf, log
+from math import exp, inf, isnan, log
 from typing import ClassVar, Protocol, runtime_checkable
 
 from expunge import _validate
 from expunge.accounting.search import smallest
 
-__all__ = ["ROUNDING", "Budget", "Guarantee", "Kind", "Mechanism", "Relation", "delta_at", "guarantee", "interval"]
+__all__ = [
+    "ROUNDING",
+    "Budget",
+    "Guarantee",
+    "Kind",
+    "Mechanism",
+    "Relation",
+    "SeveralCertifiers",
+    "check_kind",
+    "delta_at",
+    "guarantee",
+    "interval",
+    "log_delta_of",
+    "mu_of",
+]
 
 # Every published ε and μ is rounded up by this fraction, far more than floating point can lose between machines.
 ROUNDING = 1e-10
@@ -132,6 +146,19 @@ class Mechanism(Protocol):
         ...
 
 
+@runtime_checkable
+class SeveralCertifiers(Protocol):
+    """A mechanism that under some relation has more than one certifier, each with a profile of its own.
+
+    `log_delta` and `mu` may then give the least at each point: for that one (ε, δ), or for that μ, a certifier exists. Points
+    of different certifiers make no profile, and nothing may be composed from them.
+    """
+
+    def readings(self, relation: Relation, /) -> tuple[tuple[Mechanism, Relation], ...]:
+        """For each certifier one mechanism and relation whose profile is proven against it, and it alone."""
+        ...
+
+
 def guarantee(mechanism: Mechanism, *, delta: float, relation: Relation = Relation.RETRAINED) -> Guarantee:
     """The guarantee of a mechanism at a given δ: the least ε that its theorem gives, rounded up.
 
@@ -139,15 +166,19 @@ def guarantee(mechanism: Mechanism, *, delta: float, relation: Relation = Relati
     >>> proven = guarantee(OutputPerturbation(init_clip=1.0, noise_std=2.0), delta=1e-5)
     >>> f"mu = {proven.mu:.6f}, epsilon = {proven.epsilon:.6f}"
     'mu = 1.000000, epsilon = 4.377178'
+
+    Raises:
+        ValueError: a δ outside (0, 1), or a mechanism of a kind that proves no law (see `check_kind`).
     """
     _validate.open_unit_interval(delta=delta)
     relation = Relation(relation)
+    check_kind(mechanism)
     if mechanism.kind is Kind.EXACT:
         epsilon, delta, mu = 0.0, 0.0, 0.0
     elif mechanism.kind is Kind.NONE:
         epsilon, delta, mu = 0.0, 1.0, inf
     else:
-        epsilon, mu = _epsilon(mechanism, delta, relation), max(mechanism.mu(relation) * (1 + ROUNDING), 1e-290)
+        epsilon, mu = _epsilon(mechanism, delta, relation), max(mu_of(mechanism, relation) * (1 + ROUNDING), 1e-290)
     return Guarantee(
         epsilon=epsilon,
         delta=delta,
@@ -179,26 +210,65 @@ def interval(
     """
     upper = guarantee(mechanism, delta=delta, relation=relation).epsilon
     relation, target = Relation(relation), log(delta)
-    if mechanism.kind is Kind.EXACT or mechanism.log_delta_lower(0.0, relation) < target:
+
+    def attained(epsilon: float) -> bool:
+        return mechanism.log_delta_lower(epsilon, relation) >= target  # NaN is attained by nobody
+
+    if mechanism.kind is Kind.EXACT or not attained(0.0):
         return 0.0, upper
     # The first ε that is not attained, then down to one that is.
     lower = smallest(lambda e: mechanism.log_delta_lower(e, relation) - target, start=upper or 1.0, tolerance=tolerance)
-    step = tolerance
-    while lower > 0 and not mechanism.log_delta_lower(lower, relation) >= target:
-        lower, step = max(lower * (1 - step), 0.0), 2 * step
-    return min(lower, upper), upper
+    lower, step = min(lower, upper), tolerance
+    while lower > 0 and not attained(lower):
+        lower, step = max(lower * (1 - step), 0.0) if step < 1 else 0.0, 2 * step
+    return lower, upper
+
+
+def delta_at(mechanism: Mechanism, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
+    """An upper bound on δ at a given ε, never below 1e-300 unless nothing leaks.
+
+    Raises:
+        ValueError: an ε below 0 or none, or a mechanism of a kind that proves no law (see `check_kind`).
+    """
+    _validate.non_negative(epsilon=epsilon)
+    check_kind(mechanism)
+    log_delta = log_delta_of(mechanism, epsilon, Relation(relation))
+    return 0.0 if log_delta == -inf else min(max(exp(log_delta) * (1 + ROUNDING), 1e-300), 1.0)
+
+
+def check_kind(mechanism: Mechanism) -> None:
+    """Raise unless the kind of a mechanism is one that says something about laws: exact, (ε, δ), or nothing at all.
+
+    Numbers of another kind (`behavioural`, `empirical`, or one unknown here) measure runs; to read them as ε would turn a
+    measurement into a proof.
+
+    Raises:
+        ValueError: the kind is none of these, or `exact` where the mechanism's own profile says that something leaks.
+    """
+    if mechanism.kind not in (Kind.EXACT, Kind.EPSILON_DELTA, Kind.NONE):
+        raise ValueError(
+            f"'{mechanism.name}' is of kind {str(mechanism.kind)!r}, which proves no (epsilon, delta): only mechanisms of "
+            f"kind 'exact', 'epsilon_delta' or 'none' have a guarantee"
+        )
+    if mechanism.kind == Kind.EXACT and any(mechanism.log_delta(0.0, relation) != -inf for relation in Relation):
+        raise ValueError(f"'{mechanism.name}' is of kind 'exact', but its own log_delta says that something leaks")
+
+
+def log_delta_of(mechanism: Mechanism, epsilon: float, relation: Relation) -> float:
+    """What a mechanism says of log δ(ε), at most 0; where it says no number nothing is known, and δ is 1."""
+    said = mechanism.log_delta(epsilon, relation)
+    return 0.0 if isnan(said) else min(said, 0.0)
+
+
+def mu_of(mechanism: Mechanism, relation: Relation) -> float:
+    """What a mechanism says of μ; infinite, nothing known, where that is no number or below 0."""
+    said = mechanism.mu(relation)
+    return said if said >= 0 else inf
 
 
 def _epsilon(mechanism: Mechanism, delta: float, relation: Relation) -> float:
     target = log(delta)
-    if mechanism.log_delta(0.0, relation) <= target:
+    if log_delta_of(mechanism, 0.0, relation) <= target:
         return 0.0
-    least = smallest(lambda epsilon: mechanism.log_delta(epsilon, relation) - target)
+    least = smallest(lambda epsilon: log_delta_of(mechanism, epsilon, relation) - target)
     return inf if least == inf else least * (1 + ROUNDING)
-
-
-def delta_at(mechanism: Mechanism, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
-    """An upper bound on δ at a given ε, never below 1e-300 unless nothing leaks."""
-    _validate.non_negative(epsilon=epsilon)
-    log_delta = mechanism.log_delta(epsilon, Relation(relation))
-    return 0.0 if log_delta == -inf else min(max(exp(log_delta) * (1 + ROUNDING), 1e-300), 1.0)

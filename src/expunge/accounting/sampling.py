@@ -10,40 +10,37 @@ that its mass is kept under P and under Q. Under Q this spreads the law of e^L a
 function of it grows: H_ε in both directions, at every ε. The new pair dominates the old one, and dominating pairs
 compose (Doroshenko et al. 2022, arXiv 2207.04380; Zhu, Dong & Wang 2022, arXiv 2106.08567). The error is of second order in h.
 
-Composition. The law of S is tilted by e^(λS), with λ the minimiser of Chernoff's bound, and convolved by FFT: rounding is
-then small against δ itself, however small δ is. Mass outside the window of the FFT wraps into it, which adds; what lies
-above is bounded by Chernoff and added once more.
+Composition: see `losses`, to whose grid the masses are handed. The grid is chosen by the deviation of one step. Where L
+is almost always almost 0 and now and then large (rarely drawn, little noise) the law of S spans too many such cells; then the
+grid is made coarser by powers of two until the window of the FFT holds it.
 
-Rigour. Masses are rounded up, which can only raise H. A relative error ρ in the density of P costs e^Tρ in δ and Tρ
-in ε. What the FFT loses is bounded through its spectrum and given away. Trusted without proof: that numpy's and scipy's
-elementary functions, and each output of the FFT, are good to the few units in the last place counted here.
+Rigour. Masses are rounded up, which can only raise H. Trusted without proof: that numpy's and scipy's elementary functions
+are good to the few units in the last place counted here.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, exp, expm1, floor, frexp, inf, ldexp, log, log1p, log2, sqrt
-from typing import Any
+from math import ceil, expm1, floor, inf, log, log1p, sqrt
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 from scipy.special import gammaln, log_ndtr, ndtr, roots_legendre
 
-__all__ = ["log_delta_attained", "log_delta_upper"]
+from expunge.accounting import losses
+from expunge.accounting.losses import EPS, Losses, Pair, coarse, losses_from
 
-_EPS = 2.0**-52
+__all__ = ["PoissonStep", "log_delta_attained", "log_delta_upper"]
+
 _REACH = 12.0  # standard deviations kept on either side; what lies beyond is given away, 1e-32 a step
 _LEAST_WEIGHT = log(1e-40)  # binomial weights below are given away
 _PIECE = 0.05  # the widest piece of the line for one quadrature: five nodes are then exact to rounding
 _WIDEST = 200.0  # noises between the ends of the mixture; beyond it only the plain bounds are used
 _FINEST = 1e-9  # the least deviation of L that floats resolve well
-_STEP_CELLS, _FFT_CELLS = 1 << 18, 1 << 23
+_STEP_CELLS = 1 << 18
 _COMPONENTS = 1000  # of a mixture, at most
 _MOST_DRAWN = 1e9  # expected draws of the group in one mixture: its weights must fit into memory
 _AT_ONCE = 1 << 22  # exponentials in one array
-_CHERNOFF = 36.0  # -log of the mass that may lie outside the window
 _NODES, _LEGENDRE = (np.asarray(part, dtype=float) for part in roots_legendre(5))
-_fft: Any = scipy.fft  # its stubs admit arguments of every backend
 _Vector = NDArray[np.float64]
 
 
@@ -66,45 +63,42 @@ def log_delta_upper(
     """
     unseen = group_size * steps * log1p(-sampling_rate)
     # Where nobody of the group is ever drawn the two worlds are one: P = e^unseen Q + ..., so δ ≤ 1 - e^unseen.
-    taken = log(-expm1(unseen)) + 8 * _EPS if unseen < 0 else -inf
-    pair = _step(sampling_rate, group_size, noise_multiplier, steps)
-    if pair is None:
-        return min(taken, 0.0)
-    aim = epsilon - steps * pair.slack
-    directions = (pair.present, pair.absent)
-    composed = max(_log_hockey_stick(losses, steps, aim, pair.lost) for losses in directions)
-    return min(composed + steps * pair.slack, taken, 0.0)
+    taken = log(-expm1(unseen)) + 8 * EPS if unseen < 0 else -inf
+    step = PoissonStep(sampling_rate, group_size, noise_multiplier)
+    return min(losses.composed([(step, steps)], epsilon), taken, 0.0)
 
 
 @dataclass(frozen=True)
-class _Losses:
-    """Upper bounds on the masses of the loss on a grid: `log_mass[i]` at (first + i) spacing; all finite."""
+class PoissonStep:
+    """One noisy sum over a Poisson sample, with a group of m records against without.
 
-    spacing: float
-    index: NDArray[np.int64]
-    log_mass: _Vector
-
-    @property
-    def at(self) -> _Vector:
-        """The losses."""
-        return np.asarray(self.spacing * self.index, dtype=float)
-
-    def cumulant(self, tilts: _Vector) -> _Vector:
-        """Log E e^(λ loss), for each λ of shape (k,)."""
-        return np.array([_log_sum_exp(self.log_mass + tilt * self.at) for tilt in tilts])
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One step's dominating pair: losses where the group is there and where it is not.
-
-    `lost` is what may have an infinite loss, `slack` the relative error in the density of P.
+    Args:
+        sampling_rate: q in (0, 1).
+        group_size: m.
+        noise_multiplier: ν.
     """
 
-    present: _Losses
-    absent: _Losses
-    lost: float
-    slack: float
+    sampling_rate: float
+    group_size: int
+    noise_multiplier: float
+
+    def spacing(self, steps: int) -> float | None:
+        """Of the grid on which `steps` such steps compose; None where floats do not resolve the loss."""
+        shape = _shape(self)
+        if shape is None:
+            return None
+        # Cells a deviation: as many as a window of 16 deviations of S affords, at least 50 where the FFT can hold them.
+        resolution = min(200.0, max((1 << 15) / (16 * sqrt(steps)), min(50.0, (1 << 21) / (16 * sqrt(steps)))))
+        return coarse(max(shape.deviation / resolution, shape.least))
+
+    def finest(self) -> float:
+        """Of `_STEP_CELLS` cells for one step."""
+        shape = _shape(self)
+        return 0.0 if shape is None else coarse(shape.least)
+
+    def pair(self, spacing: float) -> Pair:
+        """The dominating pair on a grid of that spacing."""
+        return _pair(self, spacing)
 
 
 @dataclass(frozen=True)
@@ -134,7 +128,7 @@ class _Mixture:
     def rounding(self) -> float:
         """Absolute error of L on the line that is kept."""
         far = float(self.at[-1])
-        return _EPS * (64 + 4 * float(np.abs(self.log_weight).max()) + 4 * far * (far + _REACH))
+        return EPS * (64 + 4 * float(np.abs(self.log_weight).max()) + 4 * far * (far + _REACH))
 
 
 def _mixture(sampling_rate: float, group_size: int, noise_multiplier: float, *, up: bool = True) -> _Mixture:
@@ -158,43 +152,47 @@ def _mixture(sampling_rate: float, group_size: int, noise_multiplier: float, *, 
         at=j[kept][ends if up else starts] / noise_multiplier,
         log_weight=np.log(weight),
         dropped=float(np.exp(log_weight[~kept]).sum()) * (1 + 1e-6) + 1e-200,
-        slack=8 * _EPS * (largest + 128),
+        slack=8 * EPS * (largest + 128),
     )
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """L at the points x of the line, and its deviation where the group is or is not, whichever is less."""
+
+    mixture: _Mixture
+    x: _Vector
+    level: _Vector
+    deviation: float
+
+    @property
+    def least(self) -> float:
+        """The spacing at which L has `_STEP_CELLS` cells."""
+        return float(self.level[-1] - self.level[0]) / _STEP_CELLS
+
+
 @lru_cache(maxsize=16)
-def _step(sampling_rate: float, group_size: int, noise_multiplier: float, steps: int) -> _Step | None:
-    """The discretised pair, or None where floats do not resolve it."""
-    if group_size * sampling_rate > min(_WIDEST * noise_multiplier, _MOST_DRAWN):
+def _shape(step: PoissonStep) -> _Shape | None:
+    """None where floats do not resolve the loss."""
+    if step.group_size * step.sampling_rate > min(_WIDEST * step.noise_multiplier, _MOST_DRAWN):
         return None
-    mixture = _mixture(sampling_rate, group_size, noise_multiplier)
+    mixture = _mixture(step.sampling_rate, step.group_size, step.noise_multiplier)
     far = float(mixture.at[-1])
     if far > _WIDEST:
         return None
     x = np.linspace(-_REACH, far + _REACH, 1 + ceil((far + 2 * _REACH) / _PIECE))
     level = mixture.log_ratio(x)[0]
-    deviation = min(_deviation(level, -0.5 * x**2), _deviation(level, level - 0.5 * x**2))
-    if not deviation >= _FINEST:
-        return None
-    # Cells a deviation: as many as a window of 16 deviations of S affords, at least 50 where the FFT can hold them.
-    resolution = min(200.0, max((1 << 15) / (16 * sqrt(steps)), min(50.0, (1 << 21) / (16 * sqrt(steps)))))
-    spacing = _coarse(max(deviation / resolution, float(level[-1] - level[0]) / _STEP_CELLS))
-    present, absent, missed = _split(mixture, x, level, spacing)
-    lost = mixture.dropped + 2 * float(ndtr(-_REACH)) * (1 + 1e-6)
-    return _Step(present, absent, lost, mixture.slack + 4 * mixture.rounding + missed)
+    deviation = min(losses.deviation(level, -0.5 * x**2), losses.deviation(level, level - 0.5 * x**2))
+    return _Shape(mixture, x, level, deviation) if deviation >= _FINEST else None
 
 
-def _coarse(x: float) -> float:
-    """Rounded up to ten bits: a choice that must not differ between machines that compute x to other last digits."""
-    mantissa, exponent = frexp(x)
-    return ldexp(ceil(mantissa * 1024) / 1024, exponent)
-
-
-def _deviation(level: _Vector, log_density: _Vector) -> float:
-    """Standard deviation of `level` under an unnormalised density on an even grid; sets the spacing, proves nothing."""
-    weight = np.exp(log_density - log_density.max())
-    mean = (weight @ level) / weight.sum()
-    return sqrt(float(weight @ (level - mean) ** 2) / float(weight.sum()))
+@lru_cache(maxsize=16)
+def _pair(step: PoissonStep, spacing: float) -> Pair:
+    shape = _shape(step)
+    assert shape is not None, "a step without a spacing has no pair"
+    present, absent, missed = _split(shape.mixture, shape.x, shape.level, spacing)
+    lost = shape.mixture.dropped + 2 * float(ndtr(-_REACH)) * (1 + 1e-6)
+    return Pair(present, absent, lost, shape.mixture.slack + 4 * shape.mixture.rounding + missed)
 
 
 def _crossings(mixture: _Mixture, x: _Vector, level: _Vector, spacing: float) -> tuple[_Vector, float]:
@@ -208,10 +206,10 @@ def _crossings(mixture: _Mixture, x: _Vector, level: _Vector, spacing: float) ->
         if missed <= mixture.rounding or missed >= previous:
             break
         at = np.clip(at - (value - targets) / slope, x[0], x[-1])
-    return at, _coarse(max(missed, mixture.rounding))
+    return at, coarse(max(missed, mixture.rounding))
 
 
-def _split(mixture: _Mixture, x: _Vector, level: _Vector, spacing: float) -> tuple[_Losses, _Losses, float]:
+def _split(mixture: _Mixture, x: _Vector, level: _Vector, spacing: float) -> tuple[Losses, Losses, float]:
     """Move the mass between two crossings to the grid, its masses under P and Q kept, and rounded up.
 
     Returns the losses with and without the group, and the error of L at the crossings.
@@ -234,91 +232,11 @@ def _split(mixture: _Mixture, x: _Vector, level: _Vector, spacing: float) -> tup
     ends = np.concatenate([index, index + 1])
     with np.errstate(divide="ignore"):
         masses = np.concatenate([log_absent + np.log(lower), log_absent + np.log(upper)])
-    shifted = masses + spacing * ends + 8 * _EPS * spacing * np.abs(ends)
+    shifted = masses + spacing * ends + 8 * EPS * spacing * np.abs(ends)
     present = np.asarray(np.bincount(ends - first, np.exp(shifted), minlength=count), dtype=float)
     absent = np.asarray(np.bincount(ends - first, np.exp(masses), minlength=count), dtype=float)
     whole_index = first + np.arange(count)
-    return _losses(spacing, whole_index, present), _losses(spacing, -whole_index, absent), missed
-
-
-def _log_sum_exp(terms: _Vector) -> float:
-    """Ten times as fast as scipy's, which serves more cases."""
-    top = float(terms.max())
-    return top + log(float(np.exp(terms - top).sum()))
-
-
-def _losses(spacing: float, index: NDArray[np.int64], mass: _Vector) -> _Losses:
-    kept = mass > 0
-    log_mass = np.log(mass[kept])
-    return _Losses(spacing, index[kept], log_mass + 1e-12 + 4 * _EPS * np.abs(log_mass))
-
-
-def _log_hockey_stick(losses: _Losses, steps: int, epsilon: float, lost: float) -> float:
-    """Log of T lost + E (1 - e^(ε - S))_+ over `steps` independent losses, rounded up."""
-    tilt, cumulant = _best_tilt(losses, steps, epsilon)
-    tilted = losses.log_mass + tilt * losses.at - cumulant
-    mass = np.exp(tilted)
-    rounding = 4 * _EPS * (64 + float(mass @ (np.abs(losses.log_mass) + np.abs(tilt * losses.at))) + abs(cumulant))
-    low, high, tail = _window(losses, tilt, cumulant, steps, tilted)
-    expected = _expectation(losses, mass, steps, epsilon, tilt, (low, high), rounding) + tail
-    given = 2 * steps * rounding + 8 * _EPS * tilt * abs(epsilon)
-    log_delta = steps * cumulant - tilt * epsilon + log(expected) + given if expected > 0 else -inf
-    return float(np.logaddexp(log_delta, log(steps * lost)))
-
-
-def _best_tilt(losses: _Losses, steps: int, epsilon: float) -> tuple[float, float]:
-    """λ ≥ 0 near the minimum of T K(λ) - λ ε, which is convex, and K(λ). Every λ gives a bound; the best the tightest."""
-    tilts = np.concatenate(
-        [[0.0], np.geomspace(0.05, 60.0, 48) / (sqrt(steps) * _deviation(losses.at, losses.log_mass))]
-    )
-    coarse = np.arange(0, len(tilts), 6)
-    near = int((steps * losses.cumulant(tilts[coarse]) - tilts[coarse] * epsilon).argmin()) * 6
-    fine = tilts[max(near - 5, 0) : near + 6]
-    cumulants = losses.cumulant(fine)
-    best = int((steps * cumulants - fine * epsilon).argmin())
-    return float(fine[best]), float(cumulants[best])
-
-
-def _window(losses: _Losses, tilt: float, cumulant: float, steps: int, tilted: _Vector) -> tuple[int, int, float]:
-    """The cells that the FFT keeps, and a bound on the tilted mass above them (Chernoff)."""
-    scale = sqrt(steps) * _deviation(losses.at, tilted)
-    moves = np.geomspace(0.5, 30.0, 10) / scale
-    up = steps * (losses.cumulant(tilt + moves) - cumulant)
-    down = steps * (losses.cumulant(tilt - moves) - cumulant)
-    top = min(float(((up + _CHERNOFF) / moves).min()), steps * float(losses.at.max()))
-    bottom = max(float((-(down + _CHERNOFF) / moves).max()), steps * float(losses.at.min()))
-    low, high = floor(bottom / losses.spacing) - 1, ceil(top / losses.spacing) + 1
-    if high - low > _FFT_CELLS:  # what is cut off below wraps, what is cut off above is bounded
-        middle = round(steps * float(np.exp(tilted) @ losses.index))
-        low, high = middle - _FFT_CELLS // 2, middle + _FFT_CELLS // 2
-    if high >= steps * int(losses.index.max()):
-        return low, high, 0.0
-    return low, high, exp(min(0.0, float((up - moves * losses.spacing * high).min()))) * (1 + 1e-6)
-
-
-def _expectation(
-    losses: _Losses, mass: _Vector, steps: int, epsilon: float, tilt: float, cells: tuple[int, int], rounding: float
-) -> float:
-    """E e^(-λ(S - ε)) (1 - e^(ε - S))_+ for S within the window under the tilted law `mass`, rounded up."""
-    low, high = cells
-    size = int(_fft.next_fast_len(max(high - low + 1, 256), real=True))
-    spectrum = _fft.rfft(np.bincount(losses.index % size, mass, minlength=size), size)
-    error = 16 * _EPS * log2(size) + rounding
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(spectrum)
-        power = np.where(spectrum == 0, 0.0, np.exp(steps * logs))
-        strayed = np.where(spectrum == 0, 0.0, np.abs(power) * steps * 4 * _EPS * np.abs(logs))
-    # |a^T - b^T| ≤ T |a - b| max(|a|, |b|)^(T-1).
-    strayed += steps * error * np.exp((steps - 1) * np.log(np.abs(spectrum) + error))
-    law = _fft.irfft(power, size)
-    where = np.arange(low, low + size)
-    past = losses.spacing * where - epsilon
-    past_zero = np.maximum(past, 0.0)
-    value = np.exp(-tilt * past_zero) * -np.expm1(-past_zero)
-    # Errors of the spectrum by Parseval and Cauchy-Schwarz, those of the inverse output by output.
-    lost = sqrt(2 / size) * float(np.linalg.norm(strayed)) * float(np.linalg.norm(value))
-    lost += 16 * _EPS * log2(size) * (2 / size) * float(np.abs(power).sum()) * float(value.sum())
-    return max(float(law[where % size] @ value), 0.0) * (1 + 1e-12) + lost
+    return losses_from(spacing, whole_index, present), losses_from(spacing, -whole_index, absent), missed
 
 
 @lru_cache(maxsize=4096)
@@ -357,7 +275,7 @@ def _gains(mixture: _Mixture, epsilon: float, thresholds: _Vector, *, above: boo
     top = terms.max(axis=1)
     there = top + np.log(np.exp(terms - top[:, None]).sum(axis=1))
     more, less = (there, alone) if above else (alone, np.logaddexp(there, log(mixture.dropped)))
-    error = mixture.slack + 1e-12 + 8 * _EPS * (np.abs(more) + np.abs(less))
+    error = mixture.slack + 1e-12 + 8 * EPS * (np.abs(more) + np.abs(less))
     gap = more - less - epsilon - 2 * error
     with np.errstate(divide="ignore"):
         return np.asarray(more - error + np.log(-np.expm1(-np.maximum(gap, 0.0))), dtype=float)

@@ -6,25 +6,40 @@ guarantees compose, also where a later release was chosen after seeing the earli
 from an *already released* unlearned model is, for the data forgotten before, mere post-processing of that release.
 Retraining adds nothing at all.
 
-Gaussian parts compose to sqrt(Σ μ²) (Dong, Roth & Su 2019, arXiv 1905.02383, Corollary 3.3). Others have a profile
-below that of their μ. Each profile δ(e^ε) is made into a discrete pair of laws whose own profile is its chord on a grid
-of ε ("connect the dots", Doroshenko et al. 2022, arXiv 2207.04380): the true profile is convex in e^ε, so it lies below
-the chord, and the pair dominates. Dominating pairs may be multiplied, adaptively too (Zhu, Dong & Wang 2022,
-arXiv 2106.08567, Theorem 10). As a guarantee holds in both directions the pair is symmetric, and half the grid suffices.
+Gaussian parts compose to sqrt(Σ μ²) (Dong, Roth & Su 2019, arXiv 1905.02383, Corollary 3.3). Others have a profile below that
+of their μ: each becomes a dominating pair on a grid, from the mechanism's own steps where it has such (`sampling`), else from its
+profile (`chords`), and pairs multiply, adaptively too (`losses`).
+
+One certifier. What is proven jointly is proven against one joint certifier, which for every release is one and the same at all
+ε. A mechanism that has several (`SeveralCertifiers`) is composed once for each, never by the least of their profiles: that
+least is the profile of no certifier. Of several valid analyses against the same certifier the least counts: the grid, the
+Gaussian of all μ together, and the total variation, 1 - δ(0) ≥ Π (1 - δ_k(0)).
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from math import ceil, exp, hypot, inf, isfinite, log, log2, sqrt
+from math import exp, expm1, hypot, inf, log, log1p, sqrt
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from expunge import _validate
-from expunge.accounting import gaussian
-from expunge.accounting.guarantee import ROUNDING, Budget, Guarantee, Kind, Mechanism, Relation
+from expunge.accounting import gaussian, losses
+from expunge.accounting.chords import Chords
+from expunge.accounting.guarantee import (
+    ROUNDING,
+    Budget,
+    Guarantee,
+    Kind,
+    Mechanism,
+    Relation,
+    SeveralCertifiers,
+    check_kind,
+    guarantee,
+    log_delta_of,
+    mu_of,
+)
+from expunge.accounting.losses import HasLosses, Source
 from expunge.accounting.mechanisms import OutputPerturbation
 from expunge.accounting.mechanisms import assumptions as assume
 from expunge.accounting.search import smallest, smallest_whole
@@ -36,10 +51,7 @@ _THEOREM = (
     "others by dominating pairs (Zhu, Dong & Wang 2022, arXiv 2106.08567) whose profile is the chord of theirs "
     "(Doroshenko et al. 2022, arXiv 2207.04380)."
 )
-Profile = Callable[[float], float]  # log δ of ε ≥ 0
-_GRID = 1000  # points of ε for the widest profile
-_LOW = -60.0  # log δ where a profile ends; the rest counts as a certain loss
-_SLACK = 1e-9  # relative, more than positive sums over the grid can lose
+_LOW = -60.0  # log δ where a profile ends, where no smaller δ is asked for
 
 
 def compose(mechanisms: Iterable[Mechanism], *, delta: float, relation: Relation = Relation.RETRAINED) -> Guarantee:
@@ -53,28 +65,18 @@ def compose(mechanisms: Iterable[Mechanism], *, delta: float, relation: Relation
     Raises:
         ValueError: no mechanism, or one whose kind is neither `exact` nor `epsilon_delta`.
 
+    Where a mechanism has several certifiers, the joint ε and μ are against one for each release, the choice that proves more.
+
     >>> from expunge.accounting.mechanisms import OutputPerturbation
     >>> once = OutputPerturbation(init_clip=1.0, noise_std=8.0)
     >>> f"{compose([once], delta=1e-5).epsilon:.6f} {compose([once] * 4, delta=1e-5).epsilon:.6f}"
     '0.926342 1.993091'
     """
     _validate.open_unit_interval(delta=delta)
-    relation, mechanisms = Relation(relation), tuple(mechanisms)
-    _check_kinds(mechanisms)
-    noisy = [m for m in mechanisms if m.kind is Kind.EPSILON_DELTA]
-    joint, target = _Joint.of(noisy, relation), log(delta)
-    met = joint.log_delta(0.0, relation) <= target
-    least = 0.0 if met else smallest(lambda e: joint.log_delta(e, relation) - target)
-    stated = dict.fromkeys(a for m in mechanisms for a in m.assumptions if a != assume.ONE_RELEASE)
-    return Guarantee(
-        epsilon=least * (1 + ROUNDING),
-        delta=delta if noisy else 0.0,
-        mu=hypot(*(m.mu(relation) for m in noisy)) * (1 + ROUNDING) if noisy else 0.0,
-        kind=Kind.EPSILON_DELTA if noisy else Kind.EXACT,
-        relation=relation,
-        theorem=_THEOREM,
-        assumptions=(*stated, assume.INDEPENDENT_RELEASES),
-    )
+    relation, counted = Relation(relation), _counted(mechanisms)
+    if not counted:
+        raise ValueError("compose needs at least one mechanism")
+    return _composed(counted, delta, relation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,23 +107,27 @@ def remaining(budget: Budget, spent: Iterable[Mechanism], *, relation: Relation 
     >>> f"mu {left.mu:.4f}, epsilon {left.epsilon:.4f}, retrain {left.retrain}"
     'mu 0.2531, epsilon 0.9389, retrain False'
     """
-    relation, spent = Relation(relation), tuple(spent)
-    if spent and compose(spent, delta=budget.delta, relation=relation).epsilon > budget.epsilon:
+    relation, counted = Relation(relation), _counted(spent)
+    if counted and _composed(counted, budget.delta, relation).epsilon > budget.epsilon:
         return Remaining(mu=0.0, epsilon=0.0, retrain=True)
-    joint = _Joint.of([m for m in spent if m.kind is Kind.EPSILON_DELTA], relation)
-    if not joint.parts:
-        whole = gaussian.mu(budget.epsilon, budget.delta)
-        mu = sqrt(max(whole - joint.mu, 0.0) * (whole + joint.mu))
+
+    def more(mu: float) -> OutputPerturbation:
+        return OutputPerturbation(init_clip=1.0, noise_std=(2 if relation is Relation.RETRAINED else 1) / mu)
+
+    def excess(mu: float) -> float:
+        return _composed([*counted, _Counted(more(mu), 1)], budget.delta, relation).epsilon - budget.epsilon
+
+    whole = gaussian.mu(budget.epsilon, budget.delta)
+    if all(_is_gaussian(m, relation) for m, _ in counted):
+        joint = hypot(*(sqrt(times) * mu_of(m, relation) for m, times in counted))
+        mu = sqrt(max(whole - joint, 0.0) * (whole + joint))
     else:
-
-        def excess(inverse: float) -> float:
-            more = OutputPerturbation(init_clip=1.0, noise_std=(2 if relation is Relation.RETRAINED else 1) * inverse)
-            return compose([*spent, more], delta=budget.delta, relation=relation).epsilon - budget.epsilon
-
-        inverse = smallest(excess, tolerance=1e-6)
+        inverse = smallest(lambda x: excess(1 / x), start=1 / max(whole, 1e-290), tolerance=1e-6)
         mu = 0.0 if inverse == inf else 1 / inverse
-    mu *= 1 - 1e-9
-    if mu <= 0:
+    mu, nudge = mu * (1 - 1e-9), 1e-9
+    while mu > 1e-290 and excess(mu) > 0:
+        mu, nudge = mu * (1 - min(nudge, 1.0)), 4 * nudge
+    if mu <= 1e-290:
         return Remaining(mu=0.0, epsilon=0.0, retrain=True)
     return Remaining(mu=mu, epsilon=gaussian.epsilon(mu, budget.delta), retrain=False)
 
@@ -144,11 +150,12 @@ def requests_left(
         limit: the answer is at most this.
     """
     _validate.whole(limit=limit)
-    spent = tuple(spent)
+    relation, counted = Relation(relation), _counted(spent)
+    _check_kinds([*counted, _Counted(mechanism, 1)])
     if mechanism.kind is Kind.EXACT:
         return limit
     over = smallest_whole(
-        lambda n: compose([*spent, *[mechanism] * n], delta=budget.delta, relation=relation).epsilon > budget.epsilon,
+        lambda n: _composed([*counted, _Counted(mechanism, n)], budget.delta, relation).epsilon > budget.epsilon,
         limit=limit + 1,
     )
     return limit if over is None else over - 1
@@ -176,125 +183,127 @@ def group_epsilon_delta(epsilon: float, delta: float, size: int) -> tuple[float,
     return epsilon * size * (1 + ROUNDING), min(delta * factor * (1 + ROUNDING), 1.0)
 
 
+class _Counted(NamedTuple):
+    """One mechanism, and how many releases it made."""
+
+    mechanism: Mechanism
+    times: int
+
+
+def _counted(mechanisms: Iterable[Mechanism]) -> list[_Counted]:
+    """Equal mechanisms together, in the order of their first; one and the same object is compared only once."""
+    objects: dict[int, tuple[Mechanism, int]] = {}
+    kept = tuple(mechanisms)  # alive, so that no id is used twice
+    for m in kept:
+        objects[id(m)] = (m, objects.get(id(m), (m, 0))[1] + 1)
+    counts: dict[Mechanism, int] = {}
+    for m, times in objects.values():
+        counts[m] = counts.get(m, 0) + times
+    return [_Counted(m, times) for m, times in counts.items()]
+
+
+def _check_kinds(counted: Sequence[_Counted]) -> None:
+    for m, _ in counted:
+        check_kind(m)
+        if m.kind is Kind.NONE:
+            raise ValueError(f"'{m.name}' is of kind 'none', which does not compose: nothing is proven about it")
+
+
+def _composed(counted: Sequence[_Counted], delta: float, relation: Relation) -> Guarantee:
+    _check_kinds(counted)
+    noisy = [part for part in counted if part.mechanism.kind is Kind.EPSILON_DELTA]
+    least, mu = min(_bound(choice, delta) for choice in _choices(noisy, delta, relation)) if noisy else (0.0, 0.0)
+    stated = dict.fromkeys(a for m, _ in counted for a in m.assumptions if a != assume.ONE_RELEASE)
+    return Guarantee(
+        epsilon=least * (1 + ROUNDING),
+        delta=delta if noisy else 0.0,
+        mu=mu * (1 + ROUNDING),
+        kind=Kind.EPSILON_DELTA if noisy else Kind.EXACT,
+        relation=relation,
+        theorem=_THEOREM,
+        assumptions=(*stated, assume.INDEPENDENT_RELEASES),
+    )
+
+
+class _Part(NamedTuple):
+    """A mechanism, how many releases it made, and the reading that has one certifier."""
+
+    mechanism: Mechanism
+    times: int
+    relation: Relation
+
+
+def _choices(counted: Sequence[_Counted], delta: float, relation: Relation) -> list[list[_Part]]:
+    """For every release one certifier: all the first, all the second, ..., or for each the one that alone proves most."""
+    readings = [_readings(m, relation) for m, _ in counted]
+    alone = [
+        min(range(len(r)), key=lambda k, r=r: guarantee(r[k][0], delta=delta, relation=r[k][1]).epsilon)
+        if len(r) > 1
+        else 0
+        for r in readings
+    ]
+    most = max(len(r) for r in readings)
+    picks = {tuple(min(k, len(r) - 1) for r in readings) for k in range(most)} | {tuple(alone)}
+    return [
+        [_Part(r[k][0], times, r[k][1]) for r, k, (_, times) in zip(readings, pick, counted, strict=True)]
+        for pick in sorted(picks)
+    ]
+
+
+def _readings(mechanism: Mechanism, relation: Relation) -> tuple[tuple[Mechanism, Relation], ...]:
+    return mechanism.readings(relation) if isinstance(mechanism, SeveralCertifiers) else ((mechanism, relation),)
+
+
+def _bound(parts: Sequence[_Part], delta: float) -> tuple[float, float]:
+    """The least ε at δ and the μ of releases against one certifier each."""
+    joint, target = _Joint.of(parts, min(_LOW, log(delta) - 20)), log(delta)
+    if joint.log_delta(0.0) <= target:
+        return 0.0, joint.mu
+    return smallest(lambda e: joint.log_delta(e) - target), joint.mu
+
+
 @dataclass(frozen=True)
 class _Joint:
-    """A Gaussian and discrete losses, independent: the product of dominating pairs.
+    """Independent releases, each against one certifier.
 
     Args:
-        mu: of all Gaussian parts together.
-        parts: (mechanism, times) of those whose profile lies below that of their μ.
-        loss: the joint law of all parts on a grid; None where there are only Gaussian ones.
+        mu: of all parts together, infinite where one has none.
+        apart: log of their total variation.
+        sources: of dominating pairs, each so many times, the Gaussian parts as one; empty where `mu` says all.
+        only: the one release there is, whose own profile needs no grid.
     """
 
     mu: float
-    parts: tuple[tuple[Mechanism, int], ...]
-    loss: "_Loss | None"
+    apart: float
+    sources: tuple[tuple[Source, int], ...]
+    only: _Part | None
 
     @classmethod
-    def of(cls, mechanisms: Sequence[Mechanism], relation: Relation) -> "_Joint":
-        gaussians = [m for m in mechanisms if _is_gaussian(m, relation)]
-        others = [m for m in mechanisms if not _is_gaussian(m, relation)]
-        mu = hypot(*(m.mu(relation) for m in gaussians)) * (1 + 1e-15)
-        parts = tuple(Counter(others).items())
-        if not parts:
-            return cls(mu, (), None)
-        profiles: list[tuple[Profile, int]] = [(_Of(m, relation), times) for m, times in parts]
-        if mu > 0:
-            profiles.append((_Gaussian(mu), 1))
-        if len(profiles) == 1 and profiles[0][1] == 1:
-            return cls(mu, parts, None)  # one release: its own profile, no grid
-        # A grid of few different steps, so that what was computed for one question serves the next.
-        step = 2 ** (ceil(4 * log2(max(_end(profile) for profile, _ in profiles) / _GRID)) / 4)
-        loss = None
-        for profile, times in profiles:
-            power = _dominating(profile, step).power(times)
-            loss = power if loss is None else loss.plus(power)
-        return cls(mu, parts, loss)
-
-    def log_delta(self, epsilon: float, relation: Relation) -> float:
-        if self.loss is not None:
-            return self.loss.log_delta(epsilon)
-        if self.parts:
-            return self.parts[0][0].log_delta(epsilon, relation)
-        return gaussian.log_delta_upper(epsilon, self.mu) if self.mu > 0 else -inf
-
-
-@dataclass(frozen=True)
-class _Loss:
-    """A privacy loss: mass at step · (first + i), and mass where nothing is hidden.
-
-    Args:
-        step: distance of the grid.
-        first: index of the lowest loss.
-        mass: probabilities under P, shape (n,).
-        certain: probability of an infinite loss.
-    """
-
-    step: float
-    first: int
-    mass: NDArray[np.float64]
-    certain: float
-
-    @classmethod
-    def dominating(cls, profile: Profile, step: float, points: int) -> "_Loss":
-        """The symmetric pair whose profile is the chord of `profile` (log δ of ε ≥ 0) on 0, step, ..., points step.
-
-        Rounding up may leave the pair with a total mass above 1; mass added to both measures only raises their profile.
-        """
-        alpha = np.exp(step * np.arange(points + 1))
-        slopes, certain = _chords(alpha, np.exp([profile(step * i) for i in range(points + 1)]))
-        q = slopes - np.append(slopes[1:], 0.0)  # mass under Q at step, 2 step, ...
-        q, certain = np.maximum(q, 0.0) * (1 + _SLACK), min(certain * (1 + _SLACK), 1.0)
-        p = q * alpha[1:]
-        at_zero = max(1 - certain - float(p.sum()) - float(q.sum()), 0.0)
-        return cls(step, -points, np.concatenate([q[::-1], [at_zero], p]), certain)
-
-    def plus(self, other: "_Loss") -> "_Loss":
-        """The loss of both, independent."""
-        mass = np.convolve(self.mass, other.mass)
-        certain = self.certain + other.certain - self.certain * other.certain
-        return _Loss(self.step, self.first + other.first, mass, certain)._trimmed()
-
-    def power(self, times: int) -> "_Loss":
-        """The loss of `times` independent copies."""
-        half = self if times == 1 else self.power(times // 2)
-        if times == 1:
-            return self
-        return half.plus(half) if times % 2 == 0 else half.plus(half).plus(self)
+    def of(cls, parts: Sequence[_Part], low: float) -> "_Joint":
+        counts: dict[Source, int] = {}
+        gaussians: list[float] = []
+        for m, times, relation in parts:
+            made = m.losses() if isinstance(m, HasLosses) else None
+            if made is not None and made[0].spacing(made[1] * times) is not None:
+                counts[made[0]] = counts.get(made[0], 0) + made[1] * times
+            elif _is_gaussian(m, relation):
+                gaussians.append(sqrt(times) * mu_of(m, relation))
+            else:
+                source = Chords(_Of(m, relation), low)
+                counts[source] = counts.get(source, 0) + times
+        if counts and gaussians:
+            counts[Chords(_Gaussian(hypot(*gaussians) * (1 + 1e-15)), low)] = 1
+        mu = hypot(*(sqrt(times) * mu_of(m, r) for m, times, r in parts)) * (1 + 1e-15)
+        staying = sum(times * log1p(-min(exp(log_delta_of(m, 0.0, r)), 1 - 1e-16)) for m, times, r in parts)
+        apart = min(log(max(-expm1(staying), 1e-300)) + 1e-12, 0.0)
+        only = parts[0] if len(parts) == 1 and parts[0].times == 1 else None
+        return cls(mu, apart, tuple(counts.items()), only)
 
     def log_delta(self, epsilon: float) -> float:
-        losses = self.step * (self.first + np.arange(len(self.mass)))
-        above = losses > epsilon
-        total = self.certain + float(self.mass[above] @ -np.expm1(epsilon - losses[above]))
-        return log(min(total * (1 + _SLACK), 1.0)) if total > 0 else -inf
-
-    def _trimmed(self) -> "_Loss":
-        """Without far tails: the upper one becomes certain loss, the lower one moves up to what remains."""
-        low, high = np.cumsum(self.mass), np.cumsum(self.mass[::-1])[::-1]
-        start = int(np.searchsorted(low, exp(_LOW)))
-        stop = len(high) - int(np.searchsorted(high[::-1], exp(_LOW) / 100))
-        kept = self.mass[start:stop].copy()
-        if not len(kept):
-            return self
-        kept[0] += float(self.mass[:start].sum())
-        return _Loss(self.step, self.first + start, kept, self.certain + float(self.mass[stop:].sum()))
-
-
-def _chords(alpha: NDArray[np.float64], delta: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """-slope of each chord of the greatest convex minorant of the points, and the value at its right end.
-
-    The true profile is convex and below the points, so it is below their convex minorant too.
-    """
-    kept = [0]
-    for i in range(1, len(alpha)):
-        while len(kept) > 1:
-            a, b = kept[-2], kept[-1]
-            if (delta[b] - delta[a]) * (alpha[i] - alpha[a]) < (delta[i] - delta[a]) * (alpha[b] - alpha[a]):
-                break
-            kept.pop()
-        kept.append(i)
-    slopes = -np.diff(delta[kept]) / np.diff(alpha[kept])
-    return np.repeat(np.maximum(slopes, 0.0), np.diff(kept)), float(delta[-1])
+        if self.only is not None:
+            return log_delta_of(self.only.mechanism, epsilon, self.only.relation)
+        known = min(gaussian.log_delta_upper(epsilon, self.mu), self.apart)
+        return min(known, losses.composed(self.sources, epsilon)) if self.sources else known
 
 
 @dataclass(frozen=True)
@@ -305,7 +314,7 @@ class _Of:
     relation: Relation
 
     def __call__(self, epsilon: float) -> float:
-        return self.mechanism.log_delta(epsilon, self.relation)
+        return log_delta_of(self.mechanism, epsilon, self.relation)
 
 
 @dataclass(frozen=True)
@@ -318,29 +327,10 @@ class _Gaussian:
         return gaussian.log_delta_upper(epsilon, self.mu)
 
 
-@lru_cache(maxsize=256)
-def _end(profile: Profile) -> float:
-    """The ε at which a profile has fallen to `_LOW`, at most 600."""
-    return min(smallest(lambda e: profile(e) - _LOW, tolerance=1e-2), 600.0)
-
-
-@lru_cache(maxsize=64)
-def _dominating(profile: Profile, step: float) -> _Loss:
-    return _Loss.dominating(profile, step, max(2, ceil(_end(profile) / step)))
-
-
 def _is_gaussian(mechanism: Mechanism, relation: Relation) -> bool:
     """Whether `log_delta` says no more than the Gaussian profile of `mu`, which may then take its place."""
-    mu = mechanism.mu(relation)
-    if not isfinite(mu):
+    mu = mu_of(mechanism, relation)
+    if mu == inf:
         return False
     at = [0.0, 0.1 * mu, mu, mu * mu / 2 + 3 * mu]
-    return all(mechanism.log_delta(e, relation) >= gaussian.log_delta_upper(e, mu) - 1e-9 for e in at)
-
-
-def _check_kinds(mechanisms: Sequence[Mechanism]) -> None:
-    if not mechanisms:
-        raise ValueError("compose needs at least one mechanism")
-    for m in mechanisms:
-        if m.kind not in (Kind.EXACT, Kind.EPSILON_DELTA):
-            raise ValueError(f"'{m.name}' is of kind '{m.kind}', which does not compose")
+    return all(log_delta_of(mechanism, e, relation) >= gaussian.log_delta_upper(e, mu) - 1e-9 for e in at)

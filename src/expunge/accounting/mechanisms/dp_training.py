@@ -7,6 +7,7 @@ from typing import ClassVar
 from expunge import _validate
 from expunge.accounting import gaussian, sampling
 from expunge.accounting.guarantee import Kind, Relation
+from expunge.accounting.losses import Source
 from expunge.accounting.mechanisms import assumptions as assume
 
 __all__ = ["DPTraining"]
@@ -124,6 +125,12 @@ class DPTraining:
             steps=self.steps,
         )
         return min(plain, composed)
+
+    def losses(self) -> tuple[Source, int] | None:
+        """T copies of one Poisson-sampled step, so that several trainings compose step by step."""
+        if self.sampling_rate == 1:
+            return None
+        return sampling.PoissonStep(self.sampling_rate, self.group_size, self.noise_multiplier), self.steps
 
     def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
         """What a linear loss shows in the final weights. For T = 1 it is the bound; a loss that counts steps shows more."""

@@ -6,8 +6,9 @@ from typing import ClassVar
 
 from expunge import _validate
 from expunge.accounting import contraction, gaussian
-from expunge.accounting.guarantee import Kind, Relation
+from expunge.accounting.guarantee import Kind, Mechanism, Relation
 from expunge.accounting.mechanisms import assumptions as assume
+from expunge.accounting.mechanisms.output_perturbation import OutputPerturbation
 
 __all__ = ["ModelClipping"]
 
@@ -109,6 +110,14 @@ class ModelClipping:
         if Relation(relation) is Relation.RETRAINED:
             return recursion
         return min(recursion, gaussian.log_delta_lower(epsilon, from_center))
+
+    def readings(self, relation: Relation = Relation.RETRAINED) -> tuple[tuple[Mechanism, Relation], ...]:
+        """Against the centre two: the same steps started there, which is another start in the ball, or noise around it."""
+        same_steps: tuple[Mechanism, Relation] = (self, Relation.RETRAINED)
+        if Relation(relation) is Relation.RETRAINED:
+            return (same_steps,)
+        noise_alone = OutputPerturbation(init_clip=self.model_clip, noise_std=self.noise_std)
+        return same_steps, (noise_alone, Relation.CENTER)
 
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
         """The other chain of the recursion, or noise around the centre."""

@@ -30,6 +30,7 @@ from expunge import (
     issue,
     verify,
 )
+from expunge.accounting import delta_at
 from expunge.certificate import _digest
 from expunge.errors import CertificateError, ClaimRefused, MalformedCertificate, OutputError, RunError, WeightsMismatch
 from expunge.record import NO_NOISE, NoiseRecord, weights_digest
@@ -439,6 +440,24 @@ def test_issue_refuses_a_run_that_does_not_meet_what_was_asked(record):
 def test_issue_claims_at_the_delta_that_was_asked(record):
     issued = issue(record, released=RELEASED, delta=1e-3, asked=Budget(epsilon=50.0, delta=1e-9))
     assert issued.claim.delta == 1e-9
+
+
+def test_the_profile_against_the_centre_is_of_the_certifier_that_proves_the_claim():
+    """Model clipping has two; the least of both at each ε is the profile of neither."""
+    mechanism = ModelClipping(model_clip=1.0, learning_rate=0.1, steps=12, noise_std=0.4)
+    by_noise = OutputPerturbation(init_clip=1.0, noise_std=0.4)
+    mixed = 0
+    for delta in (0.4, 1e-5):
+        issued = issue(record_of(mechanism), released=RELEASED, delta=delta, relation=Relation.CENTER)
+        verify(issued)
+        stated = [(point["epsilon"], point["delta"]) for point in issued.content["profile"]]
+        curves = [
+            [delta_at(by_noise, e, Relation.CENTER) for e, _ in stated],
+            [delta_at(mechanism, e, Relation.RETRAINED) for e, _ in stated],
+        ]
+        assert [d for _, d in stated] in curves
+        mixed += [d for _, d in stated] != [min(pair) for pair in zip(*curves, strict=True)]
+    assert mixed
 
 
 def test_issue_refuses_commitments_that_are_not_keyed(record):

@@ -35,9 +35,9 @@ from expunge.accounting.guarantee import (
     Relation,
     SeveralCertifiers,
     check_kind,
-    guarantee,
     log_delta_of,
     mu_of,
+    reading_of,
 )
 from expunge.accounting.losses import HasLosses, Source
 from expunge.accounting.mechanisms import OutputPerturbation
@@ -237,10 +237,7 @@ def _choices(counted: Sequence[_Counted], delta: float, relation: Relation) -> l
     """For every release one certifier: all the first, all the second, ..., or for each the one that alone proves most."""
     readings = [_readings(m, relation) for m, _ in counted]
     alone = [
-        min(range(len(r)), key=lambda k, r=r: guarantee(r[k][0], delta=delta, relation=r[k][1]).epsilon)
-        if len(r) > 1
-        else 0
-        for r in readings
+        r.index(reading_of(m, delta=delta, relation=relation)) for r, (m, _) in zip(readings, counted, strict=True)
     ]
     most = max(len(r) for r in readings)
     picks = {tuple(min(k, len(r) - 1) for r in readings) for k in range(most)} | {tuple(alone)}

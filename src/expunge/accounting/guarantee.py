@@ -22,6 +22,7 @@ __all__ = [
     "interval",
     "log_delta_of",
     "mu_of",
+    "reading_of",
 ]
 
 # Every published ε and μ is rounded up by this fraction, far more than floating point can lose between machines.
@@ -234,6 +235,13 @@ def delta_at(mechanism: Mechanism, epsilon: float, relation: Relation = Relation
     check_kind(mechanism)
     log_delta = log_delta_of(mechanism, epsilon, Relation(relation))
     return 0.0 if log_delta == -inf else min(max(exp(log_delta) * (1 + ROUNDING), 1e-300), 1.0)
+
+
+def reading_of(mechanism: Mechanism, *, delta: float, relation: Relation) -> tuple[Mechanism, Relation]:
+    """The mechanism and relation with one certifier at all ε that prove most at δ: its own, unless it has several."""
+    if not isinstance(mechanism, SeveralCertifiers):
+        return mechanism, relation
+    return min(mechanism.readings(relation), key=lambda r: guarantee(r[0], delta=delta, relation=r[1]).epsilon)
 
 
 def check_kind(mechanism: Mechanism) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from expunge import _validate
 from expunge.accounting import WITHDRAWN, Budget, Guarantee, Kind, Relation, delta_at, guarantee
+from expunge.accounting.guarantee import reading_of
 from expunge.certificate.claim import claim_to_dict
 from expunge.certificate.document import KINDS, PROFILE_AT
 from expunge.certificate.fields import COMMITMENT
@@ -63,6 +64,7 @@ def issue(
     claim = guarantee(record.mechanism, delta=delta, relation=relation)
     also = guarantee(record.mechanism, delta=delta, relation=_other(relation))
     _refuse_empty(claim, also, asked)
+    proving, against = reading_of(record.mechanism, delta=delta, relation=relation)  # one certifier for all points
     released_digest = digest_to_release(record, released)
     unchanged = released_digest == record.certified
     content: dict[str, Any] = {
@@ -70,7 +72,7 @@ def issue(
         "asked": None if asked is None else {"epsilon": asked.epsilon, "delta": asked.delta},
         "claim": claim_to_dict(record.mechanism, claim),
         "also_proven": claim_to_dict(record.mechanism, also),
-        "profile": [{"epsilon": e, "delta": delta_at(record.mechanism, e, relation)} for e in PROFILE_AT],
+        "profile": [{"epsilon": e, "delta": delta_at(proving, e, against)} for e in PROFILE_AT],
         "run": record.to_dict(),
         "weights": {"certified": record.certified, "released": released_digest},
         "commitments": dict(commitments or {}),

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from math import inf
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from expunge import (
     Budget,
     ConvexHead,
     Examples,
+    GradientClipping,
     ModelClipping,
     OutputPerturbation,
     Recipe,
@@ -237,3 +239,19 @@ def test_bad_settings_are_refused_by_name(task, field):
 def test_a_forget_set_that_cannot_be_counted_is_refused(task):
     with pytest.raises(ValueError, match=r"task\.forget must be Examples"):
         planned(replace(task, forget=[task.forget.tensors]))
+
+
+@pytest.mark.parametrize("settings", [{"learning_rate": 0.05}, {"steps": 4000}], ids=str)
+def test_a_mechanism_that_leaves_nothing_of_the_weights_has_noise_beyond_any_number(task, settings):
+    """All decays in one step, or in so many that what is left is no float: told, not divided by."""
+    gone = calibrate(
+        lambda s: GradientClipping(
+            **{"init_clip": 0.5, "grad_clip": 1.0, "learning_rate": 0.01, "weight_decay": 20.0, "steps": 50} | settings,
+            noise_std=s,
+        ),
+        BUDGET,
+    )
+    found = planned(task, mechanisms={"gradient_clipping": gone})
+    assert found.option("gradient_clipping").noise_to_weight == inf
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert [o["noise_to_weight"] for o in plain["options"] if o["lane"] == "gradient_clipping"] == [None]

@@ -1,9 +1,11 @@
 """An attack on a certificate, and the file of what it found."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from expunge.accounting import ExactRidge, GridRidge, MeasuredResidual, Replay, Retrain, UndeclaredFeatures
 from expunge.attacks import Effort, audit_task
 from expunge.audit import Audit, Finding
 from expunge.certificate import Certificate, verify
@@ -18,6 +20,15 @@ from expunge.task import Task, load_task
 
 __all__ = ["Asked", "Tested", "run_audit"]
 
+# What the attacks on a mechanism read of `Asked`, where that is not all of it: heads are fitted, replays trained.
+_ALL = frozenset({"epochs", "training_epochs", "recovery_lr", "optimizer", "batch_size", "rescale"})
+_READS: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(
+        (ExactRidge.name, GridRidge.name, MeasuredResidual.name, UndeclaredFeatures.name), frozenset[str]()
+    ),
+    Replay.name: _ALL - {"epochs", "rescale"},
+    Retrain.name: _ALL - {"rescale"},
+}
 _EPOCHS, _TRAINING = 5, 30  # where neither the record nor the caller says them
 
 
@@ -81,7 +92,7 @@ def run_audit(
         OutputError: `out` exists, or there are no released weights to open.
         CertificateError: the certificate does not verify, or the weights are others, or not of the task's model.
         CommitmentMismatch: the task's forget set is not the one that the certificate is committed to.
-        ValueError: a setting contradicts the record.
+        ValueError: a setting contradicts the record, or no attack on the mechanism reads it.
     """
     refuse_existing(out)
     loaded = Certificate.load(certificate)
@@ -126,6 +137,10 @@ def _settings(record: RunRecord, asked: Asked) -> dict[str, Any]:
     if recovery is not None:
         held |= {"epochs": recovery["epochs"], "rescale": recovery["rescale"]}
     said = {name: value for name, value in vars(asked).items() if value is not None}
+    for name in said.keys() - _READS.get(record.mechanism.name, _ALL):
+        raise ValueError(
+            f"no attack on '{record.mechanism.name}' reads {name}, and {said[name]!r} was given: leave it out"
+        )
     for name, value in said.items():
         if name in held and held[name] != value:
             raise ValueError(f"{name}={value!r} contradicts the certificate's record, {held[name]!r}: leave it out")

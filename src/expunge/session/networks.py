@@ -8,8 +8,9 @@ from typing import Any, cast
 
 from torch import nn
 
+from expunge import _validate
 from expunge.accounting import Budget, Mechanism, Relation, Retrain
-from expunge.data import as_examples, commit, new_commitment_key
+from expunge.data import Batches, as_examples, check_disjoint, commit, new_commitment_key
 from expunge.errors import TaskError
 from expunge.methods.weights import save_weights
 from expunge.pipeline import Unlearned, recover, retrain, unlearn
@@ -65,6 +66,7 @@ def _run(
     task: Task, mechanism: Mechanism, work: Path, *, epochs: float, recipe: Recipe, rescale: bool
 ) -> tuple[Unlearned, nn.Module]:
     """The certified and the released model; what an interrupted call finished is taken from its state files."""
+    _refuse_unfit(task, mechanism, epochs=epochs, recipe=recipe)
     goes_on = as_examples(task.retain) is not None
     running, kept_in, recovering = (work / name if goes_on else None for name in ("run.state", _KEPT, "recovery.state"))
     if isinstance(mechanism, Retrain):
@@ -80,12 +82,22 @@ def _run(
     if done is None:
         done = certified(task, mechanism, epochs=epochs, recipe=recipe, state=running)
         _keep(kept, done)
+    else:  # the forget set may be another one by now
+        done = replace(done, record=replace(done.record, coverage=check_disjoint(task.retain, task.forget)))
     released = recover(
         done.model, task.retain, loss=task.loss, epochs=epochs, recipe=recipe, rescale=rescale, public=task.public,
         state=recovering,
     )  # fmt: skip
     how = {"recovery": {"epochs": epochs, "rescale": rescale, "recipe": recipe.to_dict()}}
     return replace(done, record=replace(done.record, procedure={**done.record.procedure, **how})), released
+
+
+def _refuse_unfit(task: Task, mechanism: Mechanism, *, epochs: float, recipe: Recipe) -> None:
+    """What would otherwise be found after the mechanism has run."""
+    _validate.positive(epochs=epochs)
+    Batches(task.retain, batch_size=recipe.batch_size, seed=0).per_epoch  # noqa: B018  raises where there is no length
+    if isinstance(mechanism, Retrain) and task.make_model is None:
+        raise TaskError("retraining needs task.make_model, a function that builds a fresh model")
 
 
 def _keep(kept: StateFile | None, done: Unlearned) -> None:

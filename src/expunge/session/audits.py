@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from expunge._lock import held
 from expunge.accounting import ExactRidge, GridRidge, MeasuredResidual, Replay, Retrain, UndeclaredFeatures
 from expunge.attacks import Effort, audit_task
 from expunge.audit import Audit, Finding
@@ -107,14 +108,15 @@ def run_audit(
     request = _request(task, loaded, certificate.with_name("commitment.key"))
     effort = Effort.quick() if quick else Effort()
     delta = claim.delta if 0 < claim.delta < 1 else 1e-5  # 0 where the claim is exact, 1 where it is none
-    done = audit_task(
-        task, loaded.mechanism, certificate=loaded.content["digest"], delta=delta, confidence=confidence,
-        relation=claim.relation, effort=effort if shadows else replace(effort, runs=0), seed=seed,
-        state=out.with_name(out.name + ".partial"), **how,
-    )  # fmt: skip
-    bound = {"weights": loaded.content["weights"]["released"], "request": request, "measured": measured}
-    done = replace(done, details={"released": bound, **done.details})
-    done.save(out)
+    with held(out):  # its unfinished parts lie beside it
+        done = audit_task(
+            task, loaded.mechanism, certificate=loaded.content["digest"], delta=delta, confidence=confidence,
+            relation=claim.relation, effort=effort if shadows else replace(effort, runs=0), seed=seed,
+            state=out.with_name(out.name + ".partial"), **how,
+        )  # fmt: skip
+        bound = {"weights": loaded.content["weights"]["released"], "request": request, "measured": measured}
+        done = replace(done, details={"released": bound, **done.details})
+        done.save(out)
     return Tested(audit=done, refuting=done.refuting(claim), untested=done.untested(claim))
 
 

@@ -83,12 +83,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_unlearn_writes_a_folder_that_verifies(folder: Path):
     names = {path.name for path in (folder / "out").iterdir()}
     assert names == {
-        "certificate.json", "certified.safetensors", "commitment.key", "model.safetensors", "report.html",
+        "certificate.json", "certified.safetensors", "model.safetensors", "report.html",
     }  # fmt: skip
     done = run("verify", "out/certificate.json", "--weights", "out/model.safetensors", cwd=folder)
     assert done.returncode == 0
     assert "verified (claim and weights)" in done.stdout
-    assert (folder / "out" / "commitment.key").stat().st_mode & 0o077 == 0
+    assert [str(path.relative_to(folder)) for path in folder.rglob("*.key")] == ["out.secret/keys/commitment.key"]
+    for path in (folder / "out.secret", *(folder / "out.secret").rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0
 
 
 def test_the_certificate_holds_no_id_count_or_seed(folder: Path):
@@ -242,8 +244,9 @@ def test_an_exact_head_is_certified_exact_and_keeps_its_state(folder: Path, head
     done = run("verify", "head/certificate.json", "--weights", "head/model.safetensors", cwd=folder)
     assert done.returncode == 0
     assert "exact" in done.stdout.splitlines()
-    for name in ("head.state", "head.key"):
-        assert (folder / "head" / name).stat().st_mode & 0o077 == 0
+    secret = {str(path.relative_to(folder / "head.secret")) for path in (folder / "head.secret").rglob("*.*")}
+    assert secret == {"state/head.state", "keys/head.key", "keys/commitment.key"}
+    assert (folder / "head.secret").stat().st_mode & 0o077 == 0
     assert "Exact unlearning." in (folder / "head" / "report.html").read_text()
 
 
@@ -252,7 +255,7 @@ def test_the_next_request_forgets_from_the_heads_state(folder: Path, head: dict[
     done = run(*call, cwd=folder)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
-    assert (summary["rows"], summary["delete"]) == (1243, "head")
+    assert (summary["rows"], summary["delete"]) == (1243, "head.secret/state")
     assert summary["accuracy"]["released"]["held_out"] > 0.95
 
 

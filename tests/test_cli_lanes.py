@@ -24,7 +24,8 @@ from expunge.trace.identity import name_tag
 from expunge.trace.store import write_sealed
 
 RESIDUAL, LAM = 1e-9, 1e-4
-FILES = {"certificate.json", "commitment.key", "model.safetensors", "report.html"}
+FILES = {"certificate.json", "model.safetensors", "report.html"}
+KEPT = {"keys/commitment.key", "keys/head.key", "state/head.state"}
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -66,6 +67,13 @@ def done(run: Run, *arguments: str) -> dict[str, Any]:
 
 def certificate(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "certificate.json").read_text())
+
+
+def copied(home: Path, name: str, to: str) -> None:
+    """A folder, and the secret one beside it where there is one."""
+    for suffix in ("", ".secret"):
+        if (home / f"{name}{suffix}").exists():
+            shutil.copytree(home / f"{name}{suffix}", home / f"{to}{suffix}")
 
 
 def traced(folder: Path, **changes: Any) -> ex.Trace:
@@ -115,9 +123,11 @@ def test_a_convex_head_is_certified_for_the_budget_and_keeps_its_state(run: Run,
     assert (summary["kind"], summary["rows"], summary["delete"]) == ("epsilon_delta", 270, None)
     assert summary["epsilon"] <= 0.1
     assert summary["accuracy"]["released"]["held_out"] > 0.6
-    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | {"head.state", "head.key"}
-    for name in ("head.state", "head.key", "commitment.key"):
-        assert (tmp_path / "out" / name).stat().st_mode & 0o077 == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    secret = tmp_path / "out.secret"
+    assert {str(path.relative_to(secret)) for path in secret.rglob("*") if path.is_file()} == KEPT
+    for path in (secret, *secret.rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0
     budget = ex.Budget(epsilon=0.1, delta=1e-5)
     made = ex.Certificate.load(tmp_path / "out" / "certificate.json")
     assert made.mechanism == ex.MeasuredResidual(
@@ -138,7 +148,7 @@ def test_the_next_request_goes_on_from_the_state_and_ends_where_a_new_fit_ends(r
     before = content(home / "measured_residual")
     call = ("unlearn", "lane_tasks:later", "--mechanism", "measured_residual")
     summary = done(run, *call, "--head", "measured_residual", "--out", "next", "--epsilon", "0.5")
-    assert (summary["rows"], summary["delete"]) == (260, "measured_residual")
+    assert (summary["rows"], summary["delete"]) == (260, "measured_residual.secret/state")
     assert content(home / "measured_residual") == before
     done(run, *call, "--out", "fresh")
     following, fresh = load_head(home / "next"), load_head(home / "fresh")
@@ -151,7 +161,49 @@ def test_the_next_request_goes_on_from_the_state_and_ends_where_a_new_fit_ends(r
     moved = released["weight"] - following.solution.weights[:, :-1]
     assert 0.5 * following.noise_std < float(moved.std()) < 2 * following.noise_std
     plain = run(*call, "--head", "measured_residual", "--out", "again")[1]
-    assert "measured_residual still holds what the forgotten rows added: delete it." in plain
+    assert "measured_residual.secret/state still holds what the forgotten rows added: delete it." in plain
+
+
+def test_heads_of_the_earlier_layout_are_found(run: Run, home: Path):
+    """State and key lay beside certificate and weights."""
+    secret = home / "measured_residual.secret"
+    for name in ("state/head.state", "keys/head.key"):
+        (secret / name).rename(home / "measured_residual" / Path(name).name)
+    shutil.rmtree(secret)
+    call = ("unlearn", "lane_tasks:later", "--mechanism", "measured_residual", "--head", "measured_residual")
+    assert done(run, *call, "--out", "next")["delete"] == "measured_residual"
+
+
+def test_an_exact_head_takes_its_grid_from_the_option_and_forgets_bit_for_bit(run: Run, home: Path):
+    """The next request on the state, and a head that never learned those rows: the same released file."""
+    new = ("unlearn", "--mechanism", "exact_ridge", "--grid", "0.001", "--json")
+    for task, out in (("task", "first"), ("later", "never")):
+        assert run(*new, f"lane_tasks:{task}", "--out", out)[0] == 0
+    next_ = ("unlearn", "lane_tasks:later", "--mechanism", "exact_ridge", "--head", "first")
+    done(run, *next_, "--out", "next")
+    made = ex.Certificate.load(home / "next" / "certificate.json")
+    assert isinstance(made.mechanism, ex.GridRidge)
+    assert made.mechanism.grid == 0.001
+    name = "model.safetensors"
+    assert (home / "next" / name).read_bytes() == (home / "never" / name).read_bytes()
+    code, _, err = run(*next_, "--grid", "0.002", "--out", "other")
+    assert (code, "grid=0.002 is not that of the head in first, 0.001" in err) == (2, True)
+
+
+def test_a_head_whose_sums_are_in_floating_point_gets_no_certificate(run: Run, home: Path):
+    task = lane_tasks.task()
+    head = ex.AnalyticHead(ridge=1.0, classes=10, provenance=task.provenance, grid=None)
+    x, y = task.retain.tensors
+    assert task.features is not None
+    head.learn(task.features(x), y, ids=task.retain.ids)
+    (home / "old").mkdir()
+    head.save(home / "old" / "head.state")
+    (home / "old" / "head.key").write_text(head.key.hex())
+    before = content(home)
+    code, _, err = run("unlearn", "lane_tasks:later", "--mechanism", "exact_ridge", "--head", "old", "--out", "none")
+    assert (code, "old holds sums in floating point" in err) == (1, True), err
+    assert content(home) == before
+    assert not list(home.glob("none*"))
 
 
 def test_the_settings_of_a_new_convex_head_are_the_options(run: Run, home: Path):
@@ -190,7 +242,7 @@ BAD: dict[str, tuple[str, tuple[str, ...], int, str]] = {
     "no folder": ("later", (*CONVEX, "--head", "nowhere"), 1, "nowhere holds no key of a head"),
     "no key": ("later", (*CONVEX, "--head", "keyless"), 1, "keyless holds no key of a head"),
     "half a key": ("later", (*CONVEX, "--head", "halfkey"), 1, "holds 5 bytes, not a whole key of 32"),
-    "no state": ("later", (*CONVEX, "--head", "stateless"), 1, "cannot read stateless/head.state"),
+    "no state": ("later", (*CONVEX, "--head", "stateless"), 1, "cannot read stateless.secret/state/head.state"),
     "damaged": ("later", (*CONVEX, "--head", "damaged"), 1, "is truncated, was altered"),
     "no head": ("later", (*CONVEX, "--head", "junk"), 1, "is not a whole state of a head"),
     "exact for convex": ("later", (*CONVEX, "--head", "exact_ridge"), 1, "go on with --mechanism exact_ridge"),
@@ -218,12 +270,14 @@ BAD: dict[str, tuple[str, tuple[str, ...], int, str]] = {
 def test_what_a_lane_cannot_take_is_refused_and_nothing_is_left_or_changed(run: Run, home: Path, case: str):
     task, options, code, message = BAD[case]
     for name in ("keyless", "halfkey", "stateless", "damaged", "junk"):
-        shutil.copytree(home / "measured_residual", home / name)
-    (home / "keyless" / "head.key").unlink()
-    (home / "halfkey" / "head.key").write_text("0011223344\n")
-    (home / "stateless" / "head.state").unlink()
-    (home / "damaged" / "head.state").write_bytes((home / "damaged" / "head.state").read_bytes()[:-1])
-    (home / "junk" / "head.state").write_bytes(b"nothing")
+        copied(home, "measured_residual", name)
+    (home / "keyless.secret" / "keys" / "head.key").unlink()
+    (home / "halfkey.secret" / "keys" / "head.key").write_text("0011223344\n")
+    (home / "stateless.secret" / "state" / "head.state").unlink()
+    (home / "damaged.secret" / "state" / "head.state").write_bytes(
+        (home / "damaged.secret" / "state" / "head.state").read_bytes()[:-1]
+    )
+    (home / "junk.secret" / "state" / "head.state").write_bytes(b"nothing")
     before = content(home)
     found, _, err = run("unlearn", f"lane_tasks:{task}", "--out", "none", *options)
     assert (found, message in err) == (code, True), err
@@ -246,7 +300,7 @@ def test_a_replay_releases_the_training_that_never_saw_the_forget_set(run: Run, 
     released = load_file(home / "out" / "model.safetensors")
     assert all(torch.equal(released[name], value) for name, value in fresh.state_dict().items())
     assert {path.name for path in (home / "out").iterdir()} == FILES
-    assert (home / "out" / "commitment.key").stat().st_mode & 0o077 == 0
+    assert (home / "out.secret" / "keys" / "commitment.key").stat().st_mode & 0o077 == 0
     assert certificate(home / "out")["commitments"]["forget"].startswith("hmac-sha256:")
     assert ex.Certificate.load(home / "out" / "certificate.json").mechanism == ex.Replay()
     assert run("verify", "out/certificate.json", "--weights", "out/model.safetensors")[0] == 0
@@ -391,7 +445,7 @@ def test_a_folder_that_a_killed_call_left_is_taken_with_resume_alone(run: Run, h
         assert (code, "go on with --resume, or remove it" in err) == (1, True)
         assert content(home) == before
         done(run, "unlearn", "lane_tasks:task", *options, "--out", name, "--resume")
-        assert (home / name / "commitment.key").read_text() != "old"
+        assert (home / f"{name}.secret" / "keys" / "commitment.key").read_text() != "old"
 
 
 @pytest.mark.parametrize("kind", ["trace", "shards"])
@@ -426,7 +480,7 @@ def test_a_plan_that_is_run_writes_what_unlearn_would(
     run: Run, home: Path, task: str, options: tuple[str, ...], recommended: str, lane: str
 ):
     for name in ("trace", "shards"):
-        shutil.copytree(home / name, home / "other" / name)
+        copied(home, name, f"other/{name}")
     found = done(
         run, "plan", f"lane_tasks:{task}", *options, "--training-epochs", "1e6", "--run", "--out", "out"
     )  # fmt: skip

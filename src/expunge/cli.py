@@ -198,7 +198,7 @@ def unlearn(
     resume: Annotated[bool, typer.Option(help="Go on where an interrupted call stopped.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Unlearn, recover, certify; writes certificate, weights, commitment key and report into a new folder."""
+    """Unlearn, recover, certify; writes certificate, weights and report into a new folder, keys into OUT.secret."""
     settings.refuse_foreign(mechanism, typed)
     budget = ex.Budget(epsilon=epsilon, delta=delta)
     from expunge.session import run_lane

@@ -182,6 +182,27 @@ def test_an_old_state_in_floating_point_loads_and_gets_no_certificate(tmp_path: 
         old.unlearned()
 
 
+def test_a_save_deletes_what_a_killed_save_left(tmp_path: Path):
+    """A whole state, or a part of one, from before the rows were forgotten."""
+    head, data, path = make(), Data(), tmp_path / "head.state"
+    data.learn(head, slice(None))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", _killed)
+        patch.setattr(Path, "unlink", lambda self, missing_ok=False: None)  # a killed process cleans nothing
+        with pytest.raises(KeyboardInterrupt):
+            head.save(path)
+    left = [p for p in tmp_path.iterdir() if not p.name.endswith(".lock")]
+    assert [p.read_bytes()[:14] for p in left] == [b"expunge.analyt"]
+    (tmp_path / ".head.state.backup").write_bytes(b"not ours")
+    data.forget(head, slice(100, None))
+    head.save(path)
+    assert {p.name for p in tmp_path.iterdir()} == {"head.state", ".head.state.backup"}
+
+
+def _killed(_source: Path, _target: Path) -> Path:
+    raise KeyboardInterrupt
+
+
 # What the grid takes
 
 

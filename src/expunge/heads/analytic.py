@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from expunge import _validate
-from expunge._files import write_over
 from expunge.accounting import GridRidge, UndeclaredFeatures
 from expunge.arrays import Names, Numbers, as_tensor, names_in
 from expunge.commitments import texts
 from expunge.data import new_commitment_key
 from expunge.errors import RunError, StillRetained
 from expunge.heads.rows import Rows, checked_grid, checked_key, checked_rows, name_of, real
-from expunge.heads.saved import pack, unpack
+from expunge.heads.saved import pack, unpack, write
 from expunge.heads.solver import Method, Solver
 from expunge.heads.statistics import Inverse, Sums, add, subtract, sums_of
 from expunge.pipeline import Unlearned, noiseless_record
@@ -317,16 +316,16 @@ class AnalyticHead:
         return Unlearned(layer, noiseless_record(mechanism, layer, coverage=coverage))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state, atomically, over an older one; readable by its owner alone, without the key.
+        """Write the state, atomically, over an older one; readable by its owner alone, without the key, see `saved.write`.
 
         Digests are sorted and nothing derived is kept: heads with the same settings, key, sums and rows give the same bytes.
 
         Raises:
-            OutputError: the disk is full, or writing is not allowed; the old file is untouched.
+            OutputError: see `saved.write`; the old file is untouched.
         """
         names = ("ridge", "classes", "provenance", "rounding", "method")
         settings = {name: getattr(self, name) for name in names}
-        write_over(path, pack(settings, self._ledger, self._sums, self._grids, key=self._key), private=True)
+        write(path, pack(settings, self._ledger, self._sums, self._grids, key=self._key))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, key: bytes, device: torch.device | str = "cpu") -> "AnalyticHead":

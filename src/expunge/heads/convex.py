@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from expunge import _validate
-from expunge._files import write_over
 from expunge.accounting import Budget, MeasuredResidual, Mechanism, UndeclaredFeatures, calibrate
 from expunge.coins import environment
 from expunge.commitments import texts
@@ -22,6 +21,7 @@ from expunge.heads.newton import Dense, Kronecker, Preconditioner, Solution, min
 from expunge.heads.objectives import LOSSES, Measured, Objective
 from expunge.heads.requests import Corrections, Forget, digest
 from expunge.heads.rows import checked_key
+from expunge.heads.saved import write
 from expunge.heads.saved_convex import Kept, pack, unpack
 from expunge.heads.streams import Blocks, Rows, ids_of
 from expunge.methods import Noise
@@ -238,7 +238,7 @@ class ConvexHead:
         factor = self._preconditioner if inverse else None
         kept = Kept(width=self._width, corrections=self._corrections, solution=solution, factor=factor)
         fairness = None if self._fairness is None else asdict(self._fairness)
-        write_over(path, pack(self._settings | {"fairness": fairness}, kept, key=self._key), private=True)
+        write(path, pack(self._settings | {"fairness": fairness}, kept, key=self._key))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, key: bytes, noise_std: float | Budget | None = None) -> "ConvexHead":

@@ -14,11 +14,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from expunge._files import sweep, write_over
+from expunge._lock import held
 from expunge.errors import StateError
 from expunge.heads.rows import DIGEST
 from expunge.heads.statistics import Sums
 
-__all__ = ["ANALYTIC", "CONVEX", "kind_of", "pack", "seal", "unpack", "unseal"]
+__all__ = ["ANALYTIC", "CONVEX", "kind_of", "pack", "seal", "unpack", "unseal", "write"]
 
 ANALYTIC, CONVEX = "analytic_head", "convex_head"
 _MAC = 64  # hexadecimal digits
@@ -52,6 +54,17 @@ def unseal(kind: str, path: str | os.PathLike[str], *, key: bytes) -> tuple[dict
     size = int.from_bytes(payload[:8], "little")
     config: dict[str, Any] = json.loads(json.loads(payload[8 : 8 + size])["__metadata__"]["config"])
     return config, safetensors.torch.load(payload)
+
+
+def write(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a state over an older one, atomically, for its owner alone; what a killed write of it left is deleted.
+
+    Raises:
+        OutputError: the disk is full, writing is not allowed, or another process is writing it; the old file is untouched.
+    """
+    with held(path):
+        sweep(path)  # each is a whole state, or a part, from before the rows were forgotten
+        write_over(path, content, private=True)
 
 
 def kind_of(path: str | os.PathLike[str]) -> str:

@@ -1,4 +1,9 @@
-"""The folder of a job: it appears when it is complete, or not at all."""
+"""The folder of a job: it appears when it is complete, or not at all, and holds nothing secret.
+
+out/                    certificate.json, model.safetensors, report.html, ...: may be published as it is
+out.secret/keys/        commitment.key, and head.key of a head: with the state, ids can be guessed; keep them apart
+out.secret/state/       head.state: what the next request starts from
+"""
 
 import contextlib
 import logging
@@ -18,9 +23,11 @@ from expunge.pipeline import Unlearned
 from expunge.report import render
 from expunge.report.curves import Comparison
 
-__all__ = ["Accuracies", "refuse_existing", "summary", "working_folder", "write"]
+__all__ = ["Accuracies", "keys_in", "refuse_existing", "secret_of", "state_in", "summary", "working_folder", "write"]
 
 _log = logging.getLogger("expunge")
+
+_SECRET, _CERTIFICATE = "secret", "certificate.json"
 
 Accuracies = dict[str, dict[str, float]]
 """By model ("original", "released") and part ("held_out", "forget")."""
@@ -36,8 +43,10 @@ def refuse_existing(out: Path) -> None:
 def working_folder(out: Path, *, resume: bool) -> Generator[Path]:
     """A private folder to work in, which becomes `out` at the end; after a failure only state files are left of it.
 
+    What was put under `keys_in` and `state_in` becomes `out.secret`, beside it.
+
     Raises:
-        OutputError: `out` exists, or an interrupted run's folder and `resume` is not set; another process works on it.
+        OutputError: `out` or `out.secret` exists, or an interrupted run's folder and `resume` is not set; another process works on it.
     """
     refuse_existing(out)  # first: what has no name of its own, "." or "/", exists
     with held(out), _made(out, resume=resume) as work:
@@ -50,6 +59,7 @@ def _made(out: Path, *, resume: bool) -> Generator[Path]:
     work = out.with_name(out.name + ".partial")
     if work.exists() and not resume:
         raise OutputError(f"{work} is left from an interrupted run: go on with --resume, or remove it")
+    _refuse_secret(out, work)
     try:
         work.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
@@ -64,10 +74,53 @@ def _made(out: Path, *, resume: bool) -> Generator[Path]:
         else:
             work.rmdir()
         raise
-    try:
-        work.replace(out)
-    except OSError as error:
-        raise OutputError(f"cannot rename {work} to {out}: {error.strerror}") from error
+    _publish(work, out)
+
+
+def _publish(work: Path, out: Path) -> None:
+    """The secret part first: cut off between the two, the run is one that was interrupted (see `_refuse_secret`)."""
+    moves = [(work / _SECRET, secret_of(out))] if (work / _SECRET).exists() else []
+    for source, target in [*moves, (work, out)]:
+        try:
+            source.replace(target)
+        except OSError as error:
+            raise OutputError(f"cannot rename {source} to {target}: {error.strerror}") from error
+
+
+def _refuse_secret(out: Path, work: Path) -> None:
+    """Raise `OutputError` where `out.secret` is there, unless the interrupted run that is gone on with has put it there."""
+    secret = secret_of(out)
+    if not (secret.exists() or secret.is_symlink()):
+        return
+    if (work / _CERTIFICATE).exists() and not (work / _SECRET).exists():
+        shutil.rmtree(secret)  # of a release that never appeared; it is made again
+        return
+    raise OutputError(
+        f"{secret} exists already and is not overwritten: it holds keys, and perhaps a state, of an earlier {out}. Choose "
+        "another folder, or remove it"
+    )
+
+
+def secret_of(out: Path) -> Path:
+    """The folder beside `out` that its owner alone may see."""
+    place = out if out.name not in ("", "..") else out.resolve()
+    return place.with_name(f"{place.name}.{_SECRET}")
+
+
+def keys_in(work: Path) -> Path:
+    """Where a working folder keeps keys."""
+    return _inside(work, "keys")
+
+
+def state_in(work: Path) -> Path:
+    """Where a working folder keeps the state that the next request starts from."""
+    return _inside(work, "state")
+
+
+def _inside(work: Path, name: str) -> Path:
+    for folder in (work / _SECRET, work / _SECRET / name):  # one by one: modes of parents are not set
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return work / _SECRET / name
 
 
 def write(
@@ -84,7 +137,7 @@ def write(
     save_weights(released, weights)
     certificate = issue(done.record, released=weights, asked=budget, relation=relation, commitments=commitments)
     verify(certificate, weights=weights)
-    certificate.save(folder / "certificate.json")
+    certificate.save(folder / _CERTIFICATE)
     write_new(folder / "report.html", render(certificate, comparison).encode())
     return certificate
 

@@ -18,7 +18,7 @@ from expunge.errors import StateError, TaskError
 from expunge.heads import AnalyticHead, ConvexHead, Forget
 from expunge.heads.saved import CONVEX, kind_of
 from expunge.pipeline import Unlearned
-from expunge.session.folder import summary, working_folder, write
+from expunge.session.folder import keys_in, secret_of, state_in, summary, working_folder, write
 from expunge.settings import Settings
 from expunge.task import Task, accuracies, featured, labelled, load_task, outputs
 
@@ -30,10 +30,10 @@ def run_head(
 ) -> dict[str, Any]:
     """Forget with a head on the task's feature map; returns a summary.
 
-    The folder keeps the head's state and its key, both secret, for the next request. Without a previous folder the head
-    learns the retained rows alone. With one, `exact_ridge` subtracts the forget set from its sums and reads no retained
-    data; `measured_residual` goes on from its weights and reads the retained features. The previous folder then still
-    holds what the forgotten rows added: delete it.
+    `<out>.secret` keeps the head's state and its key, each in a folder of its own, for the next request. Without a previous
+    folder the head learns the retained rows alone. With one, `exact_ridge` subtracts the forget set from its sums and reads
+    no retained data; `measured_residual` goes on from its weights and reads the retained features. The previous state then
+    still holds what the forgotten rows added: delete it.
 
     Args:
         where: as in `run_task`; the task names `features` and their `provenance`.
@@ -53,12 +53,12 @@ def run_head(
         _refuse_unproven(task, budget)
         forget, original = labelled(task, "forget"), accuracies(task, task.model)
         head, done = (_exact if lane == ExactRidge.name else _convex)(task, forget, budget, settings)
-        commitments = {"forget": commit(forget, key=new_commitment_key(work / "commitment.key"))}
+        commitments = {"forget": commit(forget, key=new_commitment_key(keys_in(work) / "commitment.key"))}
         certificate = write(work, done, done.model, budget, Relation.RETRAINED, commitments)
-        head.save(work / "head.state")
-        write_new(work / "head.key", head.key.hex().encode() + b"\n", private=True)
+        head.save(state_in(work) / "head.state")
+        write_new(keys_in(work) / "head.key", head.key.hex().encode() + b"\n", private=True)
     right = {part: _right(task, labelled(task, part), done.model) for part in ("held_out", "forget")}
-    previous = None if settings.head is None else str(settings.head)
+    previous = None if settings.head is None else str(_files_of(settings.head)[0].parent)
     return summary(out, certificate, {"original": original, "released": right}, rows=len(head), delete=previous)
 
 
@@ -73,22 +73,30 @@ def load_head(folder: Path, *, noise: Budget | None = None) -> AnalyticHead | Co
     """The head that a call of `run_head` left.
 
     Args:
-        folder: of that call.
+        folder: of that call, `<folder>.secret` beside it; earlier versions kept all in one.
         noise: what the releases of a convex head are to meet from now on; by default as before.
 
     Raises:
         StateError: key or state is missing, or was altered.
     """
+    state, kept = _files_of(folder)
     try:
-        key = bytes.fromhex((folder / "head.key").read_text(encoding="utf-8").strip())
+        key = bytes.fromhex(kept.read_text(encoding="utf-8").strip())
     except (OSError, ValueError) as error:
-        raise StateError(f"{folder} holds no key of a head (head.key): {error}") from error
+        raise StateError(f"{folder} holds no key of a head ({kept}): {error}") from error
     if len(key) < 32:
-        raise StateError(f"{folder / 'head.key'} holds {len(key)} bytes, not a whole key of 32")
-    state = folder / "head.state"
+        raise StateError(f"{kept} holds {len(key)} bytes, not a whole key of 32")
     if kind_of(state) == CONVEX:
         return ConvexHead.load(state, key=key, noise_std=noise)
     return AnalyticHead.load(state, key=key)
+
+
+def _files_of(folder: Path) -> tuple[Path, Path]:
+    """State and key of a head, whether they are there or not."""
+    secret = secret_of(folder)
+    if not secret.is_dir() and (folder / "head.state").exists():  # of an earlier version
+        return folder / "head.state", folder / "head.key"
+    return secret / "state" / "head.state", secret / "keys" / "head.key"
 
 
 def _exact(task: Task, forget: Examples, budget: Budget, settings: Settings) -> tuple[AnalyticHead, Unlearned]:  # noqa: ARG001

@@ -17,7 +17,7 @@ from expunge.pipeline import Unlearned, recover, retrain, unlearn
 from expunge.record import RunRecord, mechanism_to_dict
 from expunge.recovery import Recipe
 from expunge.running import state_file
-from expunge.session.folder import summary, working_folder, write
+from expunge.session.folder import keys_in, summary, working_folder, write
 from expunge.state import StateFile
 from expunge.task import Task, accuracies, load_task
 
@@ -51,7 +51,7 @@ def run_task(
         task = load_task(where)
         original = accuracies(task, task.model)  # first: what cannot be measured is refused before hours of work
         done, released = _run(task, mechanism, work, epochs=epochs, recipe=recipe, rescale=rescale)
-        key = new_commitment_key(work / "commitment.key")
+        key = new_commitment_key(keys_in(work) / "commitment.key")
         commitments = {"forget": commit(task.forget, key=key)}
         save_weights(done.model, work / "certified.safetensors")
         certificate = write(work, done, released, budget, relation, commitments)

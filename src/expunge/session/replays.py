@@ -13,7 +13,7 @@ from expunge.accounting import Budget, Relation, Replay
 from expunge.data import Examples, as_examples, commit, new_commitment_key
 from expunge.errors import StateError, TaskError
 from expunge.pipeline import Unlearned, noiseless_record
-from expunge.session.folder import summary, working_folder, write
+from expunge.session.folder import keys_in, summary, working_folder, write
 from expunge.task import Task, accuracies, load_task
 from expunge.trace import Shards, Trace, rewind
 from expunge.trace.identity import name_tag
@@ -46,7 +46,7 @@ def run_replay(where: str, out: Path, budget: Budget, *, trace: Path, resume: bo
         retain, forget = _examples(task, "retain"), _examples(task, "forget")
         traced = open_trace(trace)
         original = accuracies(task, task.model)
-        commitments = {"forget": commit(forget, key=new_commitment_key(work / "commitment.key"))}
+        commitments = {"forget": commit(forget, key=new_commitment_key(keys_in(work) / "commitment.key"))}
         done, replayed = _finished(traced, task, retain, forget) or _replay(traced, task, retain, forget)
         done = replace(done, record=replace(done.record, procedure=_training(traced)))
         certificate = write(work, done, done.model, budget, Relation.RETRAINED, commitments)

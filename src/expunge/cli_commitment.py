@@ -23,7 +23,9 @@ def _group() -> None:  # pyright: ignore[reportUnusedFunction]  # with it `open`
 @commitment.command("open")
 def open_(
     certificate: Path,
-    key: Annotated[Path, typer.Option(help="The key: commitment.key of the folder that unlearn made.")],
+    key: Annotated[
+        Path, typer.Option(help="The key: OUT.secret/keys/commitment.key, beside the folder that unlearn made.")
+    ],
     ids: Annotated[Path | None, typer.Option(help="The ids: one a line, or a list in a .json file.")] = None,
     task: Annotated[str | None, typer.Option(help="A task whose forget set it is; needs torch.")] = None,
     name: Annotated[str, typer.Option(help="Which commitment of the certificate.")] = "forget",

@@ -15,7 +15,7 @@ from expunge.data import open_commitment
 from expunge.errors import CommitmentMismatch, MalformedAudit, OutputError
 from expunge.record import RunRecord
 from expunge.recovery import Recipe
-from expunge.session.folder import refuse_existing
+from expunge.session.folder import key_of, refuse_existing
 from expunge.session.released import opened
 from expunge.task import Task, load_task
 
@@ -105,7 +105,7 @@ def run_audit(
     how = _settings(record, asked or Asked())
     task = load_task(where)
     measured = opened(task, record, released)
-    request = _request(task, loaded, certificate.with_name("commitment.key"))
+    request = _request(task, loaded, key_of(certificate.parent))
     effort = Effort.quick() if quick else Effort()
     delta = claim.delta if 0 < claim.delta < 1 else 1e-5  # 0 where the claim is exact, 1 where it is none
     with held(out):  # its unfinished parts lie beside it
@@ -166,7 +166,7 @@ def _request(task: Task, certificate: Certificate, key: Path) -> str:
     if commitment is None:
         return "not checked: the certificate holds no commitment to a forget set"
     if not key.is_file():
-        return f"not checked: no {key.name} beside the certificate"
+        return f"not checked: no {key.name} in the secret folder beside that of the certificate"
     try:
         open_commitment(commitment, task.forget, key=read_key(key))
     except CommitmentMismatch as error:

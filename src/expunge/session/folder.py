@@ -23,11 +23,21 @@ from expunge.pipeline import Unlearned
 from expunge.report import render
 from expunge.report.curves import Comparison
 
-__all__ = ["Accuracies", "keys_in", "refuse_existing", "secret_of", "state_in", "summary", "working_folder", "write"]
+__all__ = [
+    "Accuracies",
+    "key_of",
+    "keys_in",
+    "refuse_existing",
+    "secret_of",
+    "state_in",
+    "summary",
+    "working_folder",
+    "write",
+]
 
 _log = logging.getLogger("expunge")
 
-_SECRET, _CERTIFICATE = "secret", "certificate.json"
+_SECRET, _CERTIFICATE, _KEY = "secret", "certificate.json", "commitment.key"
 
 Accuracies = dict[str, dict[str, float]]
 """By model ("original", "released") and part ("held_out", "forget")."""
@@ -115,6 +125,12 @@ def keys_in(work: Path) -> Path:
 def state_in(work: Path) -> Path:
     """Where a working folder keeps the state that the next request starts from."""
     return _inside(work, "state")
+
+
+def key_of(out: Path) -> Path:
+    """The commitment key of a folder that a job made, whether it is there or not."""
+    key = secret_of(out) / "keys" / _KEY
+    return key if key.exists() or not (out / _KEY).exists() else out / _KEY  # the latter of earlier versions
 
 
 def _inside(work: Path, name: str) -> Path:

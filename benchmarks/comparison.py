@@ -46,7 +46,7 @@ def measured(case: Case, outcome: Outcome) -> dict[str, Any]:
         "kind": "none" if claim is None else str(claim.kind), **proven,
         "mechanism": None if outcome.mechanism is None else repr(outcome.mechanism),
         "accuracy": accuracies(case, outcome.scores), "seconds": outcome.seconds, "one_row": outcome.one_row,
-        "kept": outcome.kept, "reads": outcome.reads, "guessing": guessing(case, outcome.scores, outcome.mechanism),
+        "kept": outcome.kept, "reads": outcome.reads, "guessing": guessing(case, outcome.scores),
         "worlds": None if claim is None or outcome.mechanism is None else worlds(outcome.mechanism), **outcome.details,
     }  # fmt: skip
 

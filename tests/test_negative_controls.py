@@ -3,7 +3,6 @@
 After the table "Negative controls" of the specification. A check that passes one of these checks nothing.
 """
 
-import copy
 from dataclasses import dataclass
 from math import exp, inf, log, log1p, sqrt
 from typing import ClassVar
@@ -11,52 +10,20 @@ from typing import ClassVar
 import pytest
 import torch
 
-from expunge import Certificate, GradientClipping, OutputPerturbation, Relation, RunRecord, guarantee, issue, verify
+from expunge import GradientClipping, OutputPerturbation, Relation, guarantee, verify
 from expunge.accounting import gaussian
-from expunge.certificate import _digest
 from expunge.errors import ClaimRefused, MalformedCertificate, RunError
 from expunge.methods import Noise, clip_, gradient_clipping
 from expunge.randomness.secret import Secret
-from expunge.record import NoiseRecord
 from expunge.testing import ContractViolation, check_executor, check_mechanism
+from forging import DELTA, certificate_of, forged
 
-DELTA = 1e-5
 SIGMA = 0.002
 
 
 def ends_of_a_diameter(m):
     """The adversary of the Gaussian mechanism: log δ(ε) that two models at the ends of a diameter attain."""
     return lambda epsilon: gaussian.log_delta_lower(epsilon, 2 * m.init_clip / m.noise_std * (1 - 1e-12))
-
-
-def record_of(mechanism):
-    noise = NoiseRecord(
-        count=mechanism.noise_draws, std=mechanism.noise_std, dimension=3, self_test="passed", generator="secret"
-    )
-    return RunRecord(
-        mechanism=mechanism,
-        steps_done=mechanism.gradient_steps,
-        noise=noise,
-        layers=(("weight", 3),),
-        weights_dtype="float32",
-        center="zero",
-        buffers="none",
-        public=(),
-        certified="sha256:" + "a" * 64,
-        coverage="ids",
-    )
-
-
-def certificate_of(mechanism):
-    return issue(record_of(mechanism), released="sha256:" + "a" * 64, delta=DELTA)
-
-
-def forged(certificate, change):
-    """A certificate whose fields `change` alters, with a digest computed anew."""
-    content = copy.deepcopy(dict(certificate.content))
-    change(content)
-    content["digest"] = _digest({key: value for key, value in content.items() if key != "digest"})
-    return Certificate(content)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,10 @@
 """What is measured of a released model: accuracy, and how much an audit can show."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,11 +12,11 @@ from torch.nn import functional as F
 import expunge as ex
 from expunge.accounting import MeasuredResidual, Mechanism
 from expunge.attacks import residual_worlds, two_worlds
-from expunge.audit import OneRun, OneRunViaCertifier, one_run
+from expunge.audit import JointGuesses, joint_guesses
 from expunge.audit.scores import auc
 from lanes.sets import BUDGET, Case
 
-__all__ = ["accuracies", "guessing", "worlds"]
+__all__ = ["CONFIDENCE", "accuracies", "guessing", "read", "worlds"]
 
 CONFIDENCE = 0.95
 Scores = Callable[[Tensor], Tensor]
@@ -28,27 +28,30 @@ def accuracies(case: Case, scores: Scores) -> dict[str, float]:
     return {name: _accuracy(scores, rows) for name, rows in parts.items()}
 
 
-def guessing(case: Case, scores: Scores, mechanism: Mechanism | None) -> dict[str, Any]:
-    """Guess the canaries' coins from one released model: ε at least, with confidence 0.95 at the budget's δ, and AUC.
+def guessing(case: Case, scores: Scores) -> dict[str, Any]:
+    """Guess the canaries' coins from one released model, all together: what `read` makes a bound of, and AUC.
 
-    A canary's score is its loss under a model trained on the retained rows alone, less its loss under the released
-    one. A random half of the canaries decides how many guesses are made; the others count (arXiv 2305.08846).
+    A canary's score is its loss under a model trained on the retained rows alone, less its loss under the released one.
     """
     x, y = (t[: case.canaries] for t in case.candidates.tensors)
     reference = case.reference  # trained where it is first asked for, so outside of no_grad
     with torch.no_grad():
         easy, seen = (F.cross_entropy(f(x).double(), y, reduction="none").numpy() for f in (reference, scores))
     score, members = easy - seen, case.members[: case.canaries].numpy()
-    order = np.random.default_rng(case.seed).permutation(len(y))
-    practice, counted = order[: len(y) // 2], order[len(y) // 2 :]
-    found = one_run(
-        score[counted], members[counted], practice=(score[practice], members[practice]), delta=BUDGET.delta,
-        confidence=CONFIDENCE, kind=OneRunViaCertifier if isinstance(mechanism, MeasuredResidual) else OneRun,
-    )  # fmt: skip
-    return {
-        "epsilon": found.epsilon(delta=BUDGET.delta, confidence=CONFIDENCE), "auc": auc(score[members], score[~members]),
-        "canaries": found.canaries, "guesses": found.guesses, "correct": found.correct,
-    }  # fmt: skip
+    return {"auc": auc(score[members], score[~members]), "joint": asdict(joint_guesses(score, members))}
+
+
+def read(found: dict[str, Any]) -> JointGuesses:
+    """What `guessing` saw, and what earlier results hold: right guesses among canaries, their number chosen on others.
+
+    The release is compared with a certifier that saw no canary, so that the number of right guesses is binomial whichever
+    canaries are guessed: the counts of earlier results can be read that way too.
+    """
+    if "joint" in found:
+        return JointGuesses(**found["joint"])
+    return JointGuesses(
+        candidates=found["canaries"], weights=(1,), guesses=(found["guesses"],), correct=(found["correct"],)
+    )
 
 
 @lru_cache

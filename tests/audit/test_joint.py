@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from expunge import OutputPerturbation, guarantee
 from expunge.accounting import gaussian
-from expunge.audit import JointGuesses, OneRun, joint_guesses
+from expunge.audit import Finding, JointGuesses, OneRun, joint_guesses
 from expunge.audit.evidence.joint_guesses import log_tail
 
 DELTA, CONFIDENCE = 1e-5, 0.95
@@ -106,6 +107,35 @@ def test_no_more_than_the_promised_share_of_audits_is_above_the_truth(mu):
     seen = [joint_guesses(*gaussian_release(rng, mu)) for _ in range(1000)]
     assert sum(s.epsilon(**HOW) > truth for s in seen) <= 50
     assert 10 <= sum(s.mu(confidence=CONFIDENCE) > mu for s in seen) <= 64  # P[Binomial(1000, 0.05) > 64] = 2 %
+
+
+def output_perturbation_release(rng, claimed, *, noise, m=64):
+    """Weights Σ x_i e_i of the rows that are in, clipped to the ball, and noise; scores of every row from the release."""
+    coins = rng.random(m) < 0.5
+    start = np.where(coins, 10.0, 0.0)
+    start *= claimed.init_clip / np.linalg.norm(start)
+    return start + noise * rng.normal(size=m), coins
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mu", [0.268, 2.0, 8.0])
+def test_a_sound_mechanism_is_refuted_no_more_often_than_promised(mu):
+    """1,000 releases of output perturbation, by ε or by μ."""
+    rng, claimed = np.random.default_rng(6), OutputPerturbation(init_clip=mu / 2, noise_std=1.0)
+    claim = guarantee(claimed, delta=DELTA)
+    how = {"attack": "canaries", "relation": "retrained", "delta": DELTA, "confidence": CONFIDENCE}
+    found = [
+        Finding(evidence=joint_guesses(*output_perturbation_release(rng, claimed, noise=1.0)), **how)
+        for _ in range(1000)
+    ]
+    assert sum(f.refutes(claim) for f in found) <= 50
+
+
+def test_a_mechanism_that_does_nothing_is_refuted_at_10_by_one_release_of_64_rows():
+    rng, claimed = np.random.default_rng(7), OutputPerturbation(init_clip=1.0, noise_std=10.0)
+    seen = joint_guesses(*output_perturbation_release(rng, claimed, noise=1e-3))
+    assert seen.epsilon(**HOW) > 10
+    assert joint_guesses(*output_perturbation_release(rng, claimed, noise=10.0)).epsilon(**HOW) < 1
 
 
 @pytest.mark.parametrize("make", [lambda rng, m: rng.normal(size=m), lambda rng, m: rng.standard_cauchy(m),

@@ -14,7 +14,7 @@ from expunge.report import render
 from expunge.report.curves import Comparison
 from expunge.report.page import control, table
 from expunge.session.folder import working_folder, write
-from expunge.session.networks import certified
+from expunge.session.networks import certified, with_recovery
 
 __all__ = ["run_demo"]
 
@@ -35,9 +35,10 @@ def run_demo(
             folder = work / name
             folder.mkdir()
             done = certified(task, mechanism, epochs=epochs, recipe=RECIPE, state=None)
-            released = done.model if name == "retrain" else recover(
-                done.model, task.retain, loss=task.loss, epochs=epochs, recipe=RECIPE, rescale=True
-            )  # fmt: skip
+            released = done.model
+            if name != "retrain":
+                released = recover(done.model, task.retain, loss=task.loss, epochs=epochs, recipe=RECIPE, rescale=True)
+                done = with_recovery(done, epochs=epochs, recipe=RECIPE, rescale=True)
             pages[name] = write(folder, done, released, budget, Relation.RETRAINED, {}, comparison)
         write_new(work / "comparison.json", (json.dumps(comparison.to_dict(), indent=1) + "\n").encode())
         write_new(work / "report.html", render(pages["gradient_clipping"], comparison).encode())

@@ -21,7 +21,7 @@ from expunge.session.folder import keys_in, summary, working_folder, write
 from expunge.state import StateFile
 from expunge.task import Task, accuracies, load_task
 
-__all__ = ["certified", "run_task"]
+__all__ = ["certified", "run_task", "with_recovery"]
 
 _KEPT = "certified.state"
 
@@ -88,8 +88,13 @@ def _run(
         done.model, task.retain, loss=task.loss, epochs=epochs, recipe=recipe, rescale=rescale, public=task.public,
         state=recovering,
     )  # fmt: skip
-    how = {"recovery": {"epochs": epochs, "rescale": rescale, "recipe": recipe.to_dict()}}
-    return replace(done, record=replace(done.record, procedure={**done.record.procedure, **how})), released
+    return with_recovery(done, epochs=epochs, recipe=recipe, rescale=rescale), released
+
+
+def with_recovery(done: Unlearned, *, epochs: float, recipe: Recipe, rescale: bool) -> Unlearned:
+    """The same run, its record telling how it was recovered, so that an audit need not be told."""
+    recovery = {"epochs": epochs, "rescale": rescale, "recipe": recipe.to_dict()}
+    return replace(done, record=replace(done.record, procedure={**done.record.procedure, "recovery": recovery}))
 
 
 def _refuse_unfit(task: Task, mechanism: Mechanism, *, epochs: float, recipe: Recipe) -> None:

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 from math import exp, hypot, sqrt
+from time import process_time
 
 import pytest
 from scipy.stats import norm
 
-from expunge.accounting import BlockwiseGradientClipping, GradientClipping, Relation, delta_at, gaussian
+from expunge.accounting import BlockwiseGradientClipping, GradientClipping, Relation, delta_at, gaussian, guarantee
 
 FIELDS = {
     "block_sizes": (10, 20, 30), "block_clips": (0.3, 0.2, 0.1), "grad_clip": 1.0, "learning_rate": 0.01,
@@ -109,3 +110,34 @@ def test_bad_blocks_are_refused_by_name_and_value(field, value, message):
 def test_fields_of_the_wrong_type_are_refused_by_name(field, value):
     with pytest.raises(TypeError, match=field):
         BlockwiseGradientClipping(**FIELDS | {field: value})
+
+
+@pytest.mark.parametrize("blind", [True, False])
+def test_from_another_model_every_block_costs_exactly_twice_what_it_costs_from_the_centre(blind):
+    m = replace(BLIND, blind=blind)
+    assert m.block_mu() == tuple(2 * mu for mu in m.block_mu(Relation.CENTER))
+    assert m.mu() == hypot(*m.block_mu()) * (1 + 1e-15)
+    assert m.mu(Relation.CENTER) == hypot(*m.block_mu(Relation.CENTER)) * (1 + 1e-15)
+
+
+@pytest.mark.parametrize("different", [1, 200_000])
+def test_the_numbers_of_very_many_blocks_are_there_in_seconds(different):
+    """2,000 blocks took seven seconds to verify."""
+    started = process_time()
+    clips = tuple(0.5 + (b % different) / different for b in range(200_000))
+    m = replace(BLIND, block_sizes=(1,) * 200_000, block_clips=clips)
+    assert all(delta_at(m, float(epsilon)) > 0 for epsilon in range(10))
+    assert guarantee(m, delta=1e-5, relation=Relation.CENTER).epsilon > 0
+    assert process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("sizes", "clips", "named"),
+    [((1, 0), (1.0, 1.0), r"block_sizes\[1\]"), ((1, 1), (1.0, 1), ""), ((1, True), (1.0, 1.0), r"block_sizes\[1\]")],
+)
+def test_a_block_that_repeats_another_in_value_but_not_in_kind_is_checked_itself(sizes, clips, named):
+    if not named:
+        assert replace(BLIND, block_sizes=sizes, block_clips=clips).block_clips == clips
+        return
+    with pytest.raises((ValueError, TypeError), match=named):
+        replace(BLIND, block_sizes=sizes, block_clips=clips)

@@ -1,8 +1,10 @@
 """Noisy fine-tuning with clipped gradients, one block of the weights after another."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from math import hypot, sqrt
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from expunge import _validate
 from expunge.accounting import gaussian, iteration
@@ -70,8 +72,9 @@ class BlockwiseGradientClipping:
                 f"block_sizes and block_clips must hold one entry for each block, at least one, not "
                 f"{len(self.block_sizes)} and {len(self.block_clips)}"
             )
-        for b, (size, clip) in enumerate(zip(self.block_sizes, self.block_clips, strict=True)):
+        for size, b in _firsts(self.block_sizes):
             _validate.whole(**{f"block_sizes[{b}]": size})
+        for clip, b in _firsts(self.block_clips):
             _validate.positive(**{f"block_clips[{b}]": clip})
         _validate.positive(grad_clip=self.grad_clip, learning_rate=self.learning_rate, noise_std=self.noise_std)
         _validate.non_negative(weight_decay=self.weight_decay)
@@ -112,15 +115,24 @@ class BlockwiseGradientClipping:
 
     def mu(self, relation: Relation = Relation.RETRAINED) -> float:
         """The root of the sum of squares over the blocks, rounded up."""
-        return hypot(*self.block_mu(relation)) * (1 + 1e-15)
+        return self._center_mu if Relation(relation) is Relation.CENTER else 2 * self._center_mu
 
     def block_mu(self, relation: Relation = Relation.RETRAINED) -> tuple[float, ...]:
         """μ_b of each block, rounded up."""
         last = len(self.block_clips) - 1
-        return tuple(
-            self._alone(clip).mu(relation) if self.blind or b == last else self._to_the_end(clip, relation)
-            for b, clip in enumerate(self.block_clips)
-        )
+        of = {
+            clip: self._alone_mu(clip, relation) if self.blind else self._to_the_end(clip, relation)
+            for clip in set(self.block_clips)
+        }
+        return (*(of[clip] for clip in self.block_clips[:last]), self._alone_mu(self.block_clips[last], relation))
+
+    @cached_property
+    def _center_mu(self) -> float:
+        """Against the centre; from another model of the ball distance and drift are twice that, and so is every μ_b.
+
+        Kept, as there may be many blocks; doubling is exact in floats.
+        """
+        return hypot(*self.block_mu(Relation.CENTER)) * (1 + 1e-15)
 
     def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
         """The Gaussian profile of `mu`, rounded up."""
@@ -156,6 +168,16 @@ class BlockwiseGradientClipping:
             noise_std=self.noise_std,
         )
 
+    def _alone_mu(self, clip: float, relation: Relation) -> float:
+        reach = 2.0 if Relation(relation) is Relation.RETRAINED else 1.0
+        return iteration.shifted_interpolation(
+            distance=reach * clip,
+            drift=reach * self.learning_rate * self.grad_clip,
+            decay=self.decay,
+            noise_std=self.noise_std,
+            steps=self.steps,
+        )
+
     def _to_the_end(self, clip: float, relation: Relation) -> float:
         reach = 2.0 if Relation(relation) is Relation.RETRAINED else 1.0
         return iteration.mu_after(
@@ -179,3 +201,11 @@ class BlockwiseGradientClipping:
             if (pushed and mu >= self._to_the_end(clip, relation) * (1 - 1e-12)) or not (self.blind or b == last)
         ]
         return sqrt(sum(mu * mu for mu in kept)) * (1 - 1e-12)
+
+
+def _firsts(values: Iterable[Any]) -> Iterable[tuple[Any, int]]:
+    """Each different value, of whatever type, and where it comes first: what is said of it holds for all of them."""
+    seen: dict[tuple[type, str], tuple[Any, int]] = {}
+    for b, value in enumerate(values):
+        seen.setdefault((type(value), repr(value)), (value, b))
+    return seen.values()

@@ -217,7 +217,7 @@ class Normed(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.front, self.norm, self.last = nn.Linear(40, 16), nn.BatchNorm1d(16), nn.Linear(16, 2)
+        self.front, self.norm, self.last = nn.Linear(40, 16), nn.BatchNorm1d(16, affine=False), nn.Linear(16, 2)
 
     def forward(self, x):
         return self.last(self.norm(self.front(x)).relu())
@@ -241,7 +241,7 @@ def test_public_parts_are_the_tasks_own_and_are_not_trained_on_the_canaries(monk
     monkeypatch.setattr(networks, "_released", lambda _how, model, seed: seen.append(model) or model)
     own = task(model=Normed(), make_model=Normed, public=("front.*", "norm.*"))
     audit_task(own, NOISY, recipe=RECIPE, recovery_epochs=1, training_epochs=2, effort=replace(SMALL, runs=0))
-    for name in ("front.weight", "norm.weight", "norm.running_mean"):
+    for name in ("front.weight", "front.bias", "norm.running_mean"):
         assert torch.equal(seen[-1].state_dict()[name], own.model.state_dict()[name])
     assert not torch.equal(seen[-1].last.weight, own.model.last.weight)
 

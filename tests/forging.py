@@ -4,15 +4,18 @@ import copy
 
 from expunge import Certificate, RunRecord, issue
 from expunge.certificate import _digest
+from expunge.randomness.grid import grid_of
 from expunge.record import NoiseRecord
 
 DELTA = 1e-5
 
 
 def record_of(mechanism):
+    last = mechanism.noise_std[-1] if isinstance(mechanism.noise_std, tuple) else mechanism.noise_std
     noise = NoiseRecord(
-        count=mechanism.noise_draws, std=mechanism.noise_std, dimension=3, self_test="passed", generator="secret"
-    )
+        count=mechanism.noise_draws, std=mechanism.noise_std, dimension=3, self_test="passed", generator="secret",
+        stream="aes-256-ctr/1", grid=grid_of(last),
+    )  # fmt: skip
     return RunRecord(
         mechanism=mechanism,
         steps_done=mechanism.gradient_steps,

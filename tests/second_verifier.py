@@ -209,7 +209,7 @@ NOISE = {
     "count": whole(), "dimension": whole(), "std": either(number(), listed(number(), 1)),
     "self_test": one_of("passed", "none"), "generator": one_of("secret", "given", "none"),
 }  # fmt: skip
-NOISE_2 = {"stream": one_of("aes-256-ctr/1", "torch-mersenne", "torch-philox", "none"), "grid": number()}
+NOISE_2 = {"stream": one_of("aes-256-ctr/1", "none"), "grid": number()}
 PROCEDURE = closed(
     optional=("batch_size", "recovery", "training"), batch_size=whole(1),
     recovery=closed(epochs=number(), rescale=flag, recipe=RECIPE), training=closed(epochs=number(), recipe=RECIPE),

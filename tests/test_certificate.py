@@ -33,6 +33,7 @@ from expunge import (
 from expunge.accounting import delta_at
 from expunge.certificate import _digest
 from expunge.errors import CertificateError, ClaimRefused, MalformedCertificate, OutputError, RunError, WeightsMismatch
+from expunge.randomness.grid import grid_of
 from expunge.record import NO_NOISE, NoiseRecord, weights_digest
 
 CERTIFIED = "sha256:" + "a" * 64
@@ -70,12 +71,15 @@ MECHANISMS = {
 def record_of(mechanism, **changes):
     noise = NO_NOISE
     if mechanism.noise_draws:
+        last = mechanism.noise_std[-1] if isinstance(mechanism.noise_std, tuple) else mechanism.noise_std
         noise = NoiseRecord(
             count=mechanism.noise_draws,
             std=mechanism.noise_std,
             dimension=12,
             self_test="passed",
             generator="secret",
+            stream="aes-256-ctr/1",
+            grid=grid_of(last),
         )
     fields = {
         "mechanism": mechanism,

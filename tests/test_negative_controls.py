@@ -3,20 +3,20 @@
 After the table "Negative controls" of the specification. A check that passes one of these checks nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, inf, log, log1p, sqrt
 from typing import ClassVar
 
 import pytest
 import torch
 
-from expunge import GradientClipping, OutputPerturbation, Relation, guarantee, verify
+from expunge import GradientClipping, OutputPerturbation, Relation, guarantee, issue, verify
 from expunge.accounting import gaussian
 from expunge.errors import ClaimRefused, MalformedCertificate, RunError
 from expunge.methods import Noise, clip_, gradient_clipping
 from expunge.randomness.secret import Secret
 from expunge.testing import ContractViolation, check_executor, check_mechanism
-from forging import DELTA, certificate_of, forged
+from forging import DELTA, certificate_of, forged, record_of
 
 SIGMA = 0.002
 
@@ -330,3 +330,12 @@ def test_noise_scale_a_free_constant_and_epsilon_never_computed():
     with pytest.raises(RunError, match="FreeNoise is not in the table of mechanisms"):
         certificate_of(wrong)
     verify(certificate_of(right))
+
+
+def test_noise_of_a_generator_that_can_be_inverted_gets_no_certificate():
+    """The twister of torch, as every certificate of schema 1 had it; one of schema 2 cannot name it."""
+    record = record_of(OutputPerturbation(init_clip=1.0, noise_std=2.0))
+    twisted = replace(record.noise, stream="torch-mersenne", grid=0.0)
+    with pytest.raises(RunError, match=r"stream"):
+        issue(replace(record, noise=twisted), released=record.certified)
+    issue(record, released=record.certified)

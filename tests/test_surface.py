@@ -48,7 +48,9 @@ def test_a_certificate_verifies_without_torch(tmp_path):
     record = expunge.RunRecord(
         mechanism=expunge.OutputPerturbation(init_clip=1.0, noise_std=2.0),
         steps_done=0,
-        noise=NoiseRecord(count=1, std=2.0, dimension=3, self_test="passed", generator="secret"),
+        noise=NoiseRecord(
+            count=1, std=2.0, dimension=3, self_test="passed", generator="secret", stream="aes-256-ctr/1", grid=2.0**-12
+        ),
         layers=(("w", 3),), weights_dtype="float64", center="zero", buffers="none", public=(),
         certified="sha256:" + "0" * 64, coverage="ids",
     )

@@ -58,11 +58,11 @@ class NoiseRecord:
     dimension: int
     self_test: str
     generator: str
-    stream: str = "torch-mersenne"
-    grid: float = 0.0
+    stream: str
+    grid: float
 
 
-NO_NOISE = NoiseRecord(count=0, std=0.0, dimension=0, self_test="none", generator="none", stream="none")
+NO_NOISE = NoiseRecord(count=0, std=0.0, dimension=0, self_test="none", generator="none", stream="none", grid=0.0)
 
 UNCHECKED, ANY_GROUP = "unchecked", "any group"
 COVERAGES = ("ids", "content", "ids and content", "ledger", ANY_GROUP, UNCHECKED)

@@ -154,7 +154,7 @@ def single() -> Iterator[Fault]:
         flag="commitments",
     )
     for path, values in {
-        "/run/noise/generator": ["published", "", "Secret", None, 3], "/run/noise/stream": ["mt19937", "", None],
+        "/run/noise/generator": ["published", "", "Secret", None, 3], "/run/noise/stream": ["mt19937", "torch-mersenne", "torch-philox", "", None],
         "/run/noise/self_test": ["failed", "", "not run", None], "/run/weights_dtype": ["float8", "a poem", "torch.float32", None],
         "/run/buffers": ["a poem", "", None, True], "/run/coverage": ["checked", "", None], "/claim/kind": ["empirical", "behavioural", "perfect", None],
         "/claim/relation": ["nearby", "", None], "/run/mechanism/name": ["wishful", "", None, ["gradient_clipping"]],

@@ -158,7 +158,7 @@ def valid() -> Iterator[dict[str, Any]]:
         yield vector(f"{field}: {value}", "Another value of the vocabulary.", plain(record), field)
     norms = record_of(BASES["gradient_clipping"], buffers="reset", estimated=("norm.running_mean", "norm.running_var"))
     yield vector("estimated buffers", "BatchNorm statistics of the retained data.", plain(norms), "estimated")
-    for field, value in [("generator", "given"), ("stream", "torch-philox"), ("grid", 2.0**-20)]:
+    for field, value in [("generator", "given"), ("grid", 2.0**-20)]:
         noise = {**gradient.to_dict()["noise"], field: value}
         yield vector(
             f"noise.{field}: {value}",

@@ -21,7 +21,6 @@ _COVERAGE = {
 }
 _STREAM = {
     "aes-256-ctr/1": "The noise came from AES-256 in counter mode, a cryptographic stream.",
-    "torch-philox": "The noise came from torch's counter-based generator (Philox), which is not cryptographic.",
     "torch-mersenne": "The noise came from torch's Mersenne twister, which is not cryptographic: whoever knows some of the "
     "weights before the noise may be able to compute the rest of it.",
 }

@@ -556,6 +556,7 @@ def test_an_audit_of_a_certificate_that_claims_nothing_attacks_its_head_and_refu
     issued = ex.issue(released.record, released=released.model, unchecked="a test")
     assert (issued.claim.kind, issued.claim.delta) == (ex.Kind.NONE, 1.0)
     issued.save(tmp_path / "none.json")
+    ex.save_weights(released.model, tmp_path / "model.safetensors")
     found = done(run, "audit", "lane_tasks:task", "--certificate", "none.json", "--quick", "--no-shadows")
     assert found["refuted_by"] == []
     assert [finding["delta"] for finding in found["findings"]] == [1e-5] * len(found["findings"])

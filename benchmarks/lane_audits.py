@@ -38,7 +38,7 @@ def lanes(provenance: str) -> dict[str, ex.Mechanism]:
         return ex.MeasuredResidual(residual=1e-9, strong_convexity=1e-4, noise_std=noise_std, provenance=provenance)
 
     return {
-        "exact head": ex.ExactRidge(ridge=RIDGE, rounding=1e-9, provenance=provenance),
+        "exact head": ex.GridRidge(ridge=RIDGE, grid=2.0**-12, rounding=1e-9, provenance=provenance),
         "convex head": ex.calibrate(convex, ex.Budget(epsilon=1.0, delta=DELTA)),
         "replay": ex.Replay(),
     }

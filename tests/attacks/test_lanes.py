@@ -74,7 +74,7 @@ def parts_of(found):
     ids=["exact", "convex", "replay", "shards", "undeclared exact", "undeclared convex"],
 )
 def test_a_lane_is_attacked_by_what_applies_and_not_refuted(mechanism, parts):
-    found = audit(mechanism)
+    found = audit(mechanism, confidence=0.999)  # a sound lane is refuted once in 1/(1 - confidence) tries
     assert parts_of(found) == parts
     assert all(f.null is not None for f in found.findings)
     assert found.refuting(guarantee(mechanism, delta=1e-5)) == []

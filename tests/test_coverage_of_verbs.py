@@ -178,7 +178,7 @@ def test_a_lane_refuses_a_task_whose_retained_data_hold_the_forget_set(lane: str
 def test_a_forget_set_without_names_is_committed_to_by_its_content(run: Any, tmp_path: Path) -> None:
     made = task(forget=list(GONE.chunks(3)))
     certificate = run("output_perturbation", made)
-    key = bytes.fromhex((tmp_path / "output_perturbation" / "commitment.key").read_text())
+    key = bytes.fromhex((tmp_path / "output_perturbation.secret" / "keys" / "commitment.key").read_text())
     ex.open_commitment(certificate.content["commitments"]["forget"], GONE.tensors, key=key)
     assert certificate.record.coverage == "content"
 

@@ -122,12 +122,35 @@ def test_the_trained_weights_are_not_certified_as_unlearned(done: ex.Unlearned, 
     issue(done.record, ex.recover(done.model, DATA, loss=loss, epochs=1, recipe=ex.Recipe(learning_rate=0.01)))
 
 
+def in_type(*types: torch.dtype) -> nn.Module:
+    model = copy.deepcopy(MODEL)
+    for dtype in types:
+        model = model.to(dtype)
+    return model
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        (torch.float16,), (torch.bfloat16,), (torch.float64,), (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+    ],
+)  # fmt: skip
+def test_the_trained_weights_in_another_type_are_not_certified_as_unlearned(
+    done: ex.Unlearned, types: tuple[torch.dtype, ...]
+) -> None:
+    """`model.half()` where `released.half()` was meant: a RunError; what was unlearned passes in every type."""
+    with pytest.raises(RunError, match="before the run"):
+        issue(done.record, in_type(*types))
+    issue(done.record, copy.deepcopy(done.model).to(types[0]))
+
+
 def test_what_is_known_of_the_start_is_written_nowhere(done: ex.Unlearned) -> None:
     """A digest of the trained weights would let a reader test guesses of them: not in record, certificate or repr."""
     assert done.record.start
     texts = [json.dumps(done.record.to_dict()), issue(done.record, done.model).to_json(), repr(done.record), repr(done)]
     for found in done.record.start.values():
-        assert not any(found in text for text in texts)
+        assert not any(digest in text for text in texts for digest in found)
     again = RunRecord.from_dict(done.record.to_dict())
     assert not again.start
     assert again == done.record

@@ -23,7 +23,14 @@ from expunge.errors import ModelRefused, RunError
 from expunge.loss import Loss, scalar_loss
 from expunge.methods import EXECUTORS, FlatWeights, Noise, secret_generator
 from expunge.methods.statistics import average_, keeps_statistics, reset_, running_norms
-from expunge.methods.tensors import dtype_name, named_parameters, refuse_other_state, saved_tensors
+from expunge.methods.tensors import (
+    digest_bytes,
+    dtype_name,
+    named_buffers,
+    named_parameters,
+    refuse_other_state,
+    saved_tensors,
+)
 from expunge.methods.weights import public_names, refuse_uncovered
 from expunge.record import (
     NO_NOISE,
@@ -42,6 +49,8 @@ __all__ = ["Unlearned", "noiseless_record", "null_start", "recover", "retrain", 
 
 _log = logging.getLogger("expunge")
 _TELLING = 16  # coordinates; that so many noised ones equal the trained ones bit for bit does not happen
+_CAST = 1 << 22  # coordinates of which the digests in other types are kept, small tensors first
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,7 @@ def unlearn(
         weights.release()
         if file:
             file.delete()
+    weights.check_released()  # the modes that were restored may be a model's own code
     record = RunRecord(
         mechanism=mechanism,
         steps_done=done,
@@ -159,7 +169,7 @@ def unlearn(
         layers=weights.layers,
         weights_dtype=dtype_name(weights.dtype),
         center=weights.center_digest,
-        buffers="reset" if weights.norms else "public" if any(True for _ in work.buffers()) else "none",
+        buffers="reset" if weights.norms else "public" if any(True for _ in named_buffers(work)) else "none",
         public=weights.public,
         certified=weights_digest(work),
         environment=environment(weights.device),
@@ -356,17 +366,26 @@ def _copied(model: nn.Module) -> nn.Module:
         raise ModelRefused(f"the model cannot be copied ({error}); with copy=False it is changed itself") from error
 
 
-def _start(weights: FlatWeights) -> dict[str, str]:
+def _start(weights: FlatWeights) -> dict[str, frozenset[str]]:
     """Digests of the trained weights, the whole under "": for `issue` to refuse them as released ones; never written.
 
-    Tensors that two models may well have in common (short, or of one value) count in the whole only.
+    Tensors that two models may well have in common (short, or of one value) count in the whole only. Of small tensors the
+    digests in other types are there too: a trained model in half precision is no other model.
     """
     telling = {
-        name for name, p in named_parameters(weights.model)
+        name: p.detach() for name, p in named_parameters(weights.model)
         if name in weights.names and p.numel() >= _TELLING and bool((p != p.reshape(-1)[0]).any())
     }  # fmt: skip
     tensors = weights_tensors(weights.model)
-    return {t.name: t.digest.hex() for t in tensors if t.name in telling} | {"": digest_tensors(tensors)}
+    found = {t.name: {t.digest.hex()} for t in tensors if t.name in telling}
+    left = _CAST
+    for name, p in sorted(telling.items(), key=lambda item: item[1].numel()):
+        left -= p.numel()
+        if left < 0:
+            break
+        lower = [p.to(kind) for kind in _FLOATS]
+        found[name] |= {digest_bytes(t) for t in (*lower, *(t.float() for t in lower))}
+    return {name: frozenset(digests) for name, digests in found.items()} | {"": frozenset({digest_tensors(tensors)})}
 
 
 def _estimate_statistics(weights: FlatWeights, batches: Batches, loss: Loss) -> None:

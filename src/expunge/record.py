@@ -8,7 +8,7 @@ guess of the trained weights, which the certificate's law does not allow for.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import singledispatch
 from math import frexp, prod
@@ -85,7 +85,7 @@ class RunRecord:
         environment: versions and device.
         estimated: names of the buffers that were reset and estimated again on the retained data.
         coverage: how it was checked that the retained data hold no forgotten row: one of `COVERAGES`.
-        start: digests of the trained weights, in memory only: with them `issue` refuses weights that never were unlearned.
+        start: digests of the trained weights by name, in memory only: with them `issue` refuses weights that never were unlearned.
             Not a field of the certificate, see above.
         procedure: public settings of the run beside the mechanism, JSON-ready: "batch_size", "recovery", "training".
     """
@@ -103,7 +103,7 @@ class RunRecord:
     estimated: tuple[str, ...] = ()
     coverage: str = UNCHECKED
     procedure: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    start: Mapping[str, str] = field(default_factory=dict[str, str], compare=False, repr=False)
+    start: Mapping[str, Collection[str]] = field(default_factory=dict[str, Collection[str]], compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready fields, the mechanism by its name in the closed table."""

@@ -294,3 +294,85 @@ def test_a_recurrent_network_that_flattens_its_weights_is_noised_whole() -> None
     lstm = done.model.lstm
     assert all(a is b for a, b in zip(lstm._flat_weights, lstm.parameters(), strict=True))
     assert all(float(p.detach().std()) > 0.5 * SIGMA for p in lstm.parameters())
+
+
+class Selective(Body):
+    """Shows an optimiser its last layer alone."""
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
+        return ((n, p) for n, p in super().named_parameters(*args, **kwargs) if not n.startswith("first"))
+
+
+class Reticent(Body):
+    """Shows its last layer alone, in its state dict too."""
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
+        return ((n, m) for n, m in super().named_modules(*args, **kwargs) if n != "first")
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return {n: t for n, t in super().state_dict(*args, **kwargs).items() if not n.startswith("first")}
+
+
+class Banked(Body):
+    """Does not show its buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("bank", torch.ones(20, 8))
+
+    def named_buffers(self, *args: Any, **kwargs: Any) -> Any:
+        return iter(())
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return {n: t for n, t in super().state_dict(*args, **kwargs).items() if n != "bank"}
+
+
+def test_layers_that_a_model_does_not_list_are_covered_all_the_same() -> None:
+    """A class that overrides `named_parameters` keeps no layer from clip and noise."""
+    model = Selective()
+    done = unlearn(model)
+    assert {name for name, _ in done.record.layers} == {
+        f"{a}.{b}" for a in ("first", "last") for b in ("weight", "bias")
+    }
+    assert float(done.model.first.weight.detach().std()) > SIGMA / 2
+
+
+@pytest.mark.parametrize("mechanism", [GRADIENT, OUTPUT])
+def test_parts_that_neither_lists_nor_state_dict_show_are_refused(mechanism: ex.Mechanism) -> None:
+    """They would stay in the model as they were trained, and recovery would build on them."""
+    with pytest.raises(ModelRefused, match=r"does not show 'first\.weight'"):
+        unlearn(Reticent(), mechanism)
+    with pytest.raises(ModelRefused, match="buffer 'bank' may carry data"):
+        unlearn(Banked(), mechanism)
+
+
+TRAINED: dict[str, Tensor] = {}
+
+
+class Rewinds(Body):
+    """Brings its trained weights back whenever its mode is set."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "training" and TRAINED:
+            self.first.weight.data = TRAINED["first"].clone()
+
+
+def test_weights_that_come_back_with_the_modes_after_the_run_are_seen() -> None:
+    """Modes are restored after the release; a model's own code may run then."""
+    model = Rewinds()
+    TRAINED["first"] = model.first.weight.detach().clone()
+    try:
+        with pytest.raises(RunError, match=r"'first\.weight' would be released with other values"):
+            unlearn(model, OUTPUT)
+    finally:
+        TRAINED.clear()
+
+
+@pytest.mark.parametrize("part", ["covered", "public"])
+def test_a_tensor_on_the_meta_device_is_refused_by_name(part: str) -> None:
+    """It has a shape and no value; nothing is torch's own error."""
+    model = Body()
+    model.first = nn.Linear(8, 16, device="meta")
+    with pytest.raises(ModelRefused, match=r"'first\.weight' is on the meta device"):
+        unlearn(model, public=["first.*"] if part == "public" else [])

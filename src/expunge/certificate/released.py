@@ -114,9 +114,9 @@ def _is_the_start(record: RunRecord, tensors: Sequence[TensorInfo] | None, diges
     """What of the weights to be released is still the trained model's, bit for bit; None where nothing is, or is known."""
     if not record.start:
         return None
-    if digest == record.start[""]:
+    if digest in record.start[""]:
         return "the weights are those of the model before the run"
     for tensor in tensors or ():
-        if record.start.get(tensor.name) == tensor.digest.hex():
-            return f"'{tensor.name}' is that of the model before the run, bit for bit"
+        if tensor.digest.hex() in record.start.get(tensor.name, ()):
+            return f"'{tensor.name}' is that of the model before the run, bit for bit or in another type"
     return None

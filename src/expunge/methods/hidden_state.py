@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from expunge.methods.tensors import plain_name
+from expunge.methods.tensors import named_buffers, named_modules, named_parameters, plain_name
 
 __all__ = ["Known", "attributes", "held_in", "hidden_state"]
 
@@ -42,7 +42,8 @@ class Known:
     """The tensors and modules that a model registers: the ones that its attributes may hold too."""
 
     def __init__(self, model: nn.Module) -> None:
-        held: list[object] = [*model.parameters(), *model.buffers(), *model.modules()]
+        tensors = (*named_parameters(model), *named_buffers(model))
+        held: list[object] = [part for _, part in (*tensors, *named_modules(model))]
         self._held = held  # so that no other object can get one of these ids
         self._ids = {id(item) for item in held}
 
@@ -65,14 +66,14 @@ def hidden_state(model: nn.Module, *, numbers: bool = True) -> str | None:
         numbers: whether more than 128 floats in one attribute count as data.
     """
     known = Known(model)
-    for prefix, module in model.named_modules():
+    for prefix, module in named_modules(model):
         if isinstance(module, torch.jit.ScriptModule):
             return f"'{prefix or type(module).__name__}' is a scripted module, whose constants cannot be looked into"
         for key, value in _everything(module):
             found = held_in(value, known, numbers=numbers)
             if found is not None:
                 return f"'{plain_name(f'{prefix}.{key}' if prefix else key)}' holds {found}"
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    for name, tensor in (*named_parameters(model), *named_buffers(model)):
         for key, value in vars(tensor).items():
             found = held_in(value, known, numbers=numbers)
             if found is not None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from expunge.errors import ModelRefused, RunError
 from expunge.methods.hidden_state import Known, attributes, held_in, hidden_state
-from expunge.methods.tensors import named_buffers, named_parameters, plain_name
+from expunge.methods.tensors import named_buffers, named_modules, named_parameters, plain_name
 
 __all__ = ["Placement"]
 
@@ -52,7 +52,7 @@ class Placement:
         self._slots = _slots(model, covered, flat, self.grad)
         self._known = Known(model)
         self._structure = _structure(model)
-        self._attributes = [(prefix, module, attributes(module)) for prefix, module in model.named_modules()]
+        self._attributes = [(prefix, module, attributes(module)) for prefix, module in named_modules(model)]
         self._estimated = frozenset(estimated)
         self._buffers = {name: _digest(b) for name, b in named_buffers(model) if name not in self._estimated}
         spared = set(covered)
@@ -201,8 +201,9 @@ class Placement:
 def _slots(model: nn.Module, covered: Sequence[str], flat: Tensor, grad: Tensor) -> list[_Slot]:
     where = {
         plain_name(f"{prefix}.{key}" if prefix else key): (module, key, parameter)
-        for prefix, module in model.named_modules(remove_duplicate=False)
-        for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+        for prefix, module in named_modules(model)
+        for key, parameter in module._parameters.items()  # pyright: ignore[reportPrivateUsage]
+        if parameter is not None
     }
     sizes = [where[name][2].numel() for name in covered]
     slots: list[_Slot] = []
@@ -240,7 +241,7 @@ def _structure(model: nn.Module) -> _Structure:
                 *(("buffer", key) for key, b in module._buffers.items() if b is not None),  # pyright: ignore[reportPrivateUsage]
             ),
         )
-        for prefix, module in model.named_modules(remove_duplicate=False)
+        for prefix, module in named_modules(model)
     ]
 
 

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivat
 from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[reportPrivateUsage]
 
 from expunge.errors import ModelRefused
-from expunge.methods.tensors import plain_name
+from expunge.methods.tensors import named_modules, plain_name
 
 __all__ = ["average_", "keeps_statistics", "norms_to_estimate", "reset_", "running_norms", "statistics_of"]
 
@@ -122,7 +122,7 @@ def keeps_statistics(model: nn.Module, public: Collection[str] = ()) -> list[_No
 
 def _norms(model: nn.Module) -> Iterator[tuple[str, _NormBase]]:
     """By every name it has."""
-    for prefix, module in model.named_modules(remove_duplicate=False):
+    for prefix, module in named_modules(model):
         if isinstance(module, _NormBase) and module.track_running_stats and _own(prefix, module):
             yield prefix, module
 

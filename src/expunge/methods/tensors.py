@@ -1,5 +1,6 @@
 """What a model is made of by name: the tensors that its file holds, and nothing else."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 
@@ -13,8 +14,10 @@ from expunge.errors import ModelRefused
 from expunge.record import TensorInfo, digest_safetensors, tensors_in, weights_tensors
 
 __all__ = [
+    "digest_bytes",
     "dtype_name",
     "named_buffers",
+    "named_modules",
     "named_parameters",
     "plain_name",
     "refuse_other_state",
@@ -32,16 +35,42 @@ def plain_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != _COMPILED)
 
 
+def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module under every name it has, as torch registers them.
+
+    Not by the model's own `named_modules` and its kin: a class may override them, to show an optimiser a part alone, and what
+    they leave out is in the model all the same.
+    """
+    stack: list[tuple[str, nn.Module, frozenset[int]]] = [("", model, frozenset())]
+    while stack:
+        prefix, module, above = stack.pop()
+        yield prefix, module
+        inside = above | {id(module)}  # a module that holds itself is not walked for ever
+        stack += [
+            (_joined(prefix, key), part, inside)
+            for key, part in reversed(list(module._modules.items()))  # pyright: ignore[reportPrivateUsage]
+            if part is not None and id(part) not in inside
+        ]
+
+
 def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Every parameter under every name it has, compiled or not."""
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        yield plain_name(name), parameter
+    for prefix, module in named_modules(model):
+        for key, parameter in module._parameters.items():  # pyright: ignore[reportPrivateUsage]
+            if parameter is not None:
+                yield plain_name(_joined(prefix, key)), parameter
 
 
 def named_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every buffer under every name it has, those that no state dict shows among them."""
-    for name, buffer in model.named_buffers(remove_duplicate=False):
-        yield plain_name(name), buffer
+    for prefix, module in named_modules(model):
+        for key, buffer in module._buffers.items():  # pyright: ignore[reportPrivateUsage]
+            if buffer is not None:
+                yield plain_name(_joined(prefix, key)), buffer
+
+
+def _joined(prefix: str, key: str) -> str:
+    return f"{prefix}.{key}" if prefix else key
 
 
 def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -51,14 +80,16 @@ def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
         ModelRefused: two of them have one name.
     """
     found: dict[str, Tensor] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
+    for prefix, module in named_modules(model):
         passing: set[str] = module._non_persistent_buffers_set  # pyright: ignore[reportPrivateUsage]
-        own: list[tuple[str, Tensor]] = [
-            *module.named_parameters(recurse=False, remove_duplicate=False),
-            *((n, b) for n, b in module.named_buffers(recurse=False, remove_duplicate=False) if n not in passing),
+        own: list[tuple[str, Tensor | None]] = [
+            *module._parameters.items(),  # pyright: ignore[reportPrivateUsage]
+            *((n, b) for n, b in module._buffers.items() if n not in passing),  # pyright: ignore[reportPrivateUsage]
         ]
         for key, tensor in own:
-            name = plain_name(f"{prefix}.{key}" if prefix else key)
+            if tensor is None:
+                continue
+            name = plain_name(_joined(prefix, key))
             if name in found:
                 raise ModelRefused(f"two tensors of the model have the name '{name}'")
             found[name] = tensor
@@ -101,6 +132,11 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     if one.data_ptr() == other.data_ptr() and one.stride() == other.stride():
         return True
     return torch.equal(*(t.cpu().contiguous().reshape(-1).view(torch.uint8) for t in (one, other)))
+
+
+def digest_bytes(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's numbers as they lie in a file, hexadecimal; as `TensorInfo.digest`."""
+    return hashlib.sha256(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def save_bytes(model: nn.Module) -> bytes:

@@ -175,9 +175,13 @@ class FlatWeights:
             refuse_other_state(self.model)
         except ModelRefused as error:
             raise RunError(f"after the run {error}") from error
+        self.check_released()
+
+    def check_released(self) -> None:
+        """Raise `RunError` unless the model holds the final weights, bit for bit; after `release`."""
         found = saved_tensors(self.model)
         for name, tensor in self._placed.parts(self._placed.flat).items():
-            if not same_bits(found[name], tensor):
+            if name not in found or not same_bits(found[name], tensor):
                 raise RunError(f"'{name}' would be released with other values than the mechanism gave it")
 
     def _flatten_center(self, center: nn.Module | dict[str, Tensor], dtype: torch.dtype) -> Tensor:
@@ -224,6 +228,11 @@ def refuse_uncovered(model: nn.Module, public: Sequence[str], *, reset_buffers: 
     for name, parameter in named_parameters(model):
         if is_lazy(parameter):
             raise ModelRefused(f"parameter '{name}' is not initialised yet: run one batch through the model first")
+    for name, tensor in (*named_parameters(model), *named_buffers(model)):
+        if tensor.is_meta:
+            raise ModelRefused(
+                f"'{name}' is on the meta device, where nothing has a value: load the model's weights first"
+            )
     _refuse_tied(model, public)
     estimated = statistics_of(model, norms_to_estimate(model, public))
     for name, _ in named_buffers(model):

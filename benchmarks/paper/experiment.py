@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from data import DataSet
 from recipes import Job
 from studies import Study
 from torch import Tensor
 from torch.nn import functional as F
 
 import expunge as ex
+from data import DataSet
 from expunge.recovery import rescale_
 from expunge.replicates import Pictures, RunBatches, Stack, accuracy_runs, recover_runs, unlearn_runs
 

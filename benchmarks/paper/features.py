@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data import CIFAR100, WIDTH, DataError, Parts, cifar10, features_path, from_hub
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
+
+from data import CIFAR100, WIDTH, DataError, Parts, cifar10, features_path, from_hub
 
 BACKBONE = "google/mobilenet_v2_1.0_224"
 SIZE, BATCH, ZERO = 160, 250, 128

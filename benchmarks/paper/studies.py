@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import data
 import recipes
 from recipes import Cell, Job, Training
 from torch import Tensor, nn
 
+import data
 from expunge.replicates import crops, rotations
 
 __all__ = ["STUDIES", "Study", "configurations"]

@@ -184,10 +184,10 @@ def test_an_interrupted_audit_of_a_lane_goes_on_and_ends_as_the_whole_one(tmp_pa
 
     whole = audit(CONVEX, state=tmp_path / "other")
     with monkeypatch.context() as patch:
-        patch.setattr(job, "_canaries", interrupted)
+        patch.setattr(job, "lane_canaries", interrupted)
         with pytest.raises(KeyboardInterrupt):
             audit(CONVEX, state=tmp_path / "state")
     with monkeypatch.context() as patch:
-        patch.setattr(job, "_membership", interrupted)  # this part is not run again
+        patch.setattr(job, "lane_membership", interrupted)  # this part is not run again
         assert audit(CONVEX, state=tmp_path / "state").to_json() == whole.to_json()
     assert not (tmp_path / "state").exists()

@@ -24,7 +24,7 @@ LISTED: dict[str, tuple[set[str], str]] = {
     "randomness/generators.py": ({"torch.Generator(", "manual_seed("}, "the room itself: generators for such coins"),
     "attacks/arena.py": ({"torch.rand", "torch.Generator(", "manual_seed("}, MEASURED),
     "attacks/heads.py": ({"torch.rand", "torch.randn", "torch.Generator(", "manual_seed("}, MEASURED),
-    "attacks/job.py": ({"torch.Generator(", "manual_seed(", "np.random.default_rng"}, MEASURED),
+    "attacks/networks.py": ({"torch.Generator(", "manual_seed(", "np.random.default_rng"}, MEASURED),
     "attacks/lanes.py": ({"torch.Generator(", "manual_seed("}, MEASURED),
     "attacks/one_training.py": ({"torch.rand", "torch.randperm"}, MEASURED),
     "attacks/replays.py": ({"torch.randint"}, MEASURED),

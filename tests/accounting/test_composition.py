@@ -330,3 +330,17 @@ def test_many_equal_releases_agree_with_the_exact_gaussian():
 def test_a_delta_below_where_profiles_once_ended_is_answered_too(delta):
     joint = compose([MODEL, MODEL], delta=delta)
     assert joint.epsilon < 0.9 * gaussian.epsilon(joint.mu, delta)
+
+
+@pytest.mark.parametrize("wrong", ["abc", [1], [OutputPerturbation], [None]])
+def test_what_is_no_finished_mechanism_is_refused_by_name(wrong):
+    """A text is a collection of texts, and a class is no mechanism: a TypeError and no AttributeError."""
+    for ask in (
+        lambda: compose(wrong, delta=1e-5),
+        lambda: remaining(Budget(epsilon=1.0, delta=1e-5), wrong),
+        lambda: requests_left(
+            Budget(epsilon=1.0, delta=1e-5), OutputPerturbation(init_clip=1.0, noise_std=8.0), spent=wrong
+        ),
+    ):
+        with pytest.raises(TypeError, match="finished mechanisms"):
+            ask()

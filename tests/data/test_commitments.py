@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -50,6 +51,23 @@ def test_rows_without_names_are_their_content_and_not_their_positions() -> None:
             ex.open_commitment(held, others, key=KEY)
 
 
+def test_where_a_part_ends_is_not_read_from_its_content() -> None:
+    """((a, b), c) and (a, (b', c')) whose bytes, joined by a mark, would be the same."""
+    a, marked, c = b"AAAAAAA@", b"|BBBBBB@", b"CCCCCCC@"
+    joined = a + marked + b"|" + c
+    assert joined[8:9] == b"|"
+
+    def number(content: bytes) -> float:
+        return float(np.frombuffer(content, "<f8")[0])
+
+    def tensor(*numbers: bytes) -> torch.Tensor:
+        return torch.tensor([number(content) for content in numbers], dtype=torch.float64)
+
+    one = (tensor(a, marked)[None], tensor(c))
+    other = (tensor(a), tensor(joined[9:17], joined[17:25])[None])
+    assert ex.commit(one, key=KEY) != ex.commit(other, key=KEY)
+
+
 def test_content_is_bound_in_float64() -> None:
     x = X.double()
     assert ex.commit((x, Y), key=KEY) != ex.commit((x + 1e-12, Y), key=KEY)
@@ -64,6 +82,9 @@ def test_content_is_bound_in_float64() -> None:
         (["a", "a"], ValueError, "'a' names two rows"),
         ([0.5], TypeError, "cannot be told apart|holds no tensor"),
         (None, TypeError, "data must be"),
+        (X.numpy(), TypeError, "data must be"),
+        (X.tolist(), TypeError, "rows of numbers must come as"),
+        ([[(x, y) for x, y in zip(X, Y, strict=True)]], TypeError, "list of single examples"),
     ],
 )
 def test_what_holds_no_rows_is_committed_to_by_nobody(what: Any, error: type[Exception], reason: str) -> None:

@@ -277,3 +277,48 @@ def test_rows_are_told_by_inputs_and_kept_whole_for_commitments() -> None:
     )
     assert one.inputs == other.inputs
     assert one.whole != other.whole
+
+
+# Siblings: types, lengths, passes
+
+
+@pytest.mark.parametrize("coarse", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("side", ["retain", "forget", "loader"])
+def test_a_forgotten_row_in_half_precision_is_found(coarse: torch.dtype, side: str) -> None:
+    """Either side may be the coarser one: both are rounded alike before they are compared."""
+    kept, gone = (X, Y), (X[GONE], Y[GONE])
+    if side == "forget":
+        gone = (gone[0].to(coarse), gone[1])
+    else:
+        kept = (kept[0].to(coarse), kept[1])
+    retain: Any = DataLoader(TensorDataset(*kept), batch_size=7) if side == "loader" else kept
+    with pytest.raises(StillRetained, match="10 rows"):
+        check_disjoint(retain, gone)
+    assert check_disjoint((X[KEPT].to(coarse), Y[KEPT]), (X[GONE], Y[GONE])) == "content"
+
+
+def test_rows_that_padding_could_hide_are_not_called_covered() -> None:
+    """Without a mask a row of 6 numbers and the same row of 8, two of them padding, would be two rows."""
+    longer = torch.nn.functional.pad(X, (0, 2))
+    ragged = Batches((X[:20], Y[:20]), (longer[20:], Y[20:]))
+    for forget in ((X[GONE], Y[GONE]), (longer[GONE], Y[GONE])):
+        with pytest.raises(ValueError, match="padding could hide one"):
+            check_disjoint(ragged, forget)
+
+
+def test_a_stream_of_examples_is_read_to_its_last_row() -> None:
+    """drop_last leaves the forgotten rows out of this pass, and not out of the next one."""
+
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(zip(X, Y, strict=True))
+
+    with pytest.raises(StillRetained, match="10 rows"):
+        check_disjoint(DataLoader(Stream(), batch_size=32, drop_last=True), (X[GONE], Y[GONE]))
+
+
+def test_lists_of_single_examples_are_refused() -> None:
+    """As many examples in a batch as numbers in a row would pass for rows of the right length."""
+    loader = DataLoader(TensorDataset(X, Y), batch_size=6, collate_fn=lambda batch: batch)
+    with pytest.raises(TypeError, match="list of single examples"):
+        check_disjoint(loader, (X[GONE], Y[GONE]))

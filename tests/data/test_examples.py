@@ -94,6 +94,8 @@ def test_whole_numbers_are_names_by_their_digits(ids: Any) -> None:
         ("abcdefghij", TypeError, "not 'abcdefghij'"),
         (7, TypeError, "not 7"),
         (torch.tensor(7), TypeError, "must be a collection"),
+        (set("abcdefghij"), TypeError, "in the order of the rows, and a set has none"),
+        (frozenset("abcdefghij"), TypeError, "in the order of the rows, and a set has none"),
         (["a"] * 10, ValueError, "'a' names two rows"),
         ([1, "1", *range(2, 10)], ValueError, "'1' names two rows"),
         (["a"], ValueError, "1 ids for 10 examples"),
@@ -133,3 +135,8 @@ def test_data_that_can_be_read_only_once_are_refused() -> None:
         with pytest.raises(TypeError, match=re.escape(f"a {type(once).__name__} can be read only once")):
             as_examples(once)
     assert as_examples([(X, Y)]) is None
+
+
+def test_sparse_tensors_are_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"dense tensors, not torch\.sparse_coo"):
+        ex.Examples(torch.eye(3).to_sparse())

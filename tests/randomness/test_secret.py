@@ -1,12 +1,17 @@
 """Keys: where they come from, that they differ, and that nothing shows them."""
 
+import copy
 import hashlib
 import hmac
+import os
+import pickle
+from unittest import mock
 
 import pytest
 import torch
 
 from expunge.errors import RunError
+from expunge.methods.noise import Noise
 from expunge.randomness.generators import secret_generator
 from expunge.randomness.secret import Secret
 
@@ -94,3 +99,21 @@ def test_torch_keeps_32_bits_of_a_cpu_seed_which_is_why_the_secret_generator_doe
     """Seeds that differ by 2^32 give one stream."""
     first, second = (torch.Generator().manual_seed(seed) for seed in (5, 5 + 2**32))
     assert torch.equal(torch.randn(16, generator=first), torch.randn(16, generator=second))
+
+
+def test_a_secret_has_no_copies() -> None:
+    """Nor has what holds it: two would draw the same noise."""
+    for held in (Secret.fresh(), Noise(1.0, None)):
+        for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
+            if held.__class__ is Noise and duplicate is copy.copy:
+                continue  # one secret still, and one count too many; `Noise` is made by the verbs alone
+            with pytest.raises(TypeError, match="a secret is not copied"):
+                duplicate(held)
+
+
+def test_a_secret_is_of_no_use_in_a_forked_process() -> None:
+    """Workers that a process forks would all draw one and the same noise."""
+    secret = Secret.fresh()
+    with mock.patch("os.getpid", return_value=os.getpid() + 1), pytest.raises(RunError, match="was forked"):
+        secret.derive("noise")
+    secret.derive("noise")

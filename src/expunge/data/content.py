@@ -5,19 +5,19 @@ Used to find a row again where it has no name, and to commit to it.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
 from expunge.data.examples import Examples, as_examples
 from expunge.progress import track
 
-__all__ = ["Row", "rows_of"]
+__all__ = ["Row", "precision_of", "rows_of"]
 
 _ROWS = 4096  # examples turned into bytes at a time
 _LABELS = ("label", "labels", "target", "targets", "y")  # keys of batches that are mappings
@@ -47,7 +47,7 @@ def rows_of(source: Any, *, precision: torch.dtype, label: str) -> Iterator[Row]
     Args:
         source: `Examples`, tensors, or a loader whose batches are tensors, numpy arrays, or tuples, lists or mappings of
             them; their first axis counts rows.
-        precision: float32 or float64, to which real numbers are rounded; whole numbers stay exact.
+        precision: to which real numbers are rounded, e.g. float32; whole numbers stay exact.
         label: of the bar.
 
     Raises:
@@ -59,6 +59,32 @@ def rows_of(source: Any, *, precision: torch.dtype, label: str) -> Iterator[Row]
     with torch.random.fork_rng(devices=[]):  # a loader's order is drawn from the global coins
         for batch in track(iter(batches), total=_length(examples, source), label=label):
             yield from _rows(batch, precision)
+
+
+def precision_of(*sources: Any) -> torch.dtype:
+    """The coarsest type of the real numbers in these sources, at most float32: in it a row is the same on all sides.
+
+    Of a loader the first batch is read.
+    """
+    found = {torch.float32}
+    for source in sources:
+        examples = as_examples(source)
+        with torch.random.fork_rng(devices=[]):
+            first: Any = examples.tensors if examples is not None else next(iter(_every_batch(source)), ())
+        found |= set(_real_types(first))
+    return min(found, key=lambda dtype: -torch.finfo(dtype).eps)
+
+
+def _real_types(batch: Any) -> Iterator[torch.dtype]:
+    if isinstance(batch, Mapping):
+        batch = list(cast("Mapping[str, Any]", batch).values())
+    if isinstance(batch, (tuple, list)) and not _plain(batch):
+        for entry in cast("Sequence[Any]", batch):
+            yield from _real_types(entry)
+    elif isinstance(batch, np.ndarray) and batch.dtype.kind == "f" and batch.dtype.itemsize <= 8:
+        yield torch.from_numpy(np.empty(0, batch.dtype)).dtype
+    elif isinstance(batch, Tensor) and (batch.is_floating_point() or batch.is_complex()):
+        yield batch.dtype if batch.is_floating_point() else batch.dtype.to_real()
 
 
 def _length(examples: Examples | None, source: Any) -> int | None:
@@ -76,6 +102,10 @@ def _every_batch(loader: Iterable[Any]) -> Iterable[Any]:
     if not isinstance(loader, DataLoader) or loader.batch_size is None or loader.batch_sampler is None:
         return loader
     held = cast("DataLoader[Any]", loader)
+    if isinstance(held.dataset, IterableDataset):
+        if not held.drop_last:
+            return held
+        return DataLoader(cast("Any", held.dataset), batch_size=held.batch_size, collate_fn=held.collate_fn)
     sampler: Any = held.sampler
     drawn = getattr(sampler, "replacement", False) or (
         isinstance(sampler, RandomSampler) and sampler.num_samples < len(cast("Any", held.dataset))
@@ -95,19 +125,33 @@ class _Part:
     numbers: NDArray[Any]
     exact: NDArray[np.int64] | None
     is_input: bool
+    is_text: bool = False
 
     def bytes_of(self, row: int, kept: NDArray[np.bool_] | None) -> bytes:
         numbers = self.numbers[row]
         where = slice(None) if kept is None or kept.shape != self.numbers.shape else kept[row]
         found = cast("bytes", numbers[where].tobytes())
-        if self.exact is None:
-            return found
-        exact = self.exact[row]
-        rounded = (exact > _WHOLE) | (exact < -_WHOLE)
-        return found + b"exact" + exact[where].tobytes() if bool(rounded.any()) else found
+        if self.exact is not None:
+            exact = self.exact[row]
+            if bool(((exact > _WHOLE) | (exact < -_WHOLE)).any()):
+                return _framed(b"exact", found + exact[where].tobytes())
+        return _framed(b"text" if self.is_text else b"numbers", found)
+
+
+def _framed(kind: bytes, content: bytes) -> bytes:
+    """Kind and length before the content: where a part ends is then never read from what it holds."""
+    return kind + b":" + str(len(content)).encode() + b":" + content
 
 
 def _rows(batch: Any, precision: torch.dtype) -> Iterator[Row]:
+    if isinstance(batch, np.ndarray) and batch.ndim < 2 and batch.dtype.kind not in "USO":
+        raise TypeError("rows of numbers must come as Examples(x) or in batches (x, y), not one array a row")
+    if _plain(batch) and not all(isinstance(v, (str, bytes)) for v in batch):
+        raise TypeError("rows of numbers must come as Examples(x) or in batches (x, y), not one list a row")
+    if _uncollated(batch):
+        raise TypeError(
+            "a batch is a list of single examples: collate them, so that the first axis of tensors counts rows"
+        )
     parts, mask = _parts(batch, precision)
     if not parts:
         raise TypeError(f"a batch of type {type(batch).__name__} holds no tensor whose rows could be told apart")
@@ -119,8 +163,8 @@ def _rows(batch: Any, precision: torch.dtype) -> Iterator[Row]:
     for row in range(lengths.pop()):
         found = [(part, part.bytes_of(row, mask)) for part in parts]
         yield Row(
-            inputs=b"|".join(content for part, content in found if part in inputs),
-            whole=b"|".join(content for _, content in found),
+            inputs=b"".join(content for part, content in found if part in inputs),
+            whole=b"".join(content for _, content in found),
             width=width,
         )
 
@@ -133,7 +177,7 @@ def _parts(batch: Any, precision: torch.dtype) -> tuple[list[_Part], NDArray[np.
         for key in sorted(named, key=str):
             below, _ = _parts(named[key], precision)
             inner = [p for p in below if p.numbers.shape[1] > 1 and str(key).lower() not in _LABELS]
-            parts += [_Part(p.numbers, p.exact, p in inner) for p in below]
+            parts += [replace(p, is_input=p in inner) for p in below]
         mask = named.get(_MASK)
         return parts, None if mask is None else np.asarray(_cpu(mask)) != 0
     if isinstance(batch, (Tensor, np.ndarray)) or _plain(batch):
@@ -144,7 +188,7 @@ def _parts(batch: Any, precision: torch.dtype) -> tuple[list[_Part], NDArray[np.
         for entry in cast("Sequence[Any]", batch):
             below, found = _parts(entry, precision)
             taken = any(p.is_input for p in parts)
-            parts += [_Part(p.numbers, p.exact, p.is_input and not taken) for p in below]
+            parts += [replace(p, is_input=p.is_input and not taken) for p in below]
             mask = found if mask is None else mask
         return parts, mask
     if batch is None or isinstance(batch, (str, bytes, int, float)):
@@ -152,6 +196,17 @@ def _parts(batch: Any, precision: torch.dtype) -> tuple[list[_Part], NDArray[np.
     raise TypeError(
         f"rows in a {type(batch).__name__} cannot be told apart: batches must be tensors, or tuples or mappings of tensors"
     )
+
+
+def _uncollated(batch: Any) -> bool:
+    """Whether a batch is a list of examples, each of them a tuple or mapping with a tensor that is one number."""
+    if not isinstance(batch, (tuple, list)):
+        return False
+    for entry in cast("Sequence[Any]", batch):
+        inner = cast("Any", list(entry.values()) if isinstance(entry, Mapping) else entry)  # pyright: ignore
+        if isinstance(inner, (tuple, list)) and any(isinstance(v, Tensor) and v.dim() == 0 for v in cast("Any", inner)):
+            return True
+    return False
 
 
 def _plain(batch: Any) -> bool:
@@ -175,7 +230,9 @@ def _part(values: Any, precision: torch.dtype) -> _Part | None:
     flat = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).reshape(
         len(tensor), -1 if len(tensor) else 0
     )
-    numbers = flat.to(precision, copy=True)
+    numbers = flat.to(precision if flat.is_floating_point() or precision == torch.float64 else torch.float32, copy=True)
+    if numbers.element_size() < 4:  # numpy has no bfloat16
+        numbers = numbers.float()
     numbers += 0.0  # -0 becomes 0
     numbers[torch.isnan(numbers)] = float("nan")  # one NaN of many
     exact = None
@@ -190,7 +247,7 @@ def _texts(array: NDArray[Any]) -> _Part:
         raise TypeError(f"rows of {array.dtype} with shape {array.shape} cannot be told apart")
     raw = (v.encode() if isinstance(v, str) else v for v in array.tolist())
     digests = b"".join(hashlib.sha256(content).digest() for content in raw)
-    return _Part(np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32), None, is_input=True)
+    return _Part(np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32), None, is_input=True, is_text=True)
 
 
 def _cpu(values: Any) -> Any:

@@ -4,7 +4,8 @@ No theorem sees it: a mechanism that is fed the forgotten rows as retained ones 
 proves. So it is looked up before the run, and the record says how (`expunge.record.COVERAGES`).
 
 Names decide where both sets have them. Without names a row is known by its inputs alone, so that a forgotten picture under a
-new label is found; real numbers are compared in float32, whole numbers exactly, whatever the types. A row that was changed in
+new label is found; real numbers are compared in float32, or in the coarser type that one of the sets has, whole numbers
+exactly. Without a mask all rows must be of one length. A row that was changed in
 any other number, augmented or rescaled, is another row: this check cannot see it.
 """
 
@@ -14,9 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import torch
-
-from expunge.data.content import Row, rows_of
+from expunge.data.content import Row, precision_of, rows_of
 from expunge.data.examples import Examples, as_examples
 from expunge.data.ids import ids_in
 from expunge.errors import StillRetained
@@ -106,13 +105,16 @@ class _Seen:
 
     @property
     def comparable(self) -> bool:
-        """Whether some retained row is as long as some forgotten one; of others nothing could be told."""
-        return bool(self._widths & self._others)
+        """Whether all rows are of one length: else the same row may lie there with more or less padding."""
+        return len(self._widths | self._others) == 1
 
     @property
     def why(self) -> str:
         """Why not."""
-        return f"rows to forget have {_listed(self._widths)} numbers, retained ones {_listed(self._others)}"
+        return (
+            f"rows to forget have {_listed(self._widths)} numbers, retained ones {_listed(self._others)}, so that padding could "
+            "hide one (an attention_mask in every batch says what counts)"
+        )
 
     @property
     def twins_by_mistake(self) -> bool:
@@ -125,8 +127,9 @@ class _Seen:
 
 
 def _shared(retain: Any, forget: Any) -> _Seen:
-    seen = _Seen(rows_of(forget, precision=torch.float32, label="rows to forget"))
-    seen.look(rows_of(retain, precision=torch.float32, label="retained rows"))
+    precision = precision_of(retain, forget)
+    seen = _Seen(rows_of(forget, precision=precision, label="rows to forget"))
+    seen.look(rows_of(retain, precision=precision, label="retained rows"))
     return seen
 
 

@@ -31,7 +31,7 @@ class Examples:
 
     Raises:
         ValueError: no tensor, no example, unequal lengths, or an id given twice.
-        TypeError: no tensors, or ids that are neither texts nor whole numbers.
+        TypeError: no tensors, sparse ones, or ids that are neither texts nor whole numbers, or a set.
     """
 
     def __init__(self, *tensors: Tensor | Array, ids: Iterable[str | int] | None = None) -> None:
@@ -43,6 +43,8 @@ class Examples:
             raise ValueError(f"tensors must have the same length, not {lengths}")
         if lengths[0] == 0:
             raise ValueError("the set of examples is empty")
+        if isinstance(ids, (set, frozenset)):
+            raise TypeError("ids must be in the order of the rows, and a set has none: give a list")
         self.named = ids is not None
         self.ids = texts(ids) if ids is not None else [str(i) for i in range(lengths[0])]
         if len(self.ids) != lengths[0]:
@@ -101,7 +103,7 @@ def as_examples(source: Any) -> Examples | None:
             f"data must be iterated again and again, and a {type(source).__name__} can be read only once: "
             "pass Examples(x, y), a DataLoader, or an object that opens its batches anew"
         )
-    if source is None or isinstance(source, (str, bytes, Tensor, dict)) or not isinstance(source, Iterable):
+    if source is None or isinstance(source, (str, bytes, Tensor, np.ndarray, dict)) or not isinstance(source, Iterable):
         raise TypeError(f"data must be Examples, tensors (x, y), or a loader of batches, not {type(source).__name__}")
     return None
 
@@ -124,6 +126,8 @@ def _tensor(value: Any) -> Tensor:
         raise TypeError(
             f"Examples takes tensors whose first axis counts examples, e.g. Examples(x, y), not {type(value).__name__}"
         )
+    if value.layout is not torch.strided:
+        raise TypeError(f"Examples takes dense tensors, not {value.layout}: give tensor.to_dense()")
     return value
 
 

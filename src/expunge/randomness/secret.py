@@ -2,7 +2,7 @@
 
 import hmac
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from expunge.errors import RunError
 
@@ -33,13 +33,14 @@ class Secret:
         ValueError: the key has another length.
     """
 
-    __slots__ = ("_key", "_taken", "origin")
+    __slots__ = ("_key", "_process", "_taken", "origin")
 
     def __init__(self, key: bytes, *, origin: str = "given") -> None:
         if len(key) != SIZE:
             raise ValueError(f"a secret has {SIZE} bytes, not {len(key)}")
         self._key = bytes(key)
         self._taken: set[str] = set()
+        self._process = os.getpid()
         self.origin = origin
 
     @classmethod
@@ -64,7 +65,15 @@ class Secret:
         return cls(bytes(drawn.tolist()))
 
     def derive(self, purpose: str, step: int = 0) -> bytes:
-        """The key of a purpose and a step, 32 bytes; purpose and step are encoded without ambiguity."""
+        """The key of a purpose and a step, 32 bytes; purpose and step are encoded without ambiguity.
+
+        Raises:
+            RunError: in a process that was forked from the one that made this secret: both would draw the same.
+        """
+        if os.getpid() != self._process:
+            raise RunError(
+                "this secret was made before the process was forked, and both would draw the same: make another"
+            )
         name = purpose.encode()
         message = _DOMAIN + len(name).to_bytes(4, "big") + name + step.to_bytes(8, "big")
         return hmac.digest(self._key, message, "sha256")
@@ -83,6 +92,10 @@ class Secret:
     def reveal(self) -> bytes:
         """The key itself, for a state file that is as secret."""
         return self._key
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refuse copies and pickles: two owners would draw the same numbers."""
+        raise TypeError("a secret is not copied: two owners would draw the same numbers")
 
     def __repr__(self) -> str:
         return f"<Secret, {self.origin}>"

@@ -4,12 +4,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from expunge import verify
 from expunge.audit import Audit
+from expunge.cli import app
 from expunge.errors import NothingTested
 
 TASK = """
@@ -295,11 +298,55 @@ def test_plan_compares_the_lanes_and_names_the_next_command(folder: Path):
     assert machine["recommended"] == "retrain"
 
 
+def test_a_method_that_ran_once_shows_no_spread(monkeypatch: pytest.MonkeyPatch):
+    row = {"label": "a", "kind": "exact", "steps": 1, "seconds": 1.0, "held_out": (0.5, 0.0), "forget": (0.25, 0.0)}
+    control = {"refuted": False, "null": (0.5, 0.0), "trained": (0.5, 0.0), "bound": 0.6}
+    monkeypatch.setattr("expunge.session.run_demo", lambda *a, **k: (SimpleNamespace(title="title"), [row], control))
+    for seeds, shown in ((1, False), (2, True)):
+        done = CliRunner().invoke(app, ["demo", "--seeds", str(seeds)])
+        assert done.exit_code == 0, done.output
+        assert "0.250" in done.output
+        assert ("±" in done.output) is shown
+
+
+def test_an_exact_mechanism_has_nothing_to_calibrate(tmp_path: Path):
+    done = run("calibrate", "--mechanism", "exact_ridge", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "exact_ridge is exact: it meets every budget and has nothing to calibrate" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("verify", "none.json"), "cannot read none.json: No such file or directory"),
+        (
+            ("verify", "out/certificate.json", "--audit", "none.json"),
+            "cannot read none.json: No such file or directory",
+        ),
+        (("verify", "out/model.safetensors"), "out/model.safetensors is no certificate: it is not text in UTF-8"),
+        (
+            ("report", "out/certificate.json", "--curves", "none.json", "--out", "page.html"),
+            "cannot read none.json: No such file or directory",
+        ),
+        (
+            ("report", "out/certificate.json", "--curves", "out/certificate.json", "--out", "page.html"),
+            "out/certificate.json is not a comparison.json, as demo makes it",
+        ),
+    ],
+)
+def test_a_wrong_path_is_told_once_and_without_numbers_of_errors(folder: Path, words: tuple[str, ...], reason: str):
+    done = run(*words, cwd=folder)
+    assert done.returncode == 1
+    assert f"refused: {reason}\n" == done.stderr
+    assert not (folder / "page.html").exists()
+
+
 def test_the_demo_makes_one_table_and_a_report(tmp_path: Path):
     done = run("demo", "--out", "demo", "--seeds", "2", "--epochs", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Null-start" in done.stdout
     assert "Exact head" in done.stdout
+    assert "±" in done.stdout
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "<svg" in page
     assert "http://www.w3.org" in page  # the SVG namespace is the only address

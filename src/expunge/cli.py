@@ -7,6 +7,7 @@ code, 4 an audit that could have refuted nothing, 5 a fault of expunge, 130 inte
 import functools
 import inspect
 import json
+import math
 import os
 import shlex
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import Annotated, Any, NewType, cast, get_type_hints
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import expunge as ex
 from expunge._files import write_new
@@ -106,7 +107,7 @@ def calibrate(
     delta: Delta = 1e-5,
     relation: InRelation = ex.Relation.RETRAINED,
     interval: Annotated[
-        bool, typer.Option(help="Also what an adversary attains: [proved lower, proved upper]. Seconds for many steps.")
+        bool, typer.Option(help="Also a proved lower bound: what an adversary attains. Seconds for many steps.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -228,7 +229,7 @@ def plan(
     if out is not None and not run:
         raise ValueError(f"out={out} is of use with --run alone: without it nothing is written")
     if out is not None and os.path.lexists(out):
-        raise OutputError(f"{out} exists already and is not overwritten; choose another folder or remove it")
+        raise OutputError(f"{out} exists already and is not overwritten; choose another name or remove it")
     budget = ex.Budget(epsilon=epsilon, delta=delta)
     noisy = {name: settings.noisy.calibrated(name, budget, ex.Relation.RETRAINED) for name in FAMILIES}
     from expunge.planner import plan as compare_lanes
@@ -322,7 +323,12 @@ def audit(
         table = Table("attack", "epsilon at least", "null", "could show", "confidence", title="lower bounds on epsilon")
         for f in done.findings:
             null = "" if f.null_epsilon is None else f"{f.null_epsilon:.3f}"
-            row = (f"{f.epsilon:.3f}", null, f"{f.ceiling:.2f}", f"{f.confidence:.4g}")
+            row = (
+                f"{f.epsilon:.3f}",
+                null,
+                "no limit" if f.ceiling == math.inf else f"{f.ceiling:.2f}",
+                f"{f.confidence:.4g}",
+            )
             table.add_row(f.attack, *row, style="red" if f in refuted else None)
         if done.findings:
             _out.print(table)
@@ -357,7 +363,8 @@ def demo(
     table = Table("method", "guarantee", "steps", "seconds", "held out", "forgotten", title=comparison.title)
     for row in rows:
         proven = f"epsilon={row['epsilon']:.4g}" if row["kind"] == "epsilon_delta" else row["kind"]
-        spread = [f"{mean:.3f} ± {half:.3f}" for mean, half in (row["held_out"], row["forget"])]
+        measured = (row["held_out"], row["forget"])  # one run has no spread that is known
+        spread = [f"{mean:.3f} ± {half:.3f}" if seeds > 1 else f"{mean:.3f}" for mean, half in measured]
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.3g}"
         table.add_row(row["label"], proven, str(row["steps"]), seconds, *spread)
     _out.print(table)
@@ -377,6 +384,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
     _out.print(table)
     proven = f"epsilon={summary['epsilon']:.6g} at delta={summary['delta']:g}, relation '{summary['relation']}'"
     _out.print(f"{'exact' if summary['kind'] == 'exact' else proven}; see {summary['folder']}/report.html")
+    _out.print(f"Keys, and the state of a head, are in {summary['secret']}: do not publish them.", highlight=False)
     replayed = summary.get("replayed")
     if replayed and replayed["before"]:
         _out.print(f"{summary['trace']} had forgotten these records before: nothing was replayed.", highlight=False)
@@ -388,7 +396,8 @@ def _print_summary(summary: dict[str, Any]) -> None:
 
 
 def _print_plan(found: Any) -> None:
-    table = Table("lane", "guarantee", "steps", "seconds", "noise / weights", "reads")
+    table = Table(Column("lane", no_wrap=True), "guarantee", "steps", "seconds", "noise / weights", "reads")
+    table.columns[0].min_width = max(len(o.lane) for o in found.options)
     for o in found.options:
         proven = f"epsilon={o.epsilon:.4g}" if o.kind == ex.Kind.EPSILON_DELTA else o.kind
         seconds = "" if o.seconds is None else f"{o.seconds:.3g}"
@@ -426,8 +435,10 @@ def _comparison(path: Path) -> Any:
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
         return Comparison(**plain | {"lanes": [Lane(**lane) for lane in plain["lanes"]]})
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise OutputError(f"{path} is not a comparison.json: {error}") from error
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise OutputError(f"{path} is not a comparison.json, as demo makes it") from error
 
 
 def _print_json(content: dict[str, Any]) -> None:

@@ -24,8 +24,10 @@ def read_key(path: str | Path) -> bytes:
     """
     try:
         key = bytes.fromhex(Path(path).read_text(encoding="utf-8").strip())
-    except (OSError, ValueError) as error:
-        raise StateError(f"{path} holds no key in hexadecimal digits: {error}") from error
+    except OSError as error:
+        raise StateError(f"cannot read the key {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise StateError(f"{path} holds no key in hexadecimal digits, as new_commitment_key writes it") from error
     if len(key) < 32:
         raise StateError(f"{path} holds {len(key)} bytes, not a whole key of 32")
     return key
@@ -41,7 +43,9 @@ def read_ids(path: str | Path) -> list[str]:
     try:
         text = Path(path).read_text(encoding="utf-8")
         found: object = json.loads(text) if Path(path).suffix == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise StateError(f"cannot read the ids {path}: {error.strerror}") from error
+    except ValueError as error:
         raise StateError(f"{path} holds no ids: {error}") from error
     if not isinstance(found, list):
         raise StateError(f"{path} holds no list of ids")

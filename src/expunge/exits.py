@@ -4,7 +4,8 @@
 1    refused: a guarantee, certificate, model, file or folder
 2    a mistake in the call
 3    an error in the user's own code, of which the frames are shown and no others
-4    a fault of expunge's own, with the whole traceback
+4    an audit that could have refuted nothing
+5    a fault of expunge's own, with the whole traceback
 130  interrupted
 """
 

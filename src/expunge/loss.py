@@ -27,7 +27,8 @@ def scalar_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
     """
     value: object = loss(model, batch)
     if not isinstance(value, Tensor) or value.numel() != 1:
-        raise TypeError(f"loss(model, batch) must return a scalar tensor, not {value!r:.200}")
+        found = f"one of shape {tuple(value.shape)}: take its mean" if isinstance(value, Tensor) else f"{value!r:.200}"
+        raise TypeError(f"loss(model, batch) must return a scalar tensor, not {found}")
     if not bool(torch.isfinite(value).all()):
         raise NonFinite(f"the loss is {value.item()}: lower the learning rate, or look for the batch that causes it")
     return value

@@ -10,6 +10,7 @@ from expunge.accounting import (
     Budget,
     ExactRidge,
     GradientClipping,
+    GridRidge,
     MeasuredResidual,
     Mechanism,
     ModelClipping,
@@ -49,8 +50,8 @@ class Noisy:
             ValueError: it is none of `FAMILIES`, or a field is out of its range.
             BudgetUnreachable: no noise meets the budget.
         """
-        if name == Retrain.name:
-            raise ValueError("retrain meets every budget and has nothing to calibrate")
+        if name in (Retrain.name, ExactRidge.name, GridRidge.name, Replay.name):
+            raise ValueError(f"{name} is exact: it meets every budget and has nothing to calibrate")
         if name not in FAMILIES:
             library = " (from Python: expunge.calibrate)" if name in MECHANISMS else ""
             raise ValueError(f"mechanism must be one of {', '.join(FAMILIES)}, not {name!r}{library}")

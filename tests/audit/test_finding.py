@@ -108,7 +108,7 @@ def test_an_audit_comes_back_from_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "cannot read"),
+        ("{", "is not whole JSON"),
         ("[]", "an audit has the fields"),
         ('{"schema": "expunge.audit/2", "certificate": null, "findings": [], "details": {}}', "schema must be"),
         (

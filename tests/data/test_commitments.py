@@ -115,8 +115,8 @@ def test_ids_are_read_from_lines_or_json(tmp_path: Path) -> None:
     assert read_ids(tmp_path / "ids.txt") == ["r1", "r2 with spaces"]
     assert read_ids(tmp_path / "ids.json") == ["r1", "r2\nof two lines"]
     (tmp_path / "other.json").write_text('{"a": 1}')
-    for bad in ("other.json", "missing.txt"):
-        with pytest.raises(StateError, match="holds no"):
+    for bad, reason in (("other.json", "holds no list of ids"), ("missing.txt", "missing.txt: No such file")):
+        with pytest.raises(StateError, match=reason):
             read_ids(tmp_path / bad)
 
 
@@ -126,8 +126,11 @@ def test_a_key_file_is_whole(tmp_path: Path) -> None:
     (tmp_path / "half").write_text("00ff")
     with pytest.raises(StateError, match="holds 2 bytes"):
         read_key(tmp_path / "half")
-    with pytest.raises(StateError, match="no key in hexadecimal digits"):
+    with pytest.raises(StateError, match=r"cannot read the key .*missing: No such file"):
         read_key(tmp_path / "missing")
+    (tmp_path / "ids").write_text("patient-001")
+    with pytest.raises(StateError, match="no key in hexadecimal digits"):
+        read_key(tmp_path / "ids")
 
 
 @pytest.fixture
@@ -152,7 +155,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("--key", "commitment.key", "--ids", "ids.txt"), 0, "is to exactly these rows"),
         (("--key", "commitment.key", "--ids", "fewer.txt"), 1, "does not open"),
         (("--key", "ids.txt", "--ids", "ids.txt"), 1, "holds no key"),
-        (("--key", "commitment.key", "--ids", "none.txt"), 1, "holds no ids"),
+        (
+            ("--key", "commitment.key", "--ids", "none.txt"),
+            1,
+            "cannot read the ids none.txt: No such file or directory",
+        ),
         (("--key", "commitment.key"), 2, "either --ids"),
         (("--key", "commitment.key", "--ids", "ids.txt", "--task", "a:b"), 2, "either --ids"),
         (("--key", "commitment.key", "--ids", "ids.txt", "--name", "retain"), 2, "holds 'forget'"),

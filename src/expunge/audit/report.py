@@ -119,8 +119,10 @@ class Audit:
             content: object = json.loads(
                 Path(path).read_text(encoding="utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique_keys
             )
-        except (OSError, ValueError, RecursionError) as error:
-            raise MalformedAudit(f"cannot read {os.fspath(path)}: {error}") from error
+        except OSError as error:
+            raise MalformedAudit(f"cannot read {os.fspath(path)}: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise MalformedAudit(f"{os.fspath(path)} is not whole JSON (truncated?): {error}") from error
         if not isinstance(content, dict) or set(cast("dict[str, Any]", content)) != _KEYS:
             raise MalformedAudit(f"an audit has the fields {sorted(_KEYS)}")
         held = cast("dict[str, Any]", content)

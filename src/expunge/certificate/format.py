@@ -44,8 +44,10 @@ class Certificate:
         try:
             with Path(path).open("rb") as file:
                 text = file.read(MOST_BYTES + 1).decode()
-        except (OSError, UnicodeDecodeError) as error:
-            raise MalformedCertificate(f"cannot read {os.fspath(path)}: {error}") from error
+        except OSError as error:
+            raise MalformedCertificate(f"cannot read {os.fspath(path)}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise MalformedCertificate(f"{os.fspath(path)} is no certificate: it is not text in UTF-8") from error
         return cls.from_json(text)
 
     @classmethod

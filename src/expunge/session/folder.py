@@ -46,7 +46,7 @@ Accuracies = dict[str, dict[str, float]]
 def refuse_existing(out: Path) -> None:
     """Raise `OutputError` where `out` is there already, be it a link that leads nowhere: after the run it would fail."""
     if os.path.lexists(out):
-        raise OutputError(f"{out} exists already and is not overwritten; choose another folder or remove it")
+        raise OutputError(f"{out} exists already and is not overwritten; choose another name or remove it")
 
 
 @contextlib.contextmanager
@@ -162,7 +162,7 @@ def summary(out: Path, certificate: Certificate, accuracy: Accuracies, **more: A
     """What a job returns: the claim, the accuracies, and what is particular to it."""
     claim = certificate.claim
     return {
-        "folder": str(out), "epsilon": claim.epsilon, "delta": claim.delta, "mu": claim.mu,
+        "folder": str(out), "secret": str(secret_of(out)), "epsilon": claim.epsilon, "delta": claim.delta, "mu": claim.mu,
         "relation": str(claim.relation), "kind": str(claim.kind), "accuracy": accuracy,
     } | more  # fmt: skip
 

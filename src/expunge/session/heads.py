@@ -82,8 +82,12 @@ def load_head(folder: Path, *, noise: Budget | None = None) -> AnalyticHead | Co
     state, kept = _files_of(folder)
     try:
         key = bytes.fromhex(kept.read_text(encoding="utf-8").strip())
-    except (OSError, ValueError) as error:
-        raise StateError(f"{folder} holds no key of a head ({kept}): {error}") from error
+    except OSError as error:
+        raise StateError(
+            f"{folder} holds no key of a head: cannot read {kept}: {error.strerror}; give the folder that unlearn made for a head"
+        ) from error
+    except ValueError as error:
+        raise StateError(f"{folder} holds no key of a head: {kept} is not in hexadecimal digits") from error
     if len(key) < 32:
         raise StateError(f"{kept} holds {len(key)} bytes, not a whole key of 32")
     if kind_of(state) == CONVEX:

@@ -43,7 +43,10 @@ def opened(task: Task, record: RunRecord, weights: Path) -> dict[str, float]:
         return {}
     if dict(record.layers) != own:
         unlike = sorted(set(record.layers) ^ set(own.items()))[:3]
-        raise WeightsMismatch(f"the certificate's layers are not those of the task's model: they differ in {unlike}")
+        raise WeightsMismatch(
+            f"the certificate's layers are not those of the task's model: (layer, weights) in one of them only: {unlike}; give "
+            "the task that the certificate was issued for"
+        )
     return accuracies(task, _loaded(task.model, weights))
 
 

@@ -186,6 +186,16 @@ def test_an_audit_without_findings_or_with_none_that_could_refute_is_no_pass():
     assert left.untested(claim(0.3)) == "there is no finding. canaries: no make_model"
 
 
+@pytest.mark.parametrize("guesses", [0, 1, 10])
+def test_a_joint_audit_that_guessed_next_to_nothing_is_no_pass_however_many_candidates_it_names(guesses):
+    """Its ceiling of millions is of guesses that nobody made."""
+    seen = JointGuesses(candidates=10**7, weights=(1,), guesses=(guesses,), correct=(0,))
+    with pytest.raises(NothingTested, match="findings of this size can show epsilon"):
+        checked((finding(seen),), claim(20**0.5))
+    tried = JointGuesses(candidates=100, weights=(1,), guesses=(100,), correct=(50,))
+    checked((finding(seen), finding(tried)), claim(20**0.5))
+
+
 def test_findings_about_another_claim_are_refused_and_not_passed_over():
     even = Counts(positives=1000, true_positives=500, negatives=1000, false_positives=500)
     with pytest.raises(MalformedAudit, match="about relation 'center', the certificate about 'retrained'"):

@@ -58,6 +58,14 @@ class Finding:
         return self.evidence.ceiling(delta=self.delta, confidence=self.confidence)
 
     @property
+    def reach(self) -> float:
+        """The largest ε that could have come of what was tried: below the ceiling where candidates were left unguessed."""
+        seen = self.evidence
+        return (
+            seen.reach(delta=self.delta, confidence=self.confidence) if isinstance(seen, JointGuesses) else self.ceiling
+        )
+
+    @property
     def null_epsilon(self) -> float | None:
         """The same bound where nothing can leak: 0, but for chance."""
         return None if self.null is None else self.null.epsilon(delta=self.delta, confidence=self.confidence)

@@ -79,7 +79,7 @@ class Audit:
             return f"there is no finding. {reasons or 'No attack was made'}"
         if claim.kind is Kind.NONE:
             return None  # `refuting` says it: nothing is claimed
-        most = max(finding.ceiling for finding in self.findings)
+        most = max(finding.reach for finding in self.findings)
         if most <= claim.epsilon:
             return f"findings of this size can show epsilon >= {most:.4g} at most, {claim.epsilon:.4g} is claimed"
         return None

@@ -99,6 +99,10 @@ class JointGuesses:
         """All candidates guessed, all right: m log 2 + log((α - δ) s)."""
         return _epsilon(-self.candidates * log(2) - log(self.share), delta, confidence)
 
+    def reach(self, *, delta: float, confidence: float) -> float:
+        """All guesses that were made right, r log 2 + log((α - δ) s): nothing can be seen of a candidate without a guess."""
+        return _epsilon(-sum(self.guesses) * log(2) - log(self.share), delta, confidence)
+
     @property
     def log_p(self) -> float:
         """log(p/s), rounded up: the less, the more is shown."""

@@ -179,6 +179,28 @@ def test_an_iterator_composes_as_what_it_yields():
         compose(iter([]), delta=1e-5)
 
 
+ONCE = OutputPerturbation(init_clip=1.0, noise_std=8.0)
+
+
+@pytest.mark.parametrize("given", [{ONCE}, frozenset({ONCE}), {ONCE: 2}, {ONCE: 2}.keys(), "ab", [None], [type(ONCE)]])
+def test_what_loses_count_of_equal_releases_or_holds_no_mechanism_does_not_compose(given):
+    """Two equal releases in a set would be one, in a mapping with counts one each."""
+    budget = Budget(epsilon=2.0, delta=1e-5)
+    for call in (
+        lambda: compose(given, delta=1e-5),
+        lambda: remaining(budget, given),
+        lambda: requests_left(budget, ONCE, spent=given),
+    ):
+        with pytest.raises(TypeError, match=r"mechanisms must (be a list with|hold finished) "):
+            call()
+
+
+def test_a_mu_below_the_smallest_number_is_not_stated_as_zero():
+    """Zero is what exact methods state."""
+    hardly = OutputPerturbation(init_clip=1e-300, noise_std=1e300)
+    assert compose([hardly] * 3, delta=1e-5).mu >= 1e-290
+
+
 def test_kinds_that_prove_nothing_do_not_compose():
     @dataclass(frozen=True)
     class Measured(OutputPerturbation):

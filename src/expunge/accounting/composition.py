@@ -16,7 +16,7 @@ least is the profile of no certifier. Of several valid analyses against the same
 Gaussian of all μ together, and the total variation, 1 - δ(0) ≥ Π (1 - δ_k(0)).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import exp, expm1, hypot, inf, log, log1p, sqrt
 from typing import NamedTuple
@@ -64,6 +64,7 @@ def compose(mechanisms: Iterable[Mechanism], *, delta: float, relation: Relation
 
     Raises:
         ValueError: no mechanism, or one whose kind is neither `exact` nor `epsilon_delta`.
+        TypeError: a set or a mapping, in which equal releases count once.
 
     Where a mechanism has several certifiers, the joint ε and μ are against one for each release, the choice that proves more.
 
@@ -192,6 +193,12 @@ class _Counted(NamedTuple):
 
 def _counted(mechanisms: Iterable[Mechanism]) -> list[_Counted]:
     """Equal mechanisms together, in the order of their first; one and the same object is compared only once."""
+    if isinstance(
+        mechanisms, Mapping | Set | str
+    ):  # equal releases would count once, and numbers beside them not at all
+        raise TypeError(
+            f"mechanisms must be a list with one mechanism for each release, not a {type(mechanisms).__name__}"
+        )
     objects: dict[int, tuple[Mechanism, int]] = {}
     kept = tuple(mechanisms)  # alive, so that no id is used twice
     for m in kept:
@@ -219,7 +226,7 @@ def _composed(counted: Sequence[_Counted], delta: float, relation: Relation) -> 
     return Guarantee(
         epsilon=least * (1 + ROUNDING),
         delta=delta if noisy else 0.0,
-        mu=mu * (1 + ROUNDING),
+        mu=max(mu * (1 + ROUNDING), 1e-290) if noisy else 0.0,
         kind=Kind.EPSILON_DELTA if noisy else Kind.EXACT,
         relation=relation,
         theorem=_THEOREM,

@@ -300,6 +300,69 @@ def test_a_function_that_somebody_put_into_a_library_counts(monkeypatch):
     assert digest_with(nn.CrossEntropyLoss()) != of_criterion
 
 
+def smooth(model, batch):
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def of_a_class(model, batch):
+    return nn.CrossEntropyLoss()(model(batch[0]), batch[1])
+
+
+class Callable:
+    def __call__(self, *given):
+        return 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        nn.functional.multi_margin_loss,
+        functools.partial(nn.functional.cross_entropy, label_smoothing=0.1),
+        nn.CrossEntropyLoss(label_smoothing=0.2),
+        Callable(),
+        Callable().__call__,
+        torch.relu,
+        np.sum,
+    ],
+)
+def test_whatever_somebody_put_in_the_place_of_a_librarys_function_counts(other, monkeypatch):
+    before = code_digest(smooth)
+    monkeypatch.setattr(nn.functional, "cross_entropy", other)
+    assert code_digest(smooth) != before
+
+
+def test_a_class_that_somebody_changed_or_put_into_a_library_counts(monkeypatch):
+    before = code_digest(of_a_class)
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.CrossEntropyLoss, "forward", scaled(1))
+        assert code_digest(of_a_class) != before
+    monkeypatch.setattr(nn, "CrossEntropyLoss", nn.MultiMarginLoss)
+    assert code_digest(of_a_class) != before
+
+
+def test_what_torch_writes_to_a_function_at_its_first_call_does_not_count():
+    from torch.utils.checkpoint import checkpoint
+
+    def loss(model, batch):
+        return checkpoint(model, batch, use_reentrant=False).sum()
+
+    inner = dict(zip(checkpoint.__code__.co_freevars, checkpoint.__closure__, strict=True))["fn"].cell_contents
+    vars(inner).pop("__dynamo_disable", None)
+    before = code_digest(loss)
+    loss(nn.Linear(2, 1), torch.ones(3, 2))
+    assert "__dynamo_disable" in vars(inner)
+    assert code_digest(loss) == before
+
+
+@pytest.mark.parametrize("read", ["os.getenv", "getenv"])
+def test_an_environment_variable_that_getenv_reads_counts(read, monkeypatch):
+    loss = eval(f"lambda model, batch: float({read}('SMOOTHING_OF_MINE'))", {"os": os, "getenv": os.getenv})
+    monkeypatch.setenv("SMOOTHING_OF_MINE", "0.1")
+    before = code_digest(loss)
+    monkeypatch.setenv("SMOOTHING_OF_MINE", "0.2")
+    assert code_digest(loss) != before
+
+
 def test_an_environment_variable_counts_where_the_code_reads_the_environment(monkeypatch):
     def loss(model, batch):
         return float(os.environ["SMOOTHING_OF_MINE"])

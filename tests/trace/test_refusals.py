@@ -293,6 +293,21 @@ def test_another_machine_is_refused(refused, monkeypatch):
     refused(StateError, "made with threads '1', this is '2'.*set_num_threads")
 
 
+def test_a_replay_inside_of_autocast_is_refused(refused):
+    """Half of the bits of every product would be others, under a certificate that says exact."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        refused(StateError, "made with autocast 'none', this is 'torch.bfloat16'")
+
+
+def test_numbers_so_small_that_a_processor_may_drop_them_are_part_of_the_machine(refused):
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor drops none")
+    try:
+        refused(StateError, "made with flush_denormal 'False', this is 'True'")
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_an_altered_checkpoint_is_refused(refused, small, trace, tmp_path):
     name = next(n for n in small.data.ids if cost(trace, [n]).restored > 0)
     path = tmp_path / "trace" / cost(trace, [name]).reads

@@ -193,9 +193,7 @@ class _Counted(NamedTuple):
 
 def _counted(mechanisms: Iterable[Mechanism]) -> list[_Counted]:
     """Equal mechanisms together, in the order of their first; one and the same object is compared only once."""
-    if isinstance(
-        mechanisms, Mapping | Set | str
-    ):  # equal releases would count once, and numbers beside them not at all
+    if isinstance(mechanisms, Mapping | Set):  # in which equal releases count once, and numbers beside them not at all
         raise TypeError(
             f"mechanisms must be a list with one mechanism for each release, not a {type(mechanisms).__name__}"
         )

@@ -7,6 +7,8 @@ import types
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 from torch._ops import OpOverload, OpOverloadPacket
 
 from expunge._origins import is_library_class, is_library_function, is_library_module, label
@@ -25,6 +27,10 @@ NAMED = (
     types.GetSetDescriptorType, types.MemberDescriptorType, types.ClassMethodDescriptorType, np.ufunc, OpOverload, OpOverloadPacket,
 )  # fmt: skip
 WRAPPER = type(functools.lru_cache(lambda: None))
+_LOOKED_INTO = (
+    types.ModuleType, types.FunctionType, types.MethodType, type, functools.partial, WRAPPER, nn.Module, torch.Tensor, np.ndarray,
+    torch.dtype, *NAMED,
+)  # fmt: skip
 # Of a class: what Python writes there, and says nothing of what the class does.
 _NOT_CODE = frozenset({
     "__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__", "__annotations_cache__",
@@ -33,11 +39,14 @@ _NOT_CODE = frozenset({
     "__type_params__", "__weakref__", "_abc_impl",
 })  # fmt: skip
 _MODULES_OWN = frozenset({"__builtins__", "__cached__", "__doc__", "__file__", "__loader__", "__path__", "__spec__"})
+_READS_ENVIRONMENT = (os.getenv, os.getenvb) if hasattr(os, "getenvb") else (os.getenv,)
 _MISSING = object()
 
 
 def take_function(walk: Walk, value: types.FunctionType) -> None:
     """A function: of a library its name and what it wraps, else its code, all that it holds, and all that it names."""
+    if value in _READS_ENVIRONMENT:
+        walk.say("environment", repr(sorted(os.environ.items())))
     names, held = value.__code__.co_freevars, (_content_of(cell) for cell in value.__closure__ or ())
     cells: dict[str, Any] = dict(zip(names, held, strict=True))
     if is_library_function(value):
@@ -49,7 +58,8 @@ def take_function(walk: Walk, value: types.FunctionType) -> None:
             value
         ):  # of functools.singledispatch, whose cache says nothing
             return walk.visit(list(single.items()))
-        return walk.attributes(vars(value) | cells)  # a decorator holds the function that it wraps
+        own = {name: held for name, held in vars(value).items() if name != "__dynamo_disable"}  # from its first call on
+        return walk.attributes(own | cells)  # a decorator holds the function that it wraps
     take_code(walk, value.__code__)
     walk.inside("its defaults", [value.__defaults__, value.__kwdefaults__])
     walk.attributes(cells)
@@ -98,7 +108,10 @@ def _follow(walk: Walk, value: object, attributes: list[str], use: Named) -> Non
     walk.say(name)
     if held is os.environ:
         return walk.say("environment", repr(sorted(os.environ.items())))
-    if held is not _MISSING and (not library or _counts(held)):
+    if held is not _MISSING and library and not _counts(held):
+        # Of a class of its own, like numpy's dispatched functions: its name, since another may have been put in its place.
+        walk.say(label(type(held)), label(held) if callable(held) else "")
+    elif held is not _MISSING:
         walk.path.append(name)
         _follow(walk, held, attributes[1:], use)
         walk.path.pop()
@@ -165,14 +178,13 @@ def take_wrapper(walk: Walk, value: object) -> None:
 
 
 def _counts(value: object) -> bool:
-    """Whether something found in a library's module is more than the library: modules lead on, the rest may be put there."""
+    """Whether something found in a library's module is looked into: somebody else may have put it, or a part of it, there."""
     return (
-        isinstance(value, types.ModuleType)
+        isinstance(value, _LOOKED_INTO)
         or type(value) in PLAIN
         or volatile.reason(value) is not None
         or volatile.reason_unseeded(value) is not None
-        or (isinstance(value, types.FunctionType) and not is_library_function(value))
-        or (isinstance(value, type) and not is_library_class(value))
+        or not is_library_class(type(value))
     )
 
 

@@ -47,12 +47,20 @@ def machine(device: torch.device) -> dict[str, str]:
         "default_dtype": str(torch.get_default_dtype()),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "mkldnn": str(torch.backends.mkldnn.enabled),
+        "autocast": _autocast(device),
+        "flush_denormal": str(float(torch.tensor([1e-310], dtype=torch.float64) + 0.0) == 0.0),
     }
     if device.type == "cuda":
         found["device"] = f"cuda {torch.cuda.get_device_name(device)}"
         found["cublas_workspace"] = os.environ.get("CUBLAS_WORKSPACE_CONFIG", "")
         found["tf32"] = str(torch.backends.cuda.matmul.allow_tf32)
     return found
+
+
+def _autocast(device: torch.device) -> str:
+    """The type that the caller's `torch.autocast` computes in, since a training may run inside of one."""
+    enabled = torch.is_autocast_enabled(device.type)
+    return str(torch.get_autocast_dtype(device.type)) if enabled else "none"
 
 
 @contextmanager

@@ -270,10 +270,10 @@ def test_the_null_start_audit_runs_from_the_model_and_from_zero():
     model = make_model()
     x, _ = rows(60, seed=1)
     own = task(model=model, held_out=Examples(x, model(x).argmax(1)))
-    silent = OutputPerturbation(init_clip=100.0, noise_std=1e-4)
+    silent = OutputPerturbation(init_clip=100.0, noise_std=1e-6)
     how = {"recipe": Recipe(learning_rate=1e-9, batch_size=20), "recovery_epochs": 1, "training_epochs": 1}
     found = audit_task(own, silent, rescale=False, effort=SMALL, **how).details["null start"]
-    assert min(found["trained"]) >= 0.95
+    assert min(found["trained"]) == 1
     assert max(found["null"]) < 0.9
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from expunge import state
+from expunge.errors import StateError
 
 
 @pytest.mark.parametrize(("takes", "expected"), [(0.1, 19), (1.0, 19), (3.0, 10), (20.0, 2)])
@@ -22,3 +23,8 @@ def test_state_is_written_every_half_minute_and_for_at_most_a_twentieth_of_the_t
     assert len(written) == expected
     assert (len(written) - 1) * takes <= 600 / 20 + takes
     assert 30 <= written[0] <= 31 + takes
+
+
+def test_a_folder_is_no_state_file(tmp_path):
+    with pytest.raises(StateError, match="is a folder"):
+        state.StateFile(tmp_path, {}).load()

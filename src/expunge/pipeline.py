@@ -22,9 +22,9 @@ from expunge.data import Batches, as_examples, check_disjoint
 from expunge.errors import ModelRefused, RunError
 from expunge.loss import Loss, scalar_loss
 from expunge.methods import EXECUTORS, FlatWeights, Noise, secret_generator
+from expunge.methods.starts import Starts, start_digests
 from expunge.methods.statistics import average_, keeps_statistics, reset_, running_norms
 from expunge.methods.tensors import (
-    digest_bytes,
     dtype_name,
     named_buffers,
     named_parameters,
@@ -36,10 +36,8 @@ from expunge.record import (
     NO_NOISE,
     UNCHECKED,
     RunRecord,
-    digest_tensors,
     mechanism_to_dict,
     weights_digest,
-    weights_tensors,
 )
 from expunge.recovery.rescale import rescale_
 from expunge.recovery.training import Recipe, Training, training_steps
@@ -48,9 +46,7 @@ from expunge.running import alone, drive, state_file
 __all__ = ["Unlearned", "noiseless_record", "null_start", "recover", "retrain", "unlearn"]
 
 _log = logging.getLogger("expunge")
-_TELLING = 16  # coordinates; that so many noised ones equal the trained ones bit for bit does not happen
-_CAST = 1 << 22  # coordinates of which the digests in other types are kept, small tensors first
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_starts = Starts()
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,8 @@ def unlearn(
 
     Raises:
         StillRetained: `retain` holds forgotten rows.
-        ModelRefused, NonFinite, RunError, StateError: see their docstrings. Nothing is returned then.
+        ModelRefused, NonFinite, RunError, StateError: see their docstrings; a loss that holds the trained weights (as a
+            teacher) is a `ModelRefused` too. Nothing is returned then.
     """
     executor = EXECUTORS.get(type(mechanism))
     if executor is None:
@@ -124,7 +121,9 @@ def unlearn(
     coverage = _coverage(retain, forget)
     work = _copied(model) if copy else model
     weights = FlatWeights(work, public=public, center=center, reset_buffers=buffers == "reset")
-    start = _start(weights)
+    start = start_digests(weights)
+    _starts.remember(work, start)
+    _starts.refuse(loss, work)
     reset_(weights.norms)
     start_clipped = _outside(weights.theta, mechanism.start_radius)
     if start_clipped:
@@ -213,6 +212,8 @@ def recover(
     """
     declared = public_names(model, public)
     work = _copied(model) if copy else model
+    _starts.remember(work, _starts.start_of(model))
+    _starts.refuse(loss, work)
     if rescale:
         rescale_(work, public=[p for name, p in named_parameters(work) if name in declared])
     label = "recover, rescaled" if rescale else "recover"
@@ -364,28 +365,6 @@ def _copied(model: nn.Module) -> nn.Module:
         return copying.deepcopy(model)
     except (TypeError, RuntimeError, NotImplementedError) as error:
         raise ModelRefused(f"the model cannot be copied ({error}); with copy=False it is changed itself") from error
-
-
-def _start(weights: FlatWeights) -> dict[str, frozenset[str]]:
-    """Digests of the trained weights, the whole under "": for `issue` to refuse them as released ones; never written.
-
-    Tensors that two models may well have in common (short, or of one value) count in the whole only. Of small tensors the
-    digests in other types are there too: a trained model in half precision is no other model.
-    """
-    telling = {
-        name: p.detach() for name, p in named_parameters(weights.model)
-        if name in weights.names and p.numel() >= _TELLING and bool((p != p.reshape(-1)[0]).any())
-    }  # fmt: skip
-    tensors = weights_tensors(weights.model)
-    found = {t.name: {t.digest.hex()} for t in tensors if t.name in telling}
-    left = _CAST
-    for name, p in sorted(telling.items(), key=lambda item: item[1].numel()):
-        left -= p.numel()
-        if left < 0:
-            break
-        lower = [p.to(kind) for kind in _FLOATS]
-        found[name] |= {digest_bytes(t) for t in (*lower, *(t.float() for t in lower))}
-    return {name: frozenset(digests) for name, digests in found.items()} | {"": frozenset({digest_tensors(tensors)})}
 
 
 def _estimate_statistics(weights: FlatWeights, batches: Batches, loss: Loss) -> None:

@@ -46,6 +46,8 @@ class StateFile:
             StateError: the file is truncated, altered, or belongs to another run; the message says what differs. It is
                 left as it is.
         """
+        if self.path.is_dir():
+            raise StateError(f"{self.path} is a folder: a state file is a file of its own")
         sweep(self.path)
         if not self.path.exists():
             return None

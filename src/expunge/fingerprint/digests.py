@@ -5,6 +5,7 @@ attributes, slots and class; containers, arrays, tensors and networks into their
 version. What has a state that no digest sees (open files, generators of coins, iterators) is refused.
 """
 
+import contextlib
 import types
 import weakref
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from expunge.errors import ModelRefused
 from expunge.fingerprint import code, content, objects, volatile
 from expunge.fingerprint.walk import Walk
 
-__all__ = ["code_digest", "model_digest"]
+__all__ = ["code_digest", "model_digest", "tensors_held"]
 
 # The first that fits. Anything else is an object.
 _KINDS: tuple[tuple[Any, Callable[[Walk, Any], None]], ...] = (
@@ -70,6 +71,19 @@ def model_digest(model: nn.Module, *, name: str = "model", strict: bool = True) 
     everywhere = [list(getattr(nn.modules.module, hooks).values()) for hooks in _HOOKS_EVERYWHERE]
     own = (*model.modules(), *model.parameters(), *model.buffers())
     return _digest([model, everywhere], name, strict=strict, own=own)
+
+
+def tensors_held(code: object) -> list[Tensor]:
+    """The tensors that can be reached from a function or another object, those of networks among them."""
+    found: list[Tensor] = []
+
+    def keep(_walk: Walk, tensor: Tensor) -> None:
+        found.append(tensor)
+
+    kinds = ((Tensor, keep), *_KINDS)
+    with contextlib.suppress(RecursionError):
+        Walk(kinds, "code", strict=False, own=()).visit(code)
+    return found
 
 
 def _digest(value: object, name: str, *, strict: bool, own: tuple[object, ...]) -> str:

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from expunge._version import __version__
+from expunge.errors import ModelRefused
+from expunge.fingerprint import tensors_held
 
 __all__ = [
     "build", "coins_mark", "coins_state", "environment", "fork_coins", "fresh_coins", "mode", "restore_coins", "seed_coins",
@@ -101,6 +103,7 @@ def build(make_model: Callable[[], nn.Module], generator: torch.Generator) -> nn
 
     Raises:
         TypeError: `make_model` is a model, or returns something else than one.
+        ModelRefused: it hands out trainable weights that it holds, instead of making new ones.
     """
     if isinstance(make_model, nn.Module) or not callable(make_model):
         raise TypeError(
@@ -110,7 +113,24 @@ def build(make_model: Callable[[], nn.Module], generator: torch.Generator) -> nn
         model = make_model()
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"make_model() must return a torch.nn.Module, not {type(model).__name__}")
+    _refuse_held(make_model, model)
     return model
+
+
+def _refuse_held(make_model: Callable[[], nn.Module], model: nn.Module) -> None:
+    """Weights that are there before the call may be trained ones; frozen parts (a public backbone) may be shared."""
+    held = {tensor.untyped_storage().data_ptr() for tensor in tensors_held(make_model) if _in_memory(tensor)}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and _in_memory(parameter) and parameter.untyped_storage().data_ptr() in held:
+            raise ModelRefused(
+                f"make_model does not make '{name}' but hands out weights that it holds, which may have been trained on the "
+                "forgotten data: build the layers inside of make_model; of a public part that is shared, set "
+                "requires_grad=False or take a copy"
+            )
+
+
+def _in_memory(tensor: torch.Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_meta and tensor.numel() > 0
 
 
 def environment(device: torch.device) -> dict[str, str]:

@@ -96,3 +96,40 @@ def test_teachers_of_other_weights_and_the_model_itself_are_no_fault() -> None:
     model = net()
     done = ex.unlearn(model, DATA, CLIPPED, loss=lambda _, batch: plain(model, batch), copy=False)
     assert done.model is model
+
+
+HELD: list[nn.Module] = []
+
+
+def test_a_retraining_from_a_model_that_its_builder_holds_is_refused():
+    """It would start from the trained weights, and be certified exact."""
+    trained = net()
+    HELD[:] = [trained]
+    inner = nn.Linear(8, 3)
+    builders: dict[str, Callable[[], nn.Module]] = {
+        "a closure": lambda: trained,
+        "a global": lambda: HELD[0],
+        "a part": lambda: nn.Sequential(inner),
+        "a default": lambda model=trained: model,
+        "a partial": functools.partial(getattr, Trainer(trained), "model"),
+        "a method": trained.double,
+        "a view of it": lambda: nn.Sequential(_of(trained[0].weight.data.view(3, 8))),  # type: ignore[index]
+    }
+    for builder in builders.values():
+        with pytest.raises(ModelRefused, match="hands out weights that it holds"):
+            ex.retrain(builder, DATA, loss=plain, epochs=1)
+    ex.retrain(net, DATA, loss=plain, epochs=1)
+
+
+def _of(weight: Tensor) -> nn.Linear:
+    layer = nn.Linear(8, 3)
+    layer.weight = nn.Parameter(weight)
+    return layer
+
+
+def test_a_frozen_part_may_be_shared_by_fresh_models():
+    backbone = nn.Linear(8, 8).requires_grad_(False)
+    before = backbone.weight.clone()
+    done = ex.retrain(lambda: nn.Sequential(backbone, nn.Linear(8, 3)), DATA, loss=plain, epochs=1)
+    assert torch.equal(backbone.weight, before)
+    assert done.record.mechanism == ex.Retrain()

@@ -1,16 +1,18 @@
 """A network from its task to a certificate: interrupted anywhere it goes on, and a loader of batches will do."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import expunge as ex
 import lane_tasks
 from expunge.certificate import Certificate
-from expunge.errors import OutputError, StateError
+from expunge.errors import OutputError, StateError, TaskError
 from expunge.session import networks
 from interrupted import interrupted
 
@@ -120,6 +122,14 @@ def test_a_retraining_goes_on_too(go, tmp_path: Path):
         go(5, mechanism=ex.Retrain())
     assert left(tmp_path) == {"run.state"}
     assert STEPS - 6 - 5 <= go(resume=True, mechanism=ex.Retrain()) < STEPS - 6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_retraining_from_a_copy_of_the_trained_model_is_refused_before_it(go, tmp_path: Path, dtype: torch.dtype):
+    trained = lane_tasks.task().model
+    with pytest.raises(TaskError, match=r"with the values that task\.model has"):
+        go(mechanism=ex.Retrain(), model=trained, make_model=lambda: copy.deepcopy(trained).to(dtype))
+    assert not (tmp_path / "out").exists()
 
 
 def loader(rows: ex.Examples) -> DataLoader[Any]:

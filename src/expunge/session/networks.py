@@ -6,14 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from expunge import _validate
 from expunge.accounting import Budget, Mechanism, Relation, Retrain
+from expunge.coins import build
 from expunge.data import Batches, as_examples, check_disjoint, commit, new_commitment_key
 from expunge.errors import TaskError
-from expunge.methods.weights import save_weights
+from expunge.methods.tensors import named_parameters
+from expunge.methods.weights import public_names, save_weights
 from expunge.pipeline import Unlearned, recover, retrain, unlearn
+from expunge.randomness.generators import secret_generator
 from expunge.record import RunRecord, mechanism_to_dict
 from expunge.recovery import Recipe
 from expunge.running import state_file
@@ -101,8 +105,25 @@ def _refuse_unfit(task: Task, mechanism: Mechanism, *, epochs: float, recipe: Re
     """What would otherwise be found after the mechanism has run."""
     _validate.positive(epochs=epochs)
     Batches(task.retain, batch_size=recipe.batch_size, seed=0).per_epoch  # noqa: B018  raises where there is no length
-    if isinstance(mechanism, Retrain) and task.make_model is None:
+    if isinstance(mechanism, Retrain):
+        _refuse_trained(task)
+
+
+def _refuse_trained(task: Task) -> None:
+    """Raise `TaskError` where the model that a retraining would start from holds the trained weights."""
+    if task.make_model is None:
         raise TaskError("retraining needs task.make_model, a function that builds a fresh model")
+    trained = dict(named_parameters(task.model))
+    public = public_names(task.model, task.public)
+    for name, fresh in named_parameters(build(task.make_model, secret_generator())):
+        same = trained.get(name)
+        # Of one value, as a bias that starts at zero, tells nothing.
+        telling = fresh.requires_grad and name not in public and bool((fresh != fresh.reshape(-1)[:1]).any())
+        if telling and same is not None and torch.equal(fresh.detach().cpu(), same.detach().cpu().to(fresh.dtype)):
+            raise TaskError(
+                f"task.make_model builds '{name}' with the values that task.model has: a retraining starts from weights that "
+                "ignore the forgotten data. Build new ones; what no such data touched is named in task.public"
+            )
 
 
 def _keep(kept: StateFile | None, done: Unlearned) -> None:

@@ -109,19 +109,20 @@ def build(make_model: Callable[[], nn.Module], generator: torch.Generator) -> nn
         raise TypeError(
             "make_model must be a function that builds a fresh model: a finished one may carry the forgotten data"
         )
+    held = [tensor for tensor in tensors_held(make_model) if _in_memory(tensor)]  # before: what it makes, it may keep
     with fresh_coins(generator, torch.device("cpu")):
         model = make_model()
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"make_model() must return a torch.nn.Module, not {type(model).__name__}")
-    _refuse_held(make_model, model)
+    _refuse_held(held, model)
     return model
 
 
-def _refuse_held(make_model: Callable[[], nn.Module], model: nn.Module) -> None:
-    """Weights that are there before the call may be trained ones; frozen parts (a public backbone) may be shared."""
-    held = {tensor.untyped_storage().data_ptr() for tensor in tensors_held(make_model) if _in_memory(tensor)}
+def _refuse_held(held: list[torch.Tensor], model: nn.Module) -> None:
+    """Weights that were there before the call may be trained ones; frozen parts (a public backbone) may be shared."""
+    places = {tensor.untyped_storage().data_ptr() for tensor in held}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and _in_memory(parameter) and parameter.untyped_storage().data_ptr() in held:
+        if parameter.requires_grad and _in_memory(parameter) and parameter.untyped_storage().data_ptr() in places:
             raise ModelRefused(
                 f"make_model does not make '{name}' but hands out weights that it holds, which may have been trained on the "
                 "forgotten data: build the layers inside of make_model; of a public part that is shared, set "

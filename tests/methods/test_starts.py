@@ -133,3 +133,19 @@ def test_a_frozen_part_may_be_shared_by_fresh_models():
     done = ex.retrain(lambda: nn.Sequential(backbone, nn.Linear(8, 3)), DATA, loss=plain, epochs=1)
     assert torch.equal(backbone.weight, before)
     assert done.record.mechanism == ex.Retrain()
+
+
+def test_a_builder_may_keep_what_it_makes_but_not_hand_it_out_again():
+    built: list[nn.Module] = []
+
+    def new() -> nn.Module:
+        built.append(net())
+        return built[-1]
+
+    def once() -> nn.Module:
+        return built[-1] if built else new()
+
+    for _ in range(2):
+        ex.retrain(new, DATA, loss=plain, epochs=1)
+    with pytest.raises(ModelRefused, match="hands out weights that it holds"):
+        ex.retrain(once, DATA, loss=plain, epochs=1)

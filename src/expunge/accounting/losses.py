@@ -18,6 +18,7 @@ elementary functions, and each output of the FFT, are good to the few units in t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, exp, floor, frexp, hypot, inf, ldexp, log, log2, sqrt
 from typing import Any, Protocol, runtime_checkable
 
@@ -39,10 +40,11 @@ __all__ = [
 ]
 
 EPS = 2.0**-52
-MOST_CELLS, _CELLS_OF_SEVERAL = 1 << 19, 1 << 17  # of a window, for one source and for several
+MOST_CELLS, _CELLS_OF_SEVERAL = 1 << 20, 1 << 17  # of a window, for one source and for several
+_SKETCHED, _KEPT = 1 << 15, 1 << 12  # cells from which on exponents are chosen from fewer, and how many of those
 _COARSEST = 100.0  # spacing of a grid, at most: e to three times that is still a float
 _FURTHEST = 1e12  # the largest ε that is looked at
-_CHERNOFF = 36.0  # -log of the mass that may lie outside the window
+_CHERNOFF = (36.0, 24.0)  # -log of the mass that may lie outside the window; the second where the first is too wide
 _fft: Any = scipy.fft  # its stubs admit arguments of every backend
 _Vector = NDArray[np.float64]
 
@@ -55,14 +57,33 @@ class Losses:
     index: NDArray[np.int64]
     log_mass: _Vector
 
-    @property
+    @cached_property
     def at(self) -> _Vector:
         """The losses."""
         return np.asarray(self.spacing * self.index, dtype=float)
 
     def cumulant(self, tilts: _Vector) -> _Vector:
         """Log E e^(λ loss), for each λ of shape (k,)."""
-        return np.array([_log_sum_exp(self.log_mass + tilt * self.at) for tilt in tilts])
+        return _cumulant(self.at, self.log_mass, tilts)
+
+    def about(self, tilts: _Vector) -> _Vector:
+        """The same from fewer cells where there are very many: good for choosing among exponents, proves nothing."""
+        return _cumulant(*self._sketch, tilts)
+
+    @cached_property
+    def _sketch(self) -> tuple[_Vector, _Vector]:
+        """The heaviest cells as they are, neighbours among the others together at their mean."""
+        if len(self.log_mass) <= _SKETCHED:
+            return self.at, self.log_mass
+        rest = self.log_mass < np.partition(self.log_mass, -_KEPT)[-_KEPT]
+        at, log_mass = self.at[rest], self.log_mass[rest]
+        starts = np.arange(0, len(at), ceil(len(at) / _KEPT))
+        top = np.maximum.reduceat(log_mass, starts)
+        lengths = np.diff(np.append(starts, len(at)))
+        share = np.exp(log_mass - np.repeat(top, lengths))
+        total = np.add.reduceat(share, starts)
+        means = np.add.reduceat(share * at, starts) / total
+        return np.concatenate([self.at[~rest], means]), np.concatenate([self.log_mass[~rest], top + np.log(total)])
 
 
 @dataclass(frozen=True)
@@ -169,6 +190,10 @@ def losses_from(spacing: float, index: NDArray[np.int64], mass: _Vector) -> Loss
     return Losses(spacing, index[kept], log_mass + 1e-12 + 4 * EPS * np.abs(log_mass))
 
 
+def _cumulant(at: _Vector, log_mass: _Vector, tilts: _Vector) -> _Vector:
+    return np.array([_log_sum_exp(log_mass + tilt * at) for tilt in tilts])
+
+
 def _log_sum_exp(terms: _Vector) -> float:
     """Ten times as fast as scipy's, which serves more cases."""
     top = float(terms.max())
@@ -180,9 +205,7 @@ def _log_hockey_stick(parts: Parts, epsilon: float, lost: float, most_cells: int
     tilt, cumulants = _best_tilt(parts, epsilon)
     tilted = [p.log_mass + tilt * p.at - c for (p, _), c in zip(parts, cumulants, strict=True)]
     masses = [np.exp(t) for t in tilted]
-    low, high, tail = _window(parts, tilt, cumulants, tilted)
-    if high - low > most_cells:
-        raise _TooWide(high - low)
+    low, high, tail = _window(parts, tilt, cumulants, tilted, most_cells)
     roundings = [
         4 * EPS * (64 + float(mass @ (np.abs(p.log_mass) + np.abs(tilt * p.at))) + abs(c))
         for (p, _), mass, c in zip(parts, masses, cumulants, strict=True)
@@ -219,29 +242,39 @@ def _best_tilt(parts: Parts, epsilon: float) -> tuple[float, list[float]]:
         return np.sum([times * k for (_, times), k in zip(parts, cumulants, strict=True)], axis=0) - at * epsilon
 
     few = np.arange(0, len(tilts), 6)
-    near = int(exponent([p.cumulant(tilts[few]) for p, _ in parts], tilts[few]).argmin()) * 6
+    near = int(exponent([p.about(tilts[few]) for p, _ in parts], tilts[few]).argmin()) * 6
     fine = tilts[max(near - 5, 0) : near + 6]
-    cumulants = [p.cumulant(fine) for p, _ in parts]
-    best = int(exponent(cumulants, fine).argmin())
-    return float(fine[best]), [float(k[best]) for k in cumulants]
+    best = fine[[int(exponent([p.about(fine) for p, _ in parts], fine).argmin())]]
+    return float(best[0]), [float(p.cumulant(best)[0]) for p, _ in parts]
 
 
-def _window(parts: Parts, tilt: float, cumulants: Sequence[float], tilted: Sequence[_Vector]) -> tuple[int, int, float]:
+def _window(
+    parts: Parts, tilt: float, cumulants: Sequence[float], tilted: Sequence[_Vector], most_cells: int
+) -> tuple[int, int, float]:
     """The cells that the FFT keeps, and a bound on the tilted mass above them (Chernoff)."""
     spacing = parts[0][0].spacing
     moves = _exponents(0.5, 30.0, 10, _scale(parts, tilted))
     up, down = np.zeros(len(moves)), np.zeros(len(moves))
-    for (p, times), c in zip(parts, cumulants, strict=True):
-        up += times * (p.cumulant(tilt + moves) - c)
-        down += times * (p.cumulant(tilt - moves) - c)
+    for p, times in parts:
+        here = p.about(np.array([tilt]))
+        up += times * (p.about(tilt + moves) - here)
+        down += times * (p.about(tilt - moves) - here)
     last = sum(times * int(p.index.max()) for p, times in parts)
     first = sum(times * int(p.index.min()) for p, times in parts)
-    top = min(float(((up + _CHERNOFF) / moves).min()), spacing * last)
-    bottom = max(float((-(down + _CHERNOFF) / moves).max()), spacing * first)
-    low, high = floor(bottom / spacing) - 1, ceil(top / spacing) + 1
+    low, high = first, last
+    for outside in _CHERNOFF:
+        top = min(float(((up + outside) / moves).min()), spacing * last)
+        bottom = max(float((-(down + outside) / moves).max()), spacing * first)
+        low, high = floor(bottom / spacing) - 1, ceil(top / spacing) + 1
+        if high - low <= most_cells:
+            break
+    else:
+        raise _TooWide(high - low)
     if high >= last:
         return low, high, 0.0
-    return low, high, exp(min(0.0, float((up - moves * spacing * high).min()))) * (1 + 1e-6)
+    move = moves[[int((up - moves * spacing * high).argmin())]]
+    proven = sum(times * float(p.cumulant(tilt + move)[0] - c) for (p, times), c in zip(parts, cumulants, strict=True))
+    return low, high, exp(min(0.0, proven - float(move[0]) * spacing * high)) * (1 + 1e-6)
 
 
 def _expectation(

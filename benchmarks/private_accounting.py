@@ -39,9 +39,9 @@ def random_setting(rng: np.random.Generator, group_size: int) -> tuple[DPTrainin
 
 
 def peer_epsilon(training: DPTraining, delta: float, near: float) -> float:
-    """dp-accounting's ε, its losses on a grid of near/(150 sqrt(T)), at most a million points a step."""
+    """dp-accounting's ε, its losses on a grid of near/(150 sqrt(T)), at most four million points a step."""
     q, m, noise = training.sampling_rate, training.group_size, training.noise_multiplier
-    spacing = max(near / (150 * sqrt(training.steps)), (12 + m / noise) * 2 * m / noise / 1e6)
+    spacing = max(near / (150 * sqrt(training.steps)), (12 + m / noise) * 2 * m / noise / 4e6)
     if m == 1:
         losses = privacy_loss_distribution.from_gaussian_mechanism(
             noise, sampling_prob=q, value_discretization_interval=spacing

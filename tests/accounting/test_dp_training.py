@@ -16,7 +16,7 @@ from scipy.special import ndtr
 
 from expunge.accounting import Budget, DPTraining, Relation, calibrate, delta_at, gaussian, guarantee, sampling
 
-ONE_STEP = [(0.1, 5, 6.0), (0.01, 1, 1.0), (0.3, 3, 0.7), (128 / 40500, 225, 20.0), (0.9, 2, 3.0)]
+ONE_STEP = [(0.1, 5, 6.0), (0.01, 1, 1.0), (0.3, 3, 0.7), (128 / 40500, 225, 20.0), (0.9, 2, 3.0), (8.3e-5, 5, 0.734)]
 
 
 def mechanism(q, m, noise, steps):
@@ -297,6 +297,8 @@ RARE = [  # rates and noise so low that rare large losses decide; what each stat
     ((1.0e-3, 5, 1.075, 17178), 1e-5),
     ((1.04e-4, 3, 0.938, 5647), 1e-7),
     ((1.25e-5, 3, 0.444, 12), 1e-7),
+    ((6.4411617073359e-05, 3, 0.8971883194862882, 1), 1e-7),  # one step: the window ends where the losses do
+    ((8.311656774616887e-05, 5, 0.7344759912451947, 1), 1e-7),
 ]
 
 

@@ -46,7 +46,7 @@ def altered(coins, content):
 def edit(coins, content, place, key, paths):
     old, what = place[key], coins.random()
     if isinstance(old, (int, float)) and not isinstance(old, bool) and what < 0.6:
-        place[key] = coins.choice(
+        number = coins.choice(
             [
                 old * (1 + coins.choice([-1, 1]) * 10.0 ** -coins.randint(1, 16)),
                 old * coins.choice([0.5, 2, 0.1, 10]),
@@ -54,6 +54,7 @@ def edit(coins, content, place, key, paths):
                 coins.choice(NUMBERS),
             ]
         )
+        place[key] = number if math.isfinite(number) else old  # no JSON for 10 times 1e308, hence no digest
     elif isinstance(old, str) and what < 0.6:
         at = coins.randint(0, len(old))
         place[key] = coins.choice(

@@ -568,6 +568,18 @@ def test_noise_of_a_linear_generator_is_told_when_an_old_certificate_is_read(nam
     assert said is None or said in caplog.text
 
 
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parent / "certificates" / "v1").glob("*.json")), ids=lambda p: p.stem
+)
+def test_what_schema_1_leaves_open_is_told_when_a_certificate_of_it_is_read(path, caplog, certificate):
+    verify(path)
+    told = "does not say whether the retained data held forgotten rows" in caplog.text
+    assert told is (path.stem != "dp_training")  # which involves none
+    caplog.clear()
+    verify(certificate)
+    assert not caplog.text
+
+
 def test_a_withdrawn_mechanism_is_read_but_no_longer_issued(caplog):
     """Sums in floating point: the old certificates verify, with a word; no new one is made, by us or by hand."""
     withdrawn = ExactRidge(ridge=1.0, rounding=1e-9, provenance="trained on ImageNet")

@@ -1,11 +1,12 @@
 """A finding carries evidence, not conclusions: bounds are computed again by whoever reads it."""
 
 import json
+import time
 from math import sqrt
 
 import pytest
 
-from expunge import OutputPerturbation, Relation, UndeclaredFeatures, guarantee
+from expunge import OutputPerturbation, Relation, Retrain, UndeclaredFeatures, guarantee
 from expunge.audit.evidence import Counts, GaussianFit, JointGuesses, Means, OneRun, OneRunViaCertifier
 from expunge.audit.finding import Finding
 from expunge.audit.report import Audit
@@ -118,7 +119,7 @@ def test_an_audit_comes_back_from_its_file(tmp_path):
         ('{"schema": "expunge.audit/1", "certificate": null, "findings": [1], "details": {}}', "a finding has"),
         (
             '{"schema": "expunge.audit/1", "certificate": null, "findings": [], "details": {"x": NaN}}',
-            "NaN is not JSON",
+            "NaN is not a number of JSON",
         ),
     ],
 )
@@ -186,14 +187,77 @@ def test_an_audit_without_findings_or_with_none_that_could_refute_is_no_pass():
     assert left.untested(claim(0.3)) == "there is no finding. canaries: no make_model"
 
 
-@pytest.mark.parametrize("guesses", [0, 1, 10])
-def test_a_joint_audit_that_guessed_next_to_nothing_is_no_pass_however_many_candidates_it_names(guesses):
-    """Its ceiling of millions is of guesses that nobody made."""
-    seen = JointGuesses(candidates=10**7, weights=(1,), guesses=(guesses,), correct=(0,))
+def joint(guesses):
+    return JointGuesses(candidates=10**7, weights=(1,), guesses=(guesses,), correct=(0,))
+
+
+def fitted(samples, others=10**7):
+    return GaussianFit(p_mean=0.0, p_samples=samples, q_mean=0.0, q_samples=others, std=1.0)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        *(joint(guesses) for guesses in (0, 1, 10)),
+        *(fitted(samples) for samples in (2, 10, 99)),
+        *(OneRun(canaries=10**7, guesses=guesses, correct=0) for guesses in (1, 50)),
+        *(OneRunViaCertifier(canaries=10**7, guesses=guesses, correct=0) for guesses in (1, 50)),
+        Counts(positives=10**7, true_positives=0, negatives=2, false_positives=0),
+        Means(p_mean=0.0, p_runs=10**7, q_mean=0.0, q_runs=2),
+    ],
+    ids=repr,
+)
+def test_an_audit_that_tried_next_to_nothing_is_no_pass_whatever_size_it_names(seen):
+    """What decides is what was tried: not the candidates that it names, nor what an unseen law would let it conclude."""
     with pytest.raises(NothingTested, match="findings of this size can show epsilon"):
         checked((finding(seen),), claim(20**0.5))
     tried = JointGuesses(candidates=100, weights=(1,), guesses=(100,), correct=(50,))
     checked((finding(seen), finding(tried)), claim(20**0.5))
+
+
+@pytest.mark.parametrize("seen", [fitted(2, 2), OneRun(canaries=10**7, guesses=1, correct=0), joint(4)], ids=repr)
+def test_evidence_that_bounds_nothing_however_it_came_out_does_not_even_test_exactness(seen):
+    exact = guarantee(Retrain(), delta=1e-5)
+    with pytest.raises(NothingTested, match=r"epsilon >= 0 at most, 0 is claimed"):
+        checked((finding(seen),), exact)
+    checked((finding(fitted(100)),), exact)
+
+
+@pytest.mark.parametrize("seen", KINDS, ids=lambda e: e.kind)
+def test_no_evidence_can_reach_beyond_its_ceiling_and_none_shows_more_than_it_can_reach(seen):
+    found = finding(seen)
+    assert found.epsilon <= found.reach <= found.ceiling
+
+
+def test_a_file_that_would_keep_its_reader_busy_is_refused_before_a_bound_is_computed(tmp_path):
+    heavy = finding(JointGuesses(candidates=720, weights=(961,), guesses=(720,), correct=(400,))).to_dict()
+    heavy["evidence"] |= {"weights": list(range(961, 1025)), "guesses": [11] * 64, "correct": [7] * 64}
+    one = finding(OneRun(canaries=10, guesses=10, correct=9)).to_dict()
+    one["evidence"] |= {"canaries": 10**6, "guesses": 10**6, "correct": 600_000}
+    for fields in (heavy, one):
+        content = {"schema": "expunge.audit/1", "certificate": None, "findings": [fields] * 1000, "details": {}}
+        started = time.perf_counter()
+        with pytest.raises(MalformedAudit, match=r"the bounds of 1000 findings would take about \d+ seconds"):
+            Audit.load(written(tmp_path, json.dumps(content)))
+        assert time.perf_counter() - started < 5
+    with pytest.raises(MalformedAudit, match="an audit has at most 16777216 bytes"):
+        Audit.load(written(tmp_path, " " * (2**24 + 1)))
+
+
+@pytest.mark.parametrize("seen", KINDS, ids=lambda e: e.kind)
+def test_what_a_finding_says_of_its_time_is_no_less_than_it_takes(seen):
+    """Small evidence takes milliseconds, and says so: a thousand findings of any kind are read."""
+    assert finding(seen, null=seen).seconds < 0.03
+    started = time.perf_counter()
+    Finding.from_dict(finding(seen).to_dict())
+    assert time.perf_counter() - started < 1
+
+
+def test_a_bound_of_a_thousand_digits_is_refused_like_any_other_wrong_one():
+    fields = finding().to_dict()
+    fields["bounds"]["epsilon"] = 10**1000
+    with pytest.raises(MalformedAudit, match="epsilon follows from the evidence"):
+        Finding.from_dict(fields)
 
 
 def test_findings_about_another_claim_are_refused_and_not_passed_over():

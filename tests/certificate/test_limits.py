@@ -56,6 +56,15 @@ def test_a_text_longer_than_the_limit_is_refused_unread(tmp_path):
     assert time.process_time() - begun < 1
 
 
+def test_a_key_given_twice_is_found_at_once_among_hundreds_of_thousands(tmp_path):
+    path = tmp_path / "certificate.json"
+    path.write_text("{" + ",".join(f'"{k}":0' for k in range(300_000)) + ',"299999":1}')
+    begun = time.process_time()
+    with pytest.raises(MalformedCertificate, match="a key is repeated: '299999'"):
+        verify(path)
+    assert time.process_time() - begun < 2
+
+
 @pytest.mark.parametrize("entry", ["0", "0.1", "[]", '"a"', '["a",1]'])
 @pytest.mark.parametrize("path", ["/run/noise/std", "/run/layers", "/profile", "/run/public"])
 def test_a_hostile_list_is_refused_in_two_seconds(path, entry):

@@ -1,9 +1,11 @@
 """A finding: an attack, what it saw, and what that refutes."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import inf, isclose, isfinite
+from functools import cached_property
+from math import inf, isclose
 from typing import Any, cast
 
 from expunge import _validate
@@ -42,30 +44,27 @@ class Finding:
         sure(self.confidence)
         object.__setattr__(self, "relation", Relation(self.relation))
 
-    @property
+    @cached_property
     def epsilon(self) -> float:
         """A lower bound on ε at δ."""
         return self.evidence.epsilon(delta=self.delta, confidence=self.confidence)
 
-    @property
+    @cached_property
     def mu(self) -> float | None:
         """A lower bound on μ; None where this evidence gives none."""
         return self.evidence.mu(confidence=self.confidence)
 
-    @property
+    @cached_property
     def ceiling(self) -> float:
         """The largest ε that evidence of this size can show."""
         return self.evidence.ceiling(delta=self.delta, confidence=self.confidence)
 
-    @property
+    @cached_property
     def reach(self) -> float:
-        """The largest ε that could have come of what was tried: below the ceiling where candidates were left unguessed."""
-        seen = self.evidence
-        return (
-            seen.reach(delta=self.delta, confidence=self.confidence) if isinstance(seen, JointGuesses) else self.ceiling
-        )
+        """The largest ε that could have come of what was tried, see `Evidence.reach`."""
+        return self.evidence.reach(delta=self.delta, confidence=self.confidence)
 
-    @property
+    @cached_property
     def null_epsilon(self) -> float | None:
         """The same bound where nothing can leak: 0, but for chance."""
         return None if self.null is None else self.null.epsilon(delta=self.delta, confidence=self.confidence)
@@ -137,11 +136,22 @@ class Finding:
         Raises:
             MalformedAudit: a field is missing, unknown or out of range, or the bounds do not follow from the evidence.
         """
+        found = cls.stated(fields)
+        found.compare(cast("Mapping[str, Any]", fields))
+        return found
+
+    @classmethod
+    def stated(cls, fields: object) -> "Finding":
+        """Read a finding, and compute nothing: its bounds stand as they are until `compare`.
+
+        Raises:
+            MalformedAudit: a field is missing, unknown or out of range.
+        """
         if not isinstance(fields, Mapping) or set(cast("Mapping[str, Any]", fields)) != _KEYS:
             raise MalformedAudit(f"a finding has the fields {sorted(_KEYS)}, not {fields!r:.200}")
         held = cast("Mapping[str, Any]", fields)
         try:
-            found = cls(
+            return cls(
                 attack=_words(held["attack"]),
                 relation=Relation(held["relation"]),
                 delta=held["delta"],
@@ -149,17 +159,27 @@ class Finding:
                 evidence=_from_dict(held["evidence"]),
                 null=None if held["null"] is None else _from_dict(held["null"]),
             )
-            again = json.loads(json.dumps(found.to_dict()))
         except (TypeError, ValueError, ArithmeticError) as error:
             raise MalformedAudit(f"finding {held['attack']!r:.80}: {error}") from error
+
+    @property
+    def seconds(self) -> float:
+        """About how long its bounds take to compute."""
+        return self.evidence.seconds + (0.0 if self.null is None else self.null.seconds)
+
+    def compare(self, held: Mapping[str, Any]) -> None:
+        """Raise `MalformedAudit` unless the bounds and sentences of fields are those that follow from the evidence."""
+        try:
+            again = json.loads(json.dumps(self.to_dict()))
+        except (TypeError, ValueError, ArithmeticError) as error:
+            raise MalformedAudit(f"finding {self.attack!r:.80}: {error}") from error
         for name, value in again["bounds"].items():
             if not _same(value, held["bounds"].get(name) if isinstance(held["bounds"], Mapping) else None):
                 raise MalformedAudit(
-                    f"finding {found.attack!r}: {name} follows from the evidence as {value}, not {held['bounds']!r:.120}"
+                    f"finding {self.attack!r}: {name} follows from the evidence as {value}, not {held['bounds']!r:.120}"
                 )
         if any(again[name] != held[name] for name in ("assumes", "unit", "direction")):
-            raise MalformedAudit(f"finding {found.attack!r}: its fixed sentences were altered")
-        return found
+            raise MalformedAudit(f"finding {self.attack!r}: its fixed sentences were altered")
 
 
 def _words(attack: object) -> str:
@@ -184,5 +204,5 @@ def _from_dict(fields: object) -> Evidence:
 def _same(one: Any, other: Any) -> bool:
     """Numbers to rounding between machines; anything else exactly."""
     if isinstance(one, float | int) and isinstance(other, float | int):
-        return isfinite(other) and isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
+        return abs(other) <= sys.float_info.max and isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
     return one == other

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from expunge._files import write_new
+from expunge._json import strict
 from expunge.accounting import Guarantee, Kind
 from expunge.audit.finding import Finding
 from expunge.errors import ClaimRefused, MalformedAudit, NothingTested
@@ -17,7 +18,8 @@ __all__ = ["SCHEMA", "Audit"]
 
 SCHEMA = "expunge.audit/1"
 _KEYS = {"schema", "certificate", "findings", "details"}
-_MOST = 1000
+# Of a file, so that whoever reads it is not kept busy.
+_MOST, _MOST_BYTES, _MOST_SECONDS = 1000, 16 * 2**20, 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +118,13 @@ class Audit:
             MalformedAudit: missing, truncated, not JSON, of another schema, or a bound that does not follow.
         """
         try:
-            content: object = json.loads(
-                Path(path).read_text(encoding="utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique_keys
-            )
+            with Path(path).open("rb") as file:
+                read = file.read(_MOST_BYTES + 1)
+            if len(read) > _MOST_BYTES:
+                raise MalformedAudit(
+                    f"{os.fspath(path)}: an audit has at most {_MOST_BYTES} bytes; this file is longer"
+                )
+            content = strict(read.decode())
         except OSError as error:
             raise MalformedAudit(f"cannot read {os.fspath(path)}: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
@@ -134,16 +140,22 @@ class Audit:
             raise MalformedAudit(f"certificate must be a digest or null, not {held['certificate']!r:.80}")
         if len(cast("list[object]", held["findings"])) > _MOST:
             raise MalformedAudit(f"an audit has at most {_MOST} findings")
-        findings = tuple(Finding.from_dict(fields) for fields in cast("list[object]", held["findings"]))
-        return cls(certificate=held["certificate"], findings=findings, details=cast("dict[str, Any]", held["details"]))
+        return cls(
+            certificate=held["certificate"],
+            findings=_computed_again(cast("list[object]", held["findings"])),
+            details=cast("dict[str, Any]", held["details"]),
+        )
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) < len(keys):
-        raise ValueError(f"a key is repeated: {next(key for key in keys if keys.count(key) > 1)!r:.80}")
-    return dict(pairs)
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
+def _computed_again(listed: list[object]) -> tuple[Finding, ...]:
+    """The findings with the bounds that follow from what was seen, where these can be had in reasonable time."""
+    findings = tuple(Finding.stated(fields) for fields in listed)
+    seconds = sum(finding.seconds for finding in findings)
+    if seconds > _MOST_SECONDS:
+        raise MalformedAudit(
+            f"the bounds of {len(findings)} findings would take about {seconds:.0f} seconds to compute again, at most "
+            f"{_MOST_SECONDS} are given: the counts are too large for so many findings"
+        )
+    for finding, fields in zip(findings, listed, strict=True):
+        finding.compare(cast("Mapping[str, Any]", fields))
+    return findings

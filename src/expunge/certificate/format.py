@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import rfc8785
 
 from expunge._files import write_new
+from expunge._json import strict
 from expunge.accounting import Guarantee, Mechanism
 from expunge.certificate.claim import guarantee_from_dict
 from expunge.errors import MalformedCertificate
@@ -60,7 +61,7 @@ class Certificate:
                 f"a certificate has at most {MOST_COMMAS} commas; this text has {text.count(',')}"
             )
         try:
-            content: object = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+            content = strict(text)
         except (ValueError, RecursionError) as error:
             raise MalformedCertificate(f"not a whole JSON document (truncated?): {error}") from error
         if not isinstance(content, dict):
@@ -104,14 +105,3 @@ def digest(content: Mapping[str, Any]) -> str:
     except (rfc8785.CanonicalizationError, ValueError) as error:
         raise MalformedCertificate(f"no canonical form: {error}") from error
     return f"sha256:{hashlib.sha256(canonical).hexdigest()}"
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):
-        raise MalformedCertificate(f"a key is repeated: {next(key for key in keys if keys.count(key) > 1)!r}")
-    return dict(pairs)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise MalformedCertificate(f"{name} is not a number that a certificate may hold")

@@ -73,6 +73,8 @@ def verify(
     _tell_of_withdrawal(certificate)
     if content["schema"] == SCHEMA:
         _verify_request(certificate)
+    else:
+        _tell_of_unknown_coverage(certificate)
     _tell_of_weak_noise(certificate)
     _verify_claims(certificate)
     _verify_words(content)
@@ -97,6 +99,14 @@ def _verify_request(certificate: Certificate) -> None:
         raise ClaimRefused(f"run.coverage is {coverage!r}, which contradicts '{certificate.mechanism.name}'")
     if (coverage == UNCHECKED) != (certificate.content["unchecked"] != ""):
         raise ClaimRefused("unchecked must say why nobody checked, exactly where run.coverage is 'unchecked'")
+
+
+def _tell_of_unknown_coverage(certificate: Certificate) -> None:
+    if certificate.mechanism.covers != GROUP:  # which involves no retained data
+        _log.warning(
+            "a certificate of schema 1 does not say whether the retained data held forgotten rows, and its date proves "
+            "nothing: ask its issuer, or have it run and issued again"
+        )
 
 
 def _tell_of_weak_noise(certificate: Certificate) -> None:

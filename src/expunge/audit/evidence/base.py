@@ -28,6 +28,20 @@ class Evidence(Protocol):
         """The largest ε that evidence of this size can show; infinite where it extrapolates."""
         ...
 
+    def reach(self, *, delta: float, confidence: float) -> float:
+        """The largest ε that could have come of what was tried; at most `ceiling`.
+
+        That is the bound of the clearest outcome: every guess that was made right, or the two worlds wholly apart. What
+        was never tried counts for nothing, and neither does an assumption that so few samples could not contradict. A
+        claim that lies at or above it was not tested.
+        """
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """About how long all its bounds take together, on the slow side; known before any is computed."""
+        ...
+
 
 def check(delta: float, confidence: float) -> None:
     """Raise `ValueError` unless δ lies in [0, 1) and the confidence is one that limits can be computed for."""

@@ -9,8 +9,11 @@ from scipy.special import chdtri, nctdtr, stdtr
 from expunge import _validate
 from expunge.accounting import gaussian
 from expunge.audit.evidence.base import check, counted
+from expunge.audit.evidence.counts import Counts
 
 __all__ = ["GaussianFit"]
+
+_FEWEST = 100  # samples of a world: with fewer, hardly any other law could be told from a Gaussian
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,24 @@ class GaussianFit:
         """None: it extrapolates."""
         check(delta, confidence)
         return inf
+
+    def reach(self, *, delta: float, confidence: float) -> float:
+        """No limit from 100 samples of each world on; below, what they can show without the assumption.
+
+        With so few nobody can see that scores are not Gaussian, so that far apart they show what counting shows: all of
+        P on one side, all of Q on the other.
+        """
+        if min(self.p_samples, self.q_samples) >= _FEWEST:
+            return self.ceiling(delta=delta, confidence=confidence)
+        apart = Counts(
+            positives=self.p_samples, true_positives=self.p_samples, negatives=self.q_samples, false_positives=0
+        )
+        return apart.ceiling(delta=delta, confidence=confidence)
+
+    @property
+    def seconds(self) -> float:
+        """One root, whatever the samples."""
+        return 5e-3
 
 
 def _noncentrality_lower(t: float, degrees: int, alpha: float) -> float:

@@ -65,6 +65,16 @@ class OneRun:
         best = type(self)(canaries=self.canaries, guesses=most, correct=most)
         return best.epsilon(delta=delta, confidence=confidence)
 
+    def reach(self, *, delta: float, confidence: float) -> float:
+        """All guesses that were made right: nothing can be seen of a canary without a guess."""
+        best = type(self)(canaries=self.canaries, guesses=self.guesses, correct=self.guesses)
+        return best.epsilon(delta=delta, confidence=confidence)
+
+    @property
+    def seconds(self) -> float:
+        """Sums over the guesses, and for the ceiling over the canaries."""
+        return 1e-3 + 1e-6 * (2 * self.guesses + min(self.canaries, _MOST))
+
     @staticmethod
     def _apart(epsilon: float, delta: float) -> tuple[float, float]:
         """How close the outputs with a canary in and out are, where the mechanism is (ε, δ)-close."""

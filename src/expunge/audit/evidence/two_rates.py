@@ -39,6 +39,15 @@ class TwoRates(ABC):
         """`epsilon` of the clearest outcome."""
         return self.best().epsilon(delta=delta, confidence=confidence)
 
+    def reach(self, *, delta: float, confidence: float) -> float:
+        """The ceiling: the test was put to every sample."""
+        return self.ceiling(delta=delta, confidence=confidence)
+
+    @property
+    def seconds(self) -> float:
+        """A few limits, whatever the counts."""
+        return 1e-3
+
 
 def _log_ratio(above: float, below: float) -> float:
     if above <= 0:

@@ -20,8 +20,9 @@ from expunge.arrays import Names, Numbers, as_tensor, names_in
 from expunge.commitments import texts
 from expunge.data import new_commitment_key
 from expunge.errors import RunError, StillRetained
+from expunge.heads.fixed import fixed
 from expunge.heads.rows import Rows, checked_grid, checked_key, checked_rows, name_of, real
-from expunge.heads.saved import pack, unpack, write
+from expunge.heads.saved import mark_of, pack, unpack, write
 from expunge.heads.solver import Method, Solver
 from expunge.heads.statistics import Inverse, Sums, add, subtract, sums_of
 from expunge.pipeline import Unlearned, noiseless_record
@@ -36,6 +37,7 @@ _POOR = 1e-3  # of the weights, in their distance from ridge regression: worth a
 _log = logging.getLogger("expunge")
 
 
+@fixed("ridge", "rounding", "provenance", "classes", "method")
 class AnalyticHead:
     """W = (Σ x xᵀ + ridge I)⁻¹ Σ x yᵀ over the rows learned and not forgotten, in float64.
 
@@ -98,6 +100,7 @@ class AnalyticHead:
         self._key = new_commitment_key() if key is None else checked_key(key)
         self._sums: Sums | None = None
         self._ledger: dict[bytes, bytes] = {}
+        self._states = set[bytes]()  # the files of which this head is the continuation
         self._subtracted = set[bytes]()  # in memory alone: a saved head tells nothing of what it forgot
         self._solver = Solver(ridge=self.ridge, rounding=self.rounding, method=method, **self._grids)
 
@@ -230,6 +233,7 @@ class AnalyticHead:
         self._solver.refuse_indefinite(total)
         self._take(total, None)
         self._ledger.update(other._ledger)
+        self._states |= other._states
 
     @property
     def weights(self) -> Tensor:
@@ -316,16 +320,18 @@ class AnalyticHead:
         return Unlearned(layer, noiseless_record(mechanism, layer, coverage=coverage))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state, atomically, over an older one; readable by its owner alone, without the key, see `saved.write`.
+        """Write the state, atomically, over an older one of this head; readable by its owner alone, without the key.
 
         Digests are sorted and nothing derived is kept: heads with the same settings, key, sums and rows give the same bytes.
 
         Raises:
-            OutputError: see `saved.write`; the old file is untouched.
+            StateError, OutputError: see `saved.write`; the old file is untouched. A file that this head was neither loaded
+                from nor saved to is not overwritten: another process may have saved requests there.
         """
         names = ("ridge", "classes", "provenance", "rounding", "method")
         settings = {name: getattr(self, name) for name in names}
-        write(path, pack(settings, self._ledger, self._sums, self._grids, key=self._key))
+        content = pack(settings, self._ledger, self._sums, self._grids, key=self._key)
+        self._states.add(write(path, content, over=self._states))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, key: bytes, device: torch.device | str = "cpu") -> "AnalyticHead":
@@ -334,9 +340,10 @@ class AnalyticHead:
         Raises:
             StateError: the file is missing, truncated, altered, of another key or version, or not in float64.
         """
+        mark = mark_of(path)
         settings, ledger, sums, grids = unpack(path, key=checked_key(key), device=device)
         head = cls(**settings, grid=grids["grid"], target_grid=grids["target_grid"], key=key)
-        head._ledger, head._sums = ledger, sums
+        head._ledger, head._sums, head._states = ledger, sums, {mark or b""}
         return head
 
     @property

@@ -17,11 +17,12 @@ from expunge.commitments import texts
 from expunge.data import new_commitment_key
 from expunge.errors import RunError, StillRetained
 from expunge.heads.fairness import EqualScores
+from expunge.heads.fixed import fixed
 from expunge.heads.newton import Dense, Kronecker, Preconditioner, Solution, minimise
 from expunge.heads.objectives import LOSSES, Measured, Objective
 from expunge.heads.requests import Corrections, Forget, digest
 from expunge.heads.rows import checked_key
-from expunge.heads.saved import write
+from expunge.heads.saved import mark_of, write
 from expunge.heads.saved_convex import Kept, pack, unpack
 from expunge.heads.streams import Blocks, Rows, ids_of
 from expunge.methods import Noise
@@ -34,6 +35,7 @@ _WIDEST = 4096  # features of which a Gram matrix is decomposed
 _LARGEST_KEPT = 1e30  # regularisation: beyond, float32 holds no inverse, and none is worth keeping
 
 
+@fixed("mechanism")
 class ConvexHead:
     """W minimises F(W) = mean loss(W x, y) + penalty(W) + (λ/2)|W|² over the rows learned, as corrected since.
 
@@ -110,6 +112,7 @@ class ConvexHead:
             "noise_std": self._noise_std, "provenance": provenance, "bias": self._bias, "fairness": fairness,
             "factor_limit": int(factor_limit),
         }  # fmt: skip
+        self._states = set[bytes]()  # the files of which this head is the continuation
         self._width = 0
         self._corrections: Corrections | None = None
         self._solution: Solution | None = None
@@ -221,7 +224,7 @@ class ConvexHead:
         return released
 
     def save(self, path: str | os.PathLike[str], *, inverse: bool = True) -> None:
-        """Write the state, atomically, over an older one; readable by its owner alone, without the key.
+        """Write the state, atomically, over an older one of this head; readable by its owner alone, without the key.
 
         The file is as secret as the head: it holds the exact weights. With `inverse` it also holds the inverse Hessian
         that `fit` has kept, computed from all rows of that time, those forgotten since among them: 4 (classes ·
@@ -231,14 +234,16 @@ class ConvexHead:
 
         Raises:
             RunError: nothing was fitted.
-            OutputError: the disk is full, or writing is not allowed; the old file is untouched.
+            StateError, OutputError: see `saved.write`; the old file is untouched. A file that this head was neither loaded
+                from nor saved to is not overwritten: another process may have saved requests there.
         """
         solution = self.solution
         assert self._corrections is not None
         factor = self._preconditioner if inverse else None
         kept = Kept(width=self._width, corrections=self._corrections, solution=solution, factor=factor)
         fairness = None if self._fairness is None else asdict(self._fairness)
-        write(path, pack(self._settings | {"fairness": fairness}, kept, key=self._key))
+        content = pack(self._settings | {"fairness": fairness}, kept, key=self._key)
+        self._states.add(write(path, content, over=self._states))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, key: bytes, noise_std: float | Budget | None = None) -> "ConvexHead":
@@ -252,6 +257,7 @@ class ConvexHead:
         Raises:
             StateError: the file is missing, truncated, altered, of another key or version, or its weights are not float64.
         """
+        mark = mark_of(path)
         settings, kept = unpack(path, key=checked_key(key), digest_key=_digest_key(key))
         if settings["fairness"] is not None:
             settings["fairness"] = EqualScores(**settings["fairness"])
@@ -259,7 +265,7 @@ class ConvexHead:
             settings["noise_std"] = noise_std
         head = cls(**settings, key=key)
         head._width, head._corrections, head._solution = kept.width, kept.corrections, kept.solution
-        head._preconditioner = kept.factor
+        head._preconditioner, head._states = kept.factor, {mark or b""}
         return head
 
     def _objective(self, rows: Rows, corrections: Corrections, width: int) -> Objective:

@@ -4,12 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from expunge import _validate
+from expunge.heads.fixed import fixed
 
 __all__ = ["RandomFeatures"]
 
 _STEP = 2.0**-12
 
 
+@fixed("d_in", "d_out", "seed")
 class RandomFeatures(nn.Module):
     """relu(x P), P of shape (d_in, d_out) with independent entries N(0, 1/d_in), drawn once from a public seed.
 

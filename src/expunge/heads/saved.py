@@ -6,7 +6,7 @@
 import hmac
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from expunge.errors import StateError
 from expunge.heads.rows import DIGEST
 from expunge.heads.statistics import Sums
 
-__all__ = ["ANALYTIC", "CONVEX", "kind_of", "pack", "seal", "unpack", "unseal", "write"]
+__all__ = ["ANALYTIC", "CONVEX", "kind_of", "mark_of", "pack", "seal", "unpack", "unseal", "write"]
 
 ANALYTIC, CONVEX = "analytic_head", "convex_head"
 _MAC = 64  # hexadecimal digits
@@ -56,15 +56,50 @@ def unseal(kind: str, path: str | os.PathLike[str], *, key: bytes) -> tuple[dict
     return config, safetensors.torch.load(payload)
 
 
-def write(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a state over an older one, atomically, for its owner alone; what a killed write of it left is deleted.
+def write(path: str | os.PathLike[str], content: bytes, *, over: Container[bytes] = ()) -> bytes:
+    """Write a state over an older one of its own, atomically, for its owner alone; what a killed write of it left is deleted.
+
+    Args:
+        path: where.
+        content: from `seal`.
+        over: marks of the states that this one has come from. A file that holds another one is not overwritten: it is of
+            another head, or of this one with requests that this one has not seen.
+
+    Returns:
+        The mark of what is there now.
 
     Raises:
+        StateError: the file is none of `over`; it is untouched.
         OutputError: the disk is full, writing is not allowed, or another process is writing it; the old file is untouched.
     """
     with held(path):
+        found = mark_of(path)
+        if found is not None and found not in over:
+            raise StateError(
+                f"{os.fspath(path)} does not hold a state that this head was loaded from or saved as: another process may have "
+                "saved requests there since, which would be lost. Load that file and make this request there; or save under "
+                "another name, or remove the file first if it is of no use. It was left as it is"
+            )
         sweep(path)  # each is a whole state, or a part, from before the rows were forgotten
         write_over(path, content, private=True)
+    return _mark(content)
+
+
+def mark_of(path: str | os.PathLike[str]) -> bytes | None:
+    """What tells the state in a file from all others, its kind and keyed digest as they stand; None where there is no file.
+
+    Whoever loads a state takes its mark first: if another one takes its place in between, that is found when it is saved.
+
+    Raises:
+        StateError: it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return _mark(file.read(128))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StateError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
 
 
 def kind_of(path: str | os.PathLike[str]) -> str:
@@ -146,6 +181,11 @@ def unpack(
 
 def _magic(kind: str) -> bytes:
     return f"expunge.{kind}/1\n".encode()
+
+
+def _mark(content: bytes) -> bytes:
+    kind, _, rest = content[:128].partition(b"\n")
+    return kind + b"\n" + rest[:_MAC]
 
 
 def _words(kind: str) -> str:

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 
 from expunge import _validate
 from expunge.errors import ModelRefused, NonFinite
+from expunge.heads.fixed import fixed
 from expunge.methods.weights import save_bytes
 from expunge.progress import track
 from expunge.record import digest_safetensors
@@ -34,6 +35,8 @@ _NUMBERS = (*_FLOATS, torch.uint8, torch.int8, torch.int16, torch.int32)
 Parameters = dict[str, Tensor]
 
 
+@fixed("shape", "directions", "seed", "step", "block", "bias", "output", "hidden", "names", "patterns")
+@fixed("parameters_covered", "outputs", "hidden_width")
 class TangentFeatures(nn.Module):
     """φ(x) = J(x) R, the hidden features of the same network, and a constant 1: float64, in multiples of `step`.
 

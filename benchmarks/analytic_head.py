@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 import expunge
-from expunge.heads import AnalyticHead, RandomFeatures
+from expunge.features import RandomFeatures
+from expunge.heads import AnalyticHead
 from expunge.heads.statistics import solve, sums_of
 
 sys.path.insert(0, str(Path(__file__).parent / "paper"))

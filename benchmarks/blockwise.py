@@ -24,8 +24,8 @@ from torch import nn
 
 import expunge as ex
 from expunge.accounting import gaussian
-from expunge.compare import accuracy
-from expunge.demo import RECIPE, digits, make_model
+from expunge.jobs.comparison import accuracy
+from expunge.jobs.digits import RECIPE, digits, make_model
 from expunge.report.curves import interval
 
 EPOCHS = 5

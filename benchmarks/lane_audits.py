@@ -25,7 +25,7 @@ from expunge.attacks import HeadArena, audit_task, head_membership
 from expunge.attacks.heads import bits, exact
 from expunge.attacks.lanes import head_arena
 from expunge.audit import Finding
-from expunge.demo import RECIPE, digits
+from expunge.jobs.digits import RECIPE, digits
 
 DELTA, RIDGE, LEFT = 1e-5, 1.0, 5
 RUNS = 128

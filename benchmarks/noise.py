@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 import expunge
-from expunge.methods import Noise
 from expunge.randomness.gaussian import each_slice
 from expunge.randomness.stream import fill
+from expunge.training.noise import Noise
 
 
 def tasks(size: int) -> dict[str, Callable[[], object]]:

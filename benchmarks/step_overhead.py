@@ -22,7 +22,9 @@ from torch.nn import functional as F
 
 import expunge
 from expunge.accounting import GradientClipping
-from expunge.methods import FlatWeights, Noise, gradient_clipping
+from expunge.training.noise import Noise
+from expunge.training.weights import FlatWeights
+from expunge.unlearners.gradient_clipping import gradient_clipping
 
 
 class Block(nn.Module):

@@ -33,10 +33,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import expunge
-from expunge.heads import AnalyticHead, RandomFeatures
+from expunge._progress import track
+from expunge.features import RandomFeatures
+from expunge.features.tangent import TangentFeatures
+from expunge.heads import AnalyticHead
 from expunge.heads.statistics import solve
-from expunge.heads.tangent import TangentFeatures
-from expunge.progress import track
 
 RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0)
 CONVOLUTIONS, DENSE, EVERYTHING = ("1.*", "3.*"), ("7.*",), ("*",)

@@ -10,7 +10,7 @@ from unittest import mock
 
 from torch import Tensor, nn
 
-import expunge.loss
+import expunge.training.loss
 
 
 class Calls:
@@ -23,7 +23,7 @@ class Calls:
 @contextlib.contextmanager
 def interrupted(after: int | None = None, *, scale: float = 1.0) -> Iterator[Calls]:
     """Count the calls of losses, and raise `KeyboardInterrupt` in place of the one after so many; `scale` spoils them."""
-    counted, plain = Calls(), expunge.loss.scalar_loss
+    counted, plain = Calls(), expunge.training.loss.scalar_loss
 
     def scalar_loss(loss: Any, model: nn.Module, batch: Any) -> Tensor:
         if counted.calls == after:
@@ -32,5 +32,8 @@ def interrupted(after: int | None = None, *, scale: float = 1.0) -> Iterator[Cal
         counted.sizes.append(len(batch[0]))
         return plain(loss if scale == 1 else lambda *given: loss(*given) * scale, model, batch)
 
-    with mock.patch("expunge.loss.scalar_loss", scalar_loss), mock.patch("expunge.pipeline.scalar_loss", scalar_loss):
+    with (
+        mock.patch("expunge.training.loss.scalar_loss", scalar_loss),
+        mock.patch("expunge.unlearners.run.scalar_loss", scalar_loss),
+    ):
         yield counted

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 import expunge as ex
-import expunge.session
-from expunge import state
-from expunge.cli import main
+import expunge.jobs
+from expunge.cli.commands import main
 from expunge.errors import ExpungeError
 from expunge.trace import Trace, rewind, train_traced
+from expunge.training import state
 
 KEPT = {"certificate.json", "certified.safetensors", "model.safetensors", "report.html"}
 TASK = """

@@ -13,8 +13,8 @@ import expunge as ex
 from expunge.accounting import Budget
 from expunge.certificate.format import digest
 from expunge.errors import ClaimRefused, RunError, StillRetained, TaskError
-from expunge.session import lanes
-from expunge.settings import Settings
+from expunge.jobs import lanes
+from expunge.jobs.options import Settings
 
 COINS = torch.Generator().manual_seed(0)
 X, Y = torch.randn(64, 8, generator=COINS), torch.randint(3, (64,), generator=COINS)
@@ -156,7 +156,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def go(lane: str, made: ex.Task, settings: Settings | None = None) -> ex.Certificate:
         for room in ("networks", "heads"):
-            monkeypatch.setattr(f"expunge.session.{room}.load_task", lambda _: made)
+            monkeypatch.setattr(f"expunge.jobs.{room}.load_task", lambda _: made)
         chosen = LANES[lane] if settings is None else settings
         lanes.run_lane("a:task", tmp_path / lane, lane, Budget(epsilon=1.0, delta=1e-5), chosen)
         return ex.Certificate.load(tmp_path / lane / "certificate.json")

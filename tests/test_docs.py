@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from expunge.accounting import MECHANISMS
-from expunge.cli import app
-from expunge.demo import digits
-from expunge.methods import EXECUTORS
+from expunge.cli.commands import app
+from expunge.jobs.digits import digits
+from expunge.unlearners.executors import EXECUTORS
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = [

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from expunge import cli, exits
+from expunge import exits
 from expunge._origins import of_library
+from expunge.cli import commands as cli
 from expunge.errors import RunError
 
 TASK = """

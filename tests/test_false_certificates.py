@@ -14,8 +14,8 @@ from expunge import Budget, Kind, OutputPerturbation, Relation, Replay, guarante
 from expunge.accounting import gaussian
 from expunge.attacks import two_worlds
 from expunge.errors import CertificateError, ClaimRefused, MalformedCertificate, RunError
-from expunge.methods import output_perturbation
 from expunge.testing import ContractViolation, check_mechanism
+from expunge.unlearners.output_perturbation import output_perturbation
 from forging import DELTA, certificate_of, forged, record_of
 
 ETA, STEPS, BACK = 0.1, 60, 20

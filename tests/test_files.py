@@ -8,7 +8,7 @@ import pytest
 
 from expunge._files import write_new, write_over
 from expunge.errors import OutputError
-from expunge.session.folder import refuse_existing
+from expunge.jobs.folder import refuse_existing
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -13,9 +13,11 @@ import torch
 from expunge import GradientClipping, OutputPerturbation, Relation, guarantee, issue, verify
 from expunge.accounting import gaussian
 from expunge.errors import ClaimRefused, MalformedCertificate, RunError
-from expunge.methods import Noise, clip_, gradient_clipping
 from expunge.randomness.secret import Secret
 from expunge.testing import ContractViolation, check_executor, check_mechanism
+from expunge.training.noise import Noise
+from expunge.training.weights import clip_
+from expunge.unlearners.gradient_clipping import gradient_clipping
 from forging import DELTA, certificate_of, forged, record_of
 
 SIGMA = 0.002

@@ -46,15 +46,20 @@ from expunge.record import RunRecord
 
 if TYPE_CHECKING:
     from expunge.data import Examples, check_disjoint, commit, new_commitment_key, open_commitment, split
-    from expunge.heads import AnalyticHead, ConvexHead, EqualScores, Forget, RandomFeatures, TangentFeatures
-    from expunge.methods.blockwise_gradient_clipping import layer_sizes
-    from expunge.methods.weights import save_weights
-    from expunge.pipeline import Unlearned, null_start, recover, retrain, unlearn
-    from expunge.planner import Plan, plan
-    from expunge.private import train_private
+    from expunge.features import RandomFeatures, TangentFeatures
+    from expunge.heads import AnalyticHead, ConvexHead, EqualScores, Forget
+    from expunge.jobs.planner import Plan, plan
     from expunge.recovery import Recipe
-    from expunge.task import Task
+    from expunge.recovery.fine_tuning import recover
     from expunge.trace import Shards, Trace, rewind, train_shards, train_traced
+    from expunge.training.task import Task
+    from expunge.training.unlearned import Unlearned
+    from expunge.training.weights import save_weights
+    from expunge.unlearners.blockwise_gradient_clipping import layer_sizes
+    from expunge.unlearners.null_start import null_start
+    from expunge.unlearners.private import train_private
+    from expunge.unlearners.retrain import retrain
+    from expunge.unlearners.run import unlearn
 
 __all__ = [
     "AnalyticHead",
@@ -131,30 +136,30 @@ _TORCH_BACKED = {
     "EqualScores": "heads",
     "Examples": "data",
     "Forget": "heads",
-    "Plan": "planner",
-    "RandomFeatures": "heads",
+    "Plan": "jobs.planner",
+    "RandomFeatures": "features",
     "Recipe": "recovery",
     "Shards": "trace",
-    "TangentFeatures": "heads",
-    "Task": "task",
+    "TangentFeatures": "features",
+    "Task": "training.task",
     "Trace": "trace",
-    "Unlearned": "pipeline",
+    "Unlearned": "training.unlearned",
     "check_disjoint": "data",
     "commit": "data",
-    "layer_sizes": "methods.blockwise_gradient_clipping",
+    "layer_sizes": "unlearners.blockwise_gradient_clipping",
     "new_commitment_key": "data",
-    "null_start": "pipeline",
+    "null_start": "unlearners.null_start",
     "open_commitment": "data",
-    "plan": "planner",
-    "recover": "pipeline",
-    "retrain": "pipeline",
+    "plan": "jobs.planner",
+    "recover": "recovery.fine_tuning",
+    "retrain": "unlearners.retrain",
     "rewind": "trace",
-    "save_weights": "methods.weights",
+    "save_weights": "training.weights",
     "split": "data",
-    "train_private": "private",
+    "train_private": "unlearners.private",
     "train_shards": "trace",
     "train_traced": "trace",
-    "unlearn": "pipeline",
+    "unlearn": "unlearners.run",
 }
 
 

@@ -328,7 +328,7 @@ def weights_tensors(weights: object) -> tuple[TensorInfo, ...]:
     """
     raise TypeError(
         f"weights must be a safetensors path, a digest 'sha256:...', or a torch module, not {type(weights).__name__}; "
-        "for a module, import expunge.methods first"
+        "for a module, import expunge.training.tensors first"
     )
 
 

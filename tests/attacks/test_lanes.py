@@ -20,7 +20,8 @@ from expunge import (
     guarantee,
 )
 from expunge.attacks import Effort, audit_task
-from expunge.heads import AnalyticHead, RandomFeatures
+from expunge.features import RandomFeatures
+from expunge.heads import AnalyticHead
 from expunge.heads.requests import Corrections
 
 rewinding = importlib.import_module("expunge.trace.rewind")  # the package's own `rewind` is the verb

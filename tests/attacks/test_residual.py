@@ -12,7 +12,7 @@ from expunge.attacks import residual_worlds, two_worlds
 from expunge.attacks.residual import _lost_gradient, _unseen_feature
 from expunge.heads.newton import minimise
 from expunge.heads.objectives import Objective
-from expunge.methods import Noise
+from expunge.training.noise import Noise
 
 DELTA = 1e-5
 UNSEEN, LOST = "a feature that no row has", "a gradient that rounding loses"

@@ -19,8 +19,9 @@ from expunge import (
     interval,
 )
 from expunge.attacks import two_worlds
-from expunge.demo import mechanisms
-from expunge.methods import Noise, clip_
+from expunge.jobs.digits import mechanisms
+from expunge.training.noise import Noise
+from expunge.training.weights import clip_
 
 DELTA = 1e-5
 # The published code's noise for a claim of 1.004: a shift of sqrt(2) standard deviations. One step, and ten.

@@ -10,7 +10,7 @@ from expunge import Certificate, GradientClipping, Relation, guarantee
 from expunge.certificate import verdict
 from expunge.certificate.verdict import _factor, _one_in, _percent
 from expunge.certificate.words import words_of
-from expunge.cli import app
+from expunge.cli.commands import app
 from expunge.report import render
 from test_vectors import BY_NAME
 from vectors import make

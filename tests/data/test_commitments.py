@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import expunge as ex
-from expunge.cli import main
+from expunge.cli.commands import main
 from expunge.commitments import is_commitment, read_ids, read_key
 from expunge.errors import CommitmentMismatch, StateError
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 import expunge as ex
 from expunge.errors import NonFinite, OutputError, RunError, StateError
-from expunge.heads import AnalyticHead, RandomFeatures
+from expunge.features import RandomFeatures
+from expunge.heads import AnalyticHead
 from expunge.heads.rows import name_of
 from expunge.heads.saved import pack, unpack
 from expunge.heads.statistics import Inverse, Sums, add, solve, subtract, sums_of

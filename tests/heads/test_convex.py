@@ -14,13 +14,13 @@ from torch import Tensor
 
 import expunge as ex
 from expunge.errors import RunError
-from expunge.heads import newton, streams
+from expunge.heads import blocks, newton
+from expunge.heads.blocks import Blocks
 from expunge.heads.convex import ConvexHead, noise_for
 from expunge.heads.fairness import EqualScores
 from expunge.heads.newton import Dense, Kronecker, minimise
 from expunge.heads.objectives import LOSSES, Measured, Objective
 from expunge.heads.requests import Corrections, Forget, digest
-from expunge.heads.streams import Blocks
 from heads.convex_rows import BETA, CLASSES, LAM, WIDTH, chunks, coins, data, fitted, head, rows_with
 
 
@@ -105,7 +105,7 @@ def test_corrections_stay_in_force_whether_or_not_the_rows_carry_them():
 
 def test_a_stream_gives_the_bits_of_the_same_rows_in_memory(monkeypatch: pytest.MonkeyPatch):
     """Chunks of any size, from a function and from a list, read again at every pass; more rows than a block."""
-    monkeypatch.setattr(streams, "BLOCK", 128)
+    monkeypatch.setattr(blocks, "BLOCK", 128)
     rows = data(600)
     request = Forget.rows(rows.ids[100:300]) | Forget.features([1], rows.ids[:50])
     expected = fitted(rows, request, noise_std=1.0).solution.weights
@@ -120,10 +120,10 @@ def test_a_stream_gives_the_bits_of_the_same_rows_in_memory(monkeypatch: pytest.
 
 def test_a_stream_is_never_held(monkeypatch: pytest.MonkeyPatch):
     """While a stream of many blocks is read, three of them at most are alive; in memory all are."""
-    monkeypatch.setattr(streams, "BLOCK", 64)
-    rows, alive, most = data(12 * 64), weakref.WeakSet[streams.Block](), 0
+    monkeypatch.setattr(blocks, "BLOCK", 64)
+    rows, alive, most = data(12 * 64), weakref.WeakSet[blocks.Block](), 0
 
-    class Watched(streams.Block):
+    class Watched(blocks.Block):
         def __init__(self, *fields: Any):
             nonlocal most
             super().__init__(*fields)
@@ -131,7 +131,7 @@ def test_a_stream_is_never_held(monkeypatch: pytest.MonkeyPatch):
                 alive.add(self)
                 most = max(most, len(alive))
 
-    monkeypatch.setattr(streams, "Block", Watched)
+    monkeypatch.setattr(blocks, "Block", Watched)
     head(noise_std=1.0).fit(lambda: chunks(rows, 20))
     assert most <= 3
     head(noise_std=1.0).fit(rows)

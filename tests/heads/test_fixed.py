@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from expunge.heads import AnalyticHead, ConvexHead, RandomFeatures
-from expunge.heads.tangent import TangentFeatures
+from expunge.features import RandomFeatures, TangentFeatures
+from expunge.heads import AnalyticHead, ConvexHead
 
 
 def analytic() -> AnalyticHead:

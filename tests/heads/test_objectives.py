@@ -9,11 +9,11 @@ from torch import Tensor
 
 import expunge as ex
 from expunge.errors import NonFinite
-from expunge.heads import objectives, streams
+from expunge.heads import blocks, objectives
+from expunge.heads.blocks import Blocks
 from expunge.heads.fairness import EqualScores
 from expunge.heads.objectives import LOSSES, Objective
 from expunge.heads.requests import Corrections, digest
-from expunge.heads.streams import Blocks
 
 KEY = bytes(32)
 K, D = 3, 6
@@ -170,12 +170,12 @@ def test_the_bound_holds_where_scores_lose_their_digits(loss: str):
 def test_the_bound_holds_where_the_rows_cancel():
     """A long climb and a descent back to an exact 0: what is left is the rounding of the sums, well above that of the terms."""
     g = torch.Generator().manual_seed(0)
-    x = 1 + torch.rand(4 * streams.BLOCK, D - 1, generator=g, dtype=torch.float64)
-    x[2 * streams.BLOCK :] = -x[: 2 * streams.BLOCK][torch.randperm(2 * streams.BLOCK, generator=g)]
+    x = 1 + torch.rand(4 * blocks.BLOCK, D - 1, generator=g, dtype=torch.float64)
+    x[2 * blocks.BLOCK :] = -x[: 2 * blocks.BLOCK][torch.randperm(2 * blocks.BLOCK, generator=g)]
     data = ex.Examples(x, torch.zeros(len(x), dtype=torch.long))
     known = Corrections(key=KEY, learned=frozenset(digest(i, KEY) for i in data.ids))
-    blocks = Blocks(data, known, classes=K, width=D - 1, bias=False, groups=0)
-    of = Objective(blocks, LOSSES["squared"], regularization=0.1, outputs=K, width=D - 1)
+    held = Blocks(data, known, classes=K, width=D - 1, bias=False, groups=0)
+    of = Objective(held, LOSSES["squared"], regularization=0.1, outputs=K, width=D - 1)
     here = of.measure(torch.zeros(K, D - 1, dtype=torch.float64))
     assert 2 * 2.0**-53 * float(x.norm(dim=1).mean()) < here.norm <= here.bound
 

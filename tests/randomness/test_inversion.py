@@ -6,11 +6,11 @@ import torch
 from numpy.typing import NDArray
 
 import mersenne
-from expunge.methods import Noise
 from expunge.randomness.gaussian import normals
 from expunge.randomness.generators import secret_generator
 from expunge.randomness.secret import Secret
 from expunge.randomness.stream import words
+from expunge.training.noise import Noise
 
 SIZE, KNOWN = 2048, 768  # weights; those of a layer that the attacker knows
 MU = 0.1  # no test of one release may be right more often than 0.52

@@ -29,17 +29,17 @@ LISTED: dict[str, tuple[set[str], str]] = {
     "attacks/one_training.py": ({"torch.rand", "torch.randperm"}, MEASURED),
     "attacks/replays.py": ({"torch.randint"}, MEASURED),
     "attacks/samples.py": ({"torch.randint", "np.random.default_rng"}, MEASURED),
-    "compare.py": ({"torch.Generator(", "manual_seed("}, MEASURED),
-    "demo.py": ({"torch.Generator(", "manual_seed("}, MEASURED),
-    "replicates/pictures.py": ({"torch.rand", "torch.randint", "torch.Generator(", "manual_seed("}, MEASURED),
+    "jobs/comparison.py": ({"torch.Generator(", "manual_seed("}, MEASURED),
+    "jobs/digits.py": ({"torch.Generator(", "manual_seed("}, MEASURED),
+    "replicates/rows.py": ({"torch.rand", "torch.randint", "torch.Generator(", "manual_seed("}, MEASURED),
     "replicates/stack.py": ({"manual_seed("}, MEASURED),
     "testing/executors.py": ({"torch.randn", "torch.Generator(", "manual_seed("}, MEASURED),
-    "planner.py": ({"torch.Generator(", "manual_seed("}, "a rehearsal whose result is thrown away"),
-    "heads/features.py": ({"torch.randn", "torch.Generator(", "manual_seed("}, PUBLIC),
-    "heads/tangent.py": (
+    "jobs/planner.py": ({"torch.Generator(", "manual_seed("}, "a rehearsal whose result is thrown away"),
+    "features/random.py": ({"torch.randn", "torch.Generator(", "manual_seed("}, PUBLIC),
+    "features/tangent.py": (
         {"torch.rand", "torch.randint", "torch.randperm", "torch.Generator(", "manual_seed(", "set_rng_state("}, PUBLIC,
     ),
-    "coins.py": (
+    "training/randomness.py": (
         {
             "torch.randint", "manual_seed(", "set_rng_state(", "import random", "np.random.seed", "np.random.get_state",
             "np.random.set_state",
@@ -48,7 +48,7 @@ LISTED: dict[str, tuple[set[str], str]] = {
     ),
     "data/batches.py": ({"torch.randperm", "torch.Generator(", "manual_seed("}, ORDERED),
     "data/examples.py": ({"torch.randperm"}, ORDERED),
-    "private.py": ({"set_rng_state("}, "dropout, from a generator of the room"),
+    "unlearners/private.py": ({"set_rng_state("}, "dropout, from a generator of the room"),
     "trace/engine.py": ({"torch.Generator(", "manual_seed("}, "a replay draws again what the trace's key says"),
     "trace/trace.py": ({"torch.Generator(", "manual_seed("}, "a replay draws again what the trace's key says"),
 }  # fmt: skip

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from expunge.errors import RunError
-from expunge.methods.noise import Noise
 from expunge.randomness.generators import secret_generator
 from expunge.randomness.secret import Secret
+from expunge.training.noise import Noise
 
 
 def test_a_derived_key_is_an_hmac_of_purpose_and_step() -> None:

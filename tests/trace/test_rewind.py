@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import expunge as ex
-from expunge import state
 from expunge.errors import ModelRefused, NonFinite
 from expunge.trace import Trace, cost
+from expunge.training import state
 from interrupted import interrupted
 
 

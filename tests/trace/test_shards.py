@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from torch import nn
 
 import expunge as ex
-from expunge.errors import ModelRefused, OutputError, StateError
-from expunge.trace import Shards, preview_shards, train_shards
+from expunge.errors import OutputError, StateError
+from expunge.trace import Shards, train_shards
 from expunge.trace.shards import Plan, shard_key
 
 KEY = bytes(range(1, 33))
@@ -269,29 +268,3 @@ def test_a_shard_without_records_is_refused(small, tmp_path):
 def test_plans_that_make_no_sense_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be"):
         Plan(**PLAN | {name: 0})
-
-
-@pytest.mark.parametrize("recipe", ["sgd", "adamw", "limited"])
-def test_all_shards_at_once_agree_with_the_plain_path_up_to_rounding(small, plain, recipes, recipe, tmp_path):
-    task = small.but(**plain, recipe=recipes[recipe])
-    alone = train(task, tmp_path / "shards", smallest_batch=1).model(task.make_model)
-    options = PLAN | {"recipe": recipes[recipe], "key": KEY}
-    together = preview_shards(task.make_model, small.data, loss=task.loss, **options)
-    for one, two in zip(alone.parameters(), together.parameters(), strict=True):
-        assert torch.allclose(one, two, atol=2e-5, rtol=0)
-    other = preview_shards(task.make_model, small.data, loss=task.loss, **options | {"key": bytes(32)})
-    assert not torch.allclose(next(alone.parameters()), next(other.parameters()), atol=1e-2)
-
-
-def test_all_shards_at_once_refuse_what_they_cannot_do(small, plain):
-    def total(model, batch):
-        return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="sum")
-
-    options = PLAN | {"key": KEY}
-    with pytest.raises(ModelRefused, match="is a buffer"):
-        preview_shards(small.make_model, small.data, loss=small.loss, **options)
-    task = small.but(**plain)
-    with pytest.raises(ValueError, match="loss must be the mean"):
-        preview_shards(task.make_model, small.data, loss=total, **options)
-    with pytest.raises(ValueError, match="has no record; use fewer steps"):
-        preview_shards(task.make_model, small.data, loss=task.loss, **options | {"steps_per_epoch": 200})

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from expunge import _validate
+from expunge._progress import track
 from expunge.accounting import MeasuredResidual
 from expunge.attacks.attacked import Attacked
 from expunge.attacks.candidates import joined
@@ -21,8 +22,7 @@ from expunge.audit.scores import auc
 from expunge.data import Examples
 from expunge.heads import AnalyticHead, ConvexHead, Forget
 from expunge.heads.analytic import GRID
-from expunge.methods import Noise
-from expunge.progress import track
+from expunge.training.noise import Noise
 
 __all__ = ["HeadArena", "Releases", "bits", "convex", "exact", "head_membership"]
 

@@ -16,7 +16,7 @@ from expunge.attacks.residual import residual_worlds
 from expunge.data import Examples
 from expunge.errors import ExpungeError
 from expunge.heads.analytic import GRID
-from expunge.task import Task, featured, labelled, outputs
+from expunge.training.task import Task, featured, labelled, outputs
 
 __all__ = ["HEADS", "LANES", "head_arena", "lane_canaries", "lane_membership", "lane_worlds"]
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from expunge._progress import track
 from expunge.accounting import Mechanism, Retrain
 from expunge.attacks.arena import Arena, mechanism, retraining
 from expunge.attacks.candidates import enough, joined, named
@@ -19,15 +20,16 @@ from expunge.attacks.worlds import two_worlds
 from expunge.audit.null_start import null_start
 from expunge.data import Examples, as_examples
 from expunge.errors import ExpungeError, ModelRefused
-from expunge.methods import EXECUTORS
-from expunge.methods.tensors import named_buffers, named_parameters
-from expunge.methods.weights import public_names
-from expunge.pipeline import null_start as at_the_centre
-from expunge.pipeline import recover, retrain, unlearn
-from expunge.progress import track
 from expunge.recovery import rescale_
+from expunge.recovery.fine_tuning import recover
 from expunge.replicates import Pictures, RunBatches, Stack, accuracy_runs, recover_runs, unlearn_runs
-from expunge.task import Task, accuracy
+from expunge.training.task import Task, accuracy
+from expunge.training.tensors import named_buffers, named_parameters
+from expunge.training.weights import public_names
+from expunge.unlearners.executors import EXECUTORS
+from expunge.unlearners.null_start import null_start as at_the_centre
+from expunge.unlearners.retrain import retrain
+from expunge.unlearners.run import unlearn
 
 __all__ = ["network_canaries", "network_membership", "network_null_start", "network_worlds"]
 

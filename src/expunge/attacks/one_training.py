@@ -16,9 +16,9 @@ from expunge.audit.finding import Finding
 from expunge.audit.joint import joint_guesses
 from expunge.audit.one_run import one_run
 from expunge.audit.scores import auc
-from expunge.coins import mode
 from expunge.data import Examples
-from expunge.loss import Loss, scalar_loss
+from expunge.training.loss import Loss, scalar_loss
+from expunge.training.randomness import mode
 
 __all__ = ["canaries", "losses"]
 

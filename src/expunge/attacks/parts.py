@@ -12,7 +12,7 @@ from expunge.accounting import Mechanism
 from expunge.audit.finding import Finding
 from expunge.errors import MalformedAudit, StateError
 from expunge.recovery import Recipe
-from expunge.task import Task
+from expunge.training.task import Task
 
 __all__ = ["Effort", "How", "Kept", "Part", "left_out"]
 

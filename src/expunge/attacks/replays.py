@@ -15,9 +15,9 @@ from expunge.attacks.candidates import joined
 from expunge.attacks.heads import differences
 from expunge.attacks.one_training import canaries, losses
 from expunge.data import Examples
-from expunge.loss import Loss
 from expunge.recovery import Recipe
 from expunge.trace import Shards, Trace, rewind, train_shards, train_traced
+from expunge.training.loss import Loss
 
 __all__ = ["replay_canaries"]
 

@@ -12,7 +12,9 @@ from expunge.accounting import BlockwiseGradientClipping, MeasuredResidual, Mech
 from expunge.attacks.attacked import Attacked
 from expunge.attacks.oracles import Oracle, oracles
 from expunge.attacks.samples import Samples, Scores, guesses
-from expunge.methods import EXECUTORS, Noise, secret_generator
+from expunge.randomness.generators import secret_generator
+from expunge.training.noise import Noise
+from expunge.unlearners.executors import EXECUTORS
 
 __all__ = ["two_worlds"]
 

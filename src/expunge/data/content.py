@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
+from expunge._progress import track
 from expunge.data.examples import Examples, as_examples
-from expunge.progress import track
 
 __all__ = ["Row", "precision_of", "rows_of"]
 

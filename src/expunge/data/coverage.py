@@ -20,11 +20,17 @@ from expunge.data.examples import Examples, as_examples
 from expunge.data.ids import ids_in
 from expunge.errors import StillRetained
 from expunge.randomness.secret import entropy
+from expunge.record import UNCHECKED
 
-__all__ = ["check_disjoint"]
+__all__ = ["check_disjoint", "coverage_of"]
 
 _log = logging.getLogger("expunge")
 _SHOWN = 3
+
+
+def coverage_of(retain: Any, forget: Any) -> str:
+    """How it was checked that `retain` holds none of `forget`, see `check_disjoint`; "unchecked" without a forget set."""
+    return UNCHECKED if forget is None else check_disjoint(retain, forget)
 
 
 def check_disjoint(retain: Any, forget: Any) -> str:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from expunge import _validate
-from expunge.arrays import as_tensor
 from expunge.commitments import texts
+from expunge.data.arrays import as_tensor
 
 __all__ = ["Examples", "as_examples", "split"]
 

@@ -3,17 +3,13 @@
 from expunge.heads.analytic import AnalyticHead
 from expunge.heads.convex import ConvexHead, noise_for
 from expunge.heads.fairness import EqualScores, equalised_odds_gap
-from expunge.heads.features import RandomFeatures
 from expunge.heads.requests import Forget
-from expunge.heads.tangent import TangentFeatures
 
 __all__ = [
     "AnalyticHead",
     "ConvexHead",
     "EqualScores",
     "Forget",
-    "RandomFeatures",
-    "TangentFeatures",
     "equalised_odds_gap",
     "noise_for",
 ]

@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from expunge import _validate
+from expunge._fixed import fixed
 from expunge.accounting import GridRidge, UndeclaredFeatures
-from expunge.arrays import Names, Numbers, as_tensor, names_in
 from expunge.commitments import texts
 from expunge.data import new_commitment_key
+from expunge.data.arrays import Names, Numbers, as_tensor, names_in
 from expunge.errors import RunError, StillRetained
-from expunge.heads.fixed import fixed
 from expunge.heads.rows import Rows, checked_grid, checked_key, checked_rows, name_of, real
 from expunge.heads.saved import mark_of, pack, unpack, write
 from expunge.heads.solver import Method, Solver
 from expunge.heads.statistics import Inverse, Sums, add, subtract, sums_of
-from expunge.pipeline import Unlearned, noiseless_record
 from expunge.record import UNCHECKED
+from expunge.training.unlearned import Unlearned, noiseless_record
 
 __all__ = ["GRID", "AnalyticHead"]
 

@@ -11,23 +11,23 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from expunge import _validate
+from expunge._fixed import fixed
 from expunge.accounting import Budget, MeasuredResidual, Mechanism, UndeclaredFeatures, calibrate
-from expunge.coins import environment
 from expunge.commitments import texts
 from expunge.data import new_commitment_key
 from expunge.errors import RunError, StillRetained
+from expunge.heads.blocks import Blocks, Rows, ids_of
 from expunge.heads.fairness import EqualScores
-from expunge.heads.fixed import fixed
 from expunge.heads.newton import Dense, Kronecker, Preconditioner, Solution, minimise
 from expunge.heads.objectives import LOSSES, Measured, Objective
 from expunge.heads.requests import Corrections, Forget, digest
 from expunge.heads.rows import checked_key
 from expunge.heads.saved import mark_of, write
 from expunge.heads.saved_convex import Kept, pack, unpack
-from expunge.heads.streams import Blocks, Rows, ids_of
-from expunge.methods import Noise
-from expunge.pipeline import Unlearned
 from expunge.record import UNCHECKED, RunRecord, weights_digest
+from expunge.training.noise import Noise
+from expunge.training.randomness import environment
+from expunge.training.unlearned import Unlearned
 
 __all__ = ["ConvexHead", "noise_for"]
 
@@ -167,7 +167,7 @@ class ConvexHead:
         """Train on all rows from zero, to the same residual as every request: exact retraining.
 
         Args:
-            rows: see `expunge.heads.streams.Rows`.
+            rows: see `expunge.heads.blocks.Rows`.
             forget: ids that must not be among them; the record's coverage is then "ids", else "unchecked".
             generator: of the noise; by default a secret one.
             prepare: keep an inverse Hessian (see `factor_limit`) for the requests to come.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from expunge import _validate
-from expunge.heads.streams import Block
+from expunge.heads.blocks import Block
 
 __all__ = ["EqualScores", "Moments", "Penalty", "equalised_odds_gap", "gamma"]
 

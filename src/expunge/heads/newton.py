@@ -11,9 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from expunge._progress import track
 from expunge.errors import RunError
 from expunge.heads.objectives import Measured, Objective
-from expunge.progress import track
 
 __all__ = ["Dense", "Kronecker", "Preconditioner", "Solution", "Step", "minimise"]
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expunge.errors import NonFinite
+from expunge.heads.blocks import BLOCK, Block, Blocks
 from expunge.heads.fairness import EqualScores, Moments, Penalty, gamma
-from expunge.heads.streams import BLOCK, Block, Blocks
 
 __all__ = ["LOSSES", "ConvexLoss", "Measured", "Objective"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any, cast
 
-from expunge.arrays import names_in
+from expunge.data.arrays import names_in
 
 __all__ = ["Corrections", "Forget"]
 

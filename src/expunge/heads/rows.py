@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expunge.arrays import as_tensor, names_in, numbers, wholes
+from expunge._progress import track
+from expunge.data.arrays import as_tensor, names_in, numbers, wholes
 from expunge.errors import NonFinite
-from expunge.progress import track
 
 __all__ = ["DIGEST", "LARGEST_STEP", "Rows", "checked_grid", "checked_key", "checked_rows", "name_of", "real"]
 

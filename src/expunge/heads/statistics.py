@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from expunge._progress import track
 from expunge.errors import NonFinite, RunError
-from expunge.progress import track
 
 __all__ = [
     "Inverse",

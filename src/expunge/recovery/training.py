@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from expunge import _validate
-from expunge.loss import Loss, backward
+from expunge.training.loss import Loss, backward
 
 __all__ = ["Recipe", "Training", "one_cycle", "training_steps"]
 

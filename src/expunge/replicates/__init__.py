@@ -3,7 +3,7 @@
 A run here has no record and no certificate; `unlearn` makes those, one run at a time, with the same executors.
 """
 
-from expunge.replicates.pictures import Pictures, RunBatches, crops, rotations
+from expunge.replicates.rows import Pictures, RunBatches, crops, rotations
 from expunge.replicates.stack import Stack
 from expunge.replicates.verbs import accuracy_runs, recover_runs, unlearn_runs
 

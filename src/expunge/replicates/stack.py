@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from expunge.errors import ModelRefused, NonFinite
-from expunge.loss import NO_GRADIENT
+from expunge.training.loss import NO_GRADIENT
 
 __all__ = ["Stack"]
 

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from expunge import _validate
+from expunge._progress import track
 from expunge.accounting import Mechanism
-from expunge.methods import EXECUTORS, Noise
-from expunge.progress import track
 from expunge.recovery.training import one_cycle
 from expunge.replicates.stack import Loss, Stack
+from expunge.training.noise import Noise
+from expunge.unlearners.executors import EXECUTORS
 
 __all__ = ["accuracy_runs", "recover_runs", "unlearn_runs"]
 

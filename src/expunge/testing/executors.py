@@ -12,8 +12,8 @@ from torch import Tensor
 
 from expunge.accounting import Mechanism
 from expunge.errors import NonFinite, RunError
-from expunge.methods.noise import Noise
 from expunge.testing.contract import ContractViolation, require
+from expunge.training.noise import Noise
 
 __all__ = ["check_executor"]
 

@@ -1,10 +1,9 @@
 """Rewind and shards: training that leaves a trace from which any record can be forgotten exactly, for any network."""
 
+from expunge.trace.checkpoint_placement import best_checkpoints, expected_shard_steps, expected_steps, first_uses
 from expunge.trace.rewind import Rewound, rewind
 from expunge.trace.schedule import Schedule
 from expunge.trace.shards import Ensemble, RewoundShards, Shards, ShardsCost, train_shards
-from expunge.trace.spacing import best_checkpoints, expected_shard_steps, expected_steps, first_uses
-from expunge.trace.together import preview_shards
 from expunge.trace.trace import Cost, Trace, cost, train_traced
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "expected_shard_steps",
     "expected_steps",
     "first_uses",
-    "preview_shards",
     "rewind",
     "train_shards",
     "train_traced",

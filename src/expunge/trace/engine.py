@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from expunge import _validate
-from expunge.coins import build, fork_coins, mode, seed_coins
+from expunge._progress import track
 from expunge.data import Examples
 from expunge.errors import ModelRefused
 from expunge.fingerprint import code_digest, model_digest
-from expunge.loss import Loss, backward
-from expunge.progress import track
 from expunge.record import weights_digest
 from expunge.recovery.training import Recipe, Training, one_cycle
-from expunge.state import Pace, StateFile
 from expunge.trace.identity import machine, repeatable
 from expunge.trace.schedule import Schedule
 from expunge.trace.store import File, Folder
+from expunge.training.loss import Loss, backward
+from expunge.training.randomness import build, fork_coins, mode, seed_coins
+from expunge.training.state import Pace, StateFile
 
 __all__ = ["Augment", "Engine", "Program", "Settings", "load_model"]
 

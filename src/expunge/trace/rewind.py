@@ -9,14 +9,14 @@ from torch import nn
 from expunge.accounting import Replay
 from expunge.data import Examples
 from expunge.errors import RunError, StateError
-from expunge.loss import Loss
-from expunge.pipeline import noiseless_record
 from expunge.record import RunRecord
-from expunge.state import StateFile
 from expunge.trace.engine import Augment, Engine, Program, Settings
 from expunge.trace.identity import name_tag, row_digests
 from expunge.trace.store import File, Manifest, Roster
 from expunge.trace.trace import Cost, Trace, checkpoint_before, cost_at, list_ids, publish, unfinished
+from expunge.training.loss import Loss
+from expunge.training.state import StateFile
+from expunge.training.unlearned import noiseless_record
 
 __all__ = ["Rewound", "rewind"]
 

@@ -16,17 +16,17 @@ from expunge._lock import is_lock
 from expunge.accounting import Replay
 from expunge.data import Examples, new_commitment_key
 from expunge.errors import OutputError, StateError
-from expunge.loss import Loss
-from expunge.pipeline import noiseless_record
 from expunge.record import RunRecord
 from expunge.recovery.training import Recipe
-from expunge.trace import spacing
+from expunge.trace import checkpoint_placement
 from expunge.trace.engine import Augment, Engine, Program, Settings
 from expunge.trace.identity import name_tag
 from expunge.trace.rewind import Replaying
 from expunge.trace.schedule import check_key, keyed
 from expunge.trace.store import Folder, read_sealed, write_sealed
 from expunge.trace.trace import Cost, Trace, cost_at, list_ids, refuse_unknown, train_into
+from expunge.training.loss import Loss
+from expunge.training.unlearned import noiseless_record
 
 __all__ = ["Ensemble", "Plan", "RewoundShards", "Shards", "ShardsCost", "train_shards"]
 
@@ -100,8 +100,8 @@ class Plan:
         return {name: self.cell(key, name)[1] * self.epochs_per_slice for name in names}
 
     def expected_steps(self, records: int = 1) -> float:
-        """`spacing.expected_shard_steps` of this plan: exact, on average over the key."""
-        return spacing.expected_shard_steps(self.stage_steps, shards=self.shards, records=records)
+        """`checkpoint_placement.expected_shard_steps` of this plan: exact, on average over the key."""
+        return checkpoint_placement.expected_shard_steps(self.stage_steps, shards=self.shards, records=records)
 
 
 def shard_key(key: bytes, shard: int) -> bytes:

@@ -13,18 +13,18 @@ import torch
 from torch import nn
 
 from expunge import _validate
-from expunge.coins import build
 from expunge.data import Examples, new_commitment_key
 from expunge.errors import OutputError, StateError
 from expunge.fingerprint import code_digest, model_digest
-from expunge.loss import Loss
 from expunge.recovery.training import Recipe
-from expunge.state import StateFile
-from expunge.trace import spacing
+from expunge.trace import checkpoint_placement
 from expunge.trace.engine import Augment, Engine, Program, Settings, load_model
 from expunge.trace.identity import name_tag, row_digests
 from expunge.trace.schedule import Schedule, check_key
 from expunge.trace.store import UNFINISHED, File, Folder, Manifest, Roster
+from expunge.training.loss import Loss
+from expunge.training.randomness import build
+from expunge.training.state import StateFile
 
 __all__ = ["Cost", "Trace", "cost", "train_traced"]
 
@@ -117,8 +117,8 @@ class Trace:
     def expected_steps(self, records: int = 1) -> float:
         """Steps to replay for a request that names `records` present records at random, on average over the key."""
         steps = Settings.from_dict(self.manifest.settings).steps
-        uses = spacing.first_uses(steps, _starting(self.roster(), len(steps)))
-        return spacing.expected_steps(uses, self.checkpoints, records=records)
+        uses = checkpoint_placement.first_uses(steps, _starting(self.roster(), len(steps)))
+        return checkpoint_placement.expected_steps(uses, self.checkpoints, records=records)
 
     def roster(self) -> Roster:
         """Who takes part and who was forgotten, by keyed tags; raises `StateError` where it was altered."""
@@ -364,8 +364,8 @@ def _places(
         count = min(count, storage // engine.state_bytes())
         if count < checkpoints:
             _log.info("storage=%d holds %d checkpoints of about %d bytes", storage, count, engine.state_bytes())
-    uses = spacing.first_uses(engine.schedule.steps, weights)
-    return spacing.best_checkpoints(uses, count, records=request_size)
+    uses = checkpoint_placement.first_uses(engine.schedule.steps, weights)
+    return checkpoint_placement.best_checkpoints(uses, count, records=request_size)
 
 
 def _starting(roster: Roster, epochs: int) -> list[int]:

@@ -1,0 +1,53 @@
+"""The command `expunge commitment open`: whether a certificate speaks of these rows."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from expunge.certificate import Certificate, verify
+from expunge.commitments import open_ids, read_ids, read_key
+
+__all__ = ["commitment"]
+
+commitment = typer.Typer(help="Keyed commitments in certificates.", no_args_is_help=True)
+
+
+@commitment.callback()
+def _group() -> None:  # pyright: ignore[reportUnusedFunction]  # with it `open` stays a command of its own
+    """Keyed commitments in certificates."""
+
+
+@commitment.command("open")
+def open_(
+    certificate: Path,
+    key: Annotated[
+        Path, typer.Option(help="The key: OUT.secret/keys/commitment.key, beside the folder that unlearn made.")
+    ],
+    ids: Annotated[Path | None, typer.Option(help="The ids: one a line, or a list in a .json file.")] = None,
+    task: Annotated[str | None, typer.Option(help="A task whose forget set it is; needs torch.")] = None,
+    name: Annotated[str, typer.Option(help="Which commitment of the certificate.")] = "forget",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Check that a certificate's commitment is to exactly these ids or rows. Exit code 1 where it is not."""
+    if (ids is None) is (task is None):
+        raise ValueError("give either --ids, a file of ids, or --task, whose forget set is committed to")
+    loaded = Certificate.load(certificate)
+    verify(loaded)
+    held: dict[str, str] = loaded.content["commitments"]
+    if name not in held:
+        raise ValueError(f"name={name!r}: the certificate holds {', '.join(map(repr, held)) or 'no commitment'}")
+    secret = read_key(key)
+    if ids is not None:
+        open_ids(held[name], read_ids(ids), key=secret)
+    else:
+        from expunge.data import open_commitment
+        from expunge.training.task import load_task
+
+        open_commitment(held[name], load_task(str(task)).forget, key=secret)
+    if as_json:
+        print(json.dumps({"opened": True, "name": name}))
+    else:
+        Console().print(f"opened: the commitment '{name}' is to exactly these rows", style="green", highlight=False)

@@ -1,0 +1,45 @@
+"""The demo: every method on the digits."""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from expunge._files import write_new
+from expunge.accounting import Budget, Mechanism, Relation, Retrain
+from expunge.certificate import Certificate
+from expunge.jobs.comparison import compare
+from expunge.jobs.digits import RECIPE, digits, mechanisms
+from expunge.jobs.folder import working_folder, write
+from expunge.jobs.networks import certified, with_recovery
+from expunge.recovery.fine_tuning import recover
+from expunge.report import render
+from expunge.report.curves import Comparison
+from expunge.report.page import control, table
+
+__all__ = ["run_demo"]
+
+
+def run_demo(
+    out: Path, budget: Budget, *, seeds: int, epochs: int
+) -> tuple[Comparison, list[dict[str, Any]], dict[str, Any]]:
+    """Every method on scikit-learn's digits, several seeds each; certificates of the first seed, weights, report."""
+    with working_folder(out, resume=False) as work:
+        chosen = mechanisms(budget)
+        comparison = compare(
+            digits, chosen, delta=budget.delta, epsilon=budget.epsilon, seeds=seeds, epochs=epochs, recipe=RECIPE,
+            rescale=True, title=f"Forgetting a tenth of digits at ({budget.epsilon:g}, {budget.delta:g})", ridge=1.0,
+        )  # fmt: skip
+        task = digits(0)
+        pages: dict[str, Certificate] = {}
+        for name, mechanism in cast("dict[str, Mechanism]", {**chosen, "retrain": Retrain()}).items():
+            folder = work / name
+            folder.mkdir()
+            done = certified(task, mechanism, epochs=epochs, recipe=RECIPE, state=None)
+            released = done.model
+            if name != "retrain":
+                released = recover(done.model, task.retain, loss=task.loss, epochs=epochs, recipe=RECIPE, rescale=True)
+                done = with_recovery(done, epochs=epochs, recipe=RECIPE, rescale=True)
+            pages[name] = write(folder, done, released, budget, Relation.RETRAINED, {}, comparison)
+        write_new(work / "comparison.json", (json.dumps(comparison.to_dict(), indent=1) + "\n").encode())
+        write_new(work / "report.html", render(pages["gradient_clipping"], comparison).encode())
+    return comparison, table(comparison), control(comparison)

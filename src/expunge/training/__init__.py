@@ -1,0 +1,1 @@
+"""What runs (torch): weights under a guarantee, noise, losses, coins, and interruptions."""

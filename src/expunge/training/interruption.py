@@ -1,0 +1,100 @@
+"""What drives the steps of a verb: a bar, and state files between the steps."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from expunge._lock import held
+from expunge._progress import track
+from expunge.data import Examples, as_examples
+from expunge.errors import StateError
+from expunge.fingerprint import code_digest, model_digest
+from expunge.training.state import Pace, StateFile
+
+__all__ = ["alone", "drive", "state_file"]
+
+
+def drive(
+    steps: Iterator[int], total: int, label: str, file: StateFile | None, snapshot: Callable[[], dict[str, Any]]
+) -> int:
+    """Run the steps to their end, with a bar and state files; return how many there were.
+
+    States are taken between steps only, so whatever moment an interruption picks, the last file is whole.
+
+    Args:
+        steps: of a verb.
+        total: how many there will be.
+        label: of the bar.
+        file: from `state_file`.
+        snapshot: everything needed to go on after the step that is done.
+    """
+    done, pace = 0, Pace()
+    for _ in track(steps, total=total, label=label):
+        done += 1
+        if file is not None:
+            pace.save(lambda: file.save(snapshot()))
+    return done
+
+
+def alone(path: str | os.PathLike[str] | None) -> AbstractContextManager[None]:
+    """Hold a state file against other processes while a run uses it; without a path nothing is held.
+
+    Raises:
+        StateError: another process uses it.
+    """
+    return nullcontext() if path is None else held(path, error=StateError)
+
+
+def state_file(
+    path: str | os.PathLike[str] | None,
+    verb: str,
+    model: nn.Module,
+    data: Any,
+    settings: Mapping[str, Any],
+    *,
+    code: Mapping[str, object],
+    drawn: bool = False,
+) -> StateFile | None:
+    """The state file of a verb; None without a path.
+
+    Args:
+        path: of the file.
+        verb: that writes it.
+        model: its weights and buffers tell runs apart, bit for bit, and its code.
+        data: likewise their content: a run that went on with other data would be certified for data it did not have.
+        settings: likewise, JSON-ready.
+        code: name -> the caller's functions (loss, make_model), likewise with all that they hold (`expunge.fingerprint`).
+        drawn: the model's weights are drawn by the run itself, so that only their shapes count.
+
+    Raises:
+        ValueError: the data make batches of their own.
+    """
+    if path is None:
+        return None
+    examples = as_examples(data)
+    if examples is None:
+        raise ValueError("a state file needs data as Examples(x, y): a loader's order cannot be restored")
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    rows = [[list(t.shape), str(t.dtype)] for t in examples.tensors]
+    run: dict[str, Any] = {
+        "verb": verb,
+        "model": model_digest(model, strict=False),
+        "weights": "drawn" if drawn else code_digest([(n, t.detach()) for n, t in tensors], strict=False),
+        "data": [rows, _digest(examples)],
+    }
+    run |= {name: code_digest(part, name=name, strict=False) for name, part in code.items()}
+    return StateFile(path, run | dict(settings))
+
+
+def _digest(examples: Examples) -> str:
+    """Of every value, in order."""
+    found = hashlib.sha256()
+    for part in examples.chunks(1 << 14):
+        for rows in part:
+            found.update(rows.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

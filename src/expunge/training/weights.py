@@ -1,0 +1,305 @@
+"""A model's trainable weights as one flat vector.
+
+Clipping, noise and digests are then one operation each, and nothing that was learned can be forgotten on the way: a
+model with anything else that may carry data is refused, unless the caller says what it is.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from expunge.errors import ModelRefused, NonFinite, RunError
+from expunge.record import digest_safetensors
+from expunge.training.hidden_state import hidden_state
+from expunge.training.loss import Loss, backward
+from expunge.training.placement import Placement
+from expunge.training.statistics import norms_to_estimate, statistics_of
+from expunge.training.tensors import (
+    dtype_name,
+    named_buffers,
+    named_parameters,
+    plain_name,
+    refuse_other_state,
+    same_bits,
+    save_bytes,
+    save_weights,
+    saved_tensors,
+)
+
+__all__ = ["FlatWeights", "clip_", "dtype_name", "public_names", "refuse_uncovered", "save_bytes", "save_weights"]
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+# The clip aims this fraction inside its radius, so that rounding of the norm and the product cannot leave the ball.
+_INSIDE = 1 - 1e-6
+
+
+def clip_(x: Tensor, radius: float) -> Tensor:
+    """Scale `x` of shape (..., d) in place so that each row has an L2 norm of at most `radius`.
+
+    The norm is accumulated in float64: in float32 it drifts by percents over hundreds of millions of weights.
+
+    Raises:
+        NonFinite: a row holds NaN or infinity, which no clip bounds.
+    """
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64)
+    if not bool(torch.isfinite(norm).all()):
+        raise NonFinite("NaN or infinity where a vector is clipped: in the gradient, the weights, or the start")
+    outside = norm > radius * _INSIDE
+    if bool(outside.any()):
+        x.mul_(torch.where(outside, radius * _INSIDE / norm, 1.0).to(x.dtype))
+    return x
+
+
+class FlatWeights:
+    """Every trainable parameter of a model in one contiguous vector, relative to a centre.
+
+    `theta` is the iterate of the theory, float64, of shape (d,): the weights minus the centre. It lies where
+    neither model nor loss can reach it. `write` brings the model to it, before every gradient and at release, whatever
+    was done to the model in between: so the clip bounds every step, and what is released is what was noised.
+
+    Args:
+        model: any module; its parameters are re-laid into one buffer and stay usable.
+        public: patterns (`fnmatch`, e.g. "backbone.*") of parameters and buffers that do not depend on the forgotten
+            data: left alone, not covered.
+        center: a state dict (or module) of a public checkpoint; by default the centre is zero.
+        reset_buffers: accept BatchNorm and InstanceNorm, whose running statistics are then reset.
+
+    Raises:
+        ModelRefused: the proof could not cover something; the message names the remedy.
+        NonFinite: the weights hold NaN or infinity.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        public: Sequence[str] = (),
+        center: nn.Module | dict[str, Tensor] | None = None,
+        reset_buffers: bool = False,
+    ) -> None:
+        self.model = model
+        self.public = public_names(model, public)
+        refuse_uncovered(model, self.public, reset_buffers=reset_buffers)
+        self.norms = norms_to_estimate(model, self.public) if reset_buffers else []
+        self.estimated = statistics_of(model, self.norms)
+        covered = _covered(model, self.public)
+        first = covered[0][1]
+        self.names = [name for name, _ in covered]
+        self.sizes = [parameter.numel() for _, parameter in covered]
+        self._shapes = [parameter.shape for _, parameter in covered]
+        self.dtype, self.device = first.dtype, first.device
+        with torch.no_grad():
+            flat = torch.cat([parameter.detach().reshape(-1) for _, parameter in covered])
+            if not bool(torch.isfinite(flat).all()):
+                raise NonFinite("the model's weights hold NaN or infinity; there is nothing to unlearn from")
+            self._center = None if center is None else self._flatten_center(center, torch.float64)
+            self.theta = flat.to(torch.float64, copy=True)
+            if self._center is not None:
+                self.theta.sub_(self._center)
+        self._placed = Placement(model, self.names, flat, estimated=self.estimated)
+        self._inspected = False
+        self.write()
+
+    @property
+    def layers(self) -> tuple[tuple[str, int], ...]:
+        """(name, size) of every covered parameter that is not empty, in order."""
+        return tuple((name, size) for name, size in zip(self.names, self.sizes, strict=True) if size)
+
+    @property
+    def center_digest(self) -> str:
+        """The digest of the covered part of the public checkpoint, or `zero`."""
+        if self._center is None:
+            return "zero"
+        center = self._center.cpu()
+        of_the_model = center if self.dtype == torch.float64 else center.float()  # as in every certificate before
+        return digest_safetensors(safetensors.torch.save({"center": of_the_model}))
+
+    def write(self, *, with_grad: bool = True) -> None:
+        """Bring the model's parameters to `theta`, on the objects and the memory that were theirs at the start."""
+        self._placed.put(with_grad=with_grad)
+        self._placed.flat.copy_(self.theta if self._center is None else self.theta + self._center)
+
+    def gradient(self, loss: Loss) -> Callable[[Tensor, Any], Tensor]:
+        """The function (theta, batch) -> gradient of shape (d,), float32 or float64, that the executors drive.
+
+        Raises (when called):
+            NonFinite: the loss is NaN or infinite.
+            TypeError: the loss is not a scalar tensor, or does not depend on the covered weights.
+            ModelRefused: a forward pass leaves data in the model (at the first call).
+            RunError: it adds, removes or replaces parts of the model, or changes a public buffer.
+        """
+
+        def gradient(theta: Tensor, batch: Any) -> Tensor:
+            assert theta is self.theta
+            first = not self._inspected
+            self.write(with_grad=not first)
+            expected = self._placed.flat.clone() if first else None
+            self._placed.grad.zero_()
+            backward(loss, self.model, batch)
+            if expected is not None and not self._placed.reached():
+                raise TypeError(
+                    "loss(model, batch) does not depend on any covered weight of the model it is given: compute it from "
+                    "model(...), not from another model or from numbers"
+                )
+            self._placed.collect()
+            self._placed.tidy()
+            if expected is not None:
+                self._placed.inspect(expected)
+                self._inspected = True
+            grad = self._placed.grad
+            # A clip in bfloat16 would miss its radius by percents; in float32 it stays inside (`_INSIDE`).
+            return grad.float() if grad.dtype == torch.bfloat16 else grad
+
+        return gradient
+
+    @property
+    def replaced(self) -> str | None:
+        """The name of a covered parameter in whose place another object is registered now."""
+        return self._placed.replaced()
+
+    def release(self) -> None:
+        """Write the final weights, drop the gradients, and give every parameter storage of its own again.
+
+        Raises:
+            RunError: the model holds anything else than it held at the start and these weights, bit for bit.
+        """
+        self.write(with_grad=False)
+        self._placed.settle()
+        self._placed.part()
+        try:
+            refuse_other_state(self.model)
+        except ModelRefused as error:
+            raise RunError(f"after the run {error}") from error
+        self.check_released()
+
+    def check_released(self) -> None:
+        """Raise `RunError` unless the model holds the final weights, bit for bit; after `release`."""
+        found = saved_tensors(self.model)
+        for name, tensor in self._placed.parts(self._placed.flat).items():
+            if name not in found or not same_bits(found[name], tensor):
+                raise RunError(f"'{name}' would be released with other values than the mechanism gave it")
+
+    def _flatten_center(self, center: nn.Module | dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+        given: dict[str, Tensor] = center.state_dict() if isinstance(center, nn.Module) else center
+        state = {plain_name(name): tensor for name, tensor in given.items()}
+        parts: list[Tensor] = []
+        for name, shape in zip(self.names, self._shapes, strict=True):
+            if name not in state or state[name].shape != shape:
+                found = tuple(state[name].shape) if name in state else "nothing"
+                raise ModelRefused(f"center: '{name}' must have shape {tuple(shape)}, found {found}")
+            parts.append(state[name].detach().reshape(-1).to(self.device, dtype))
+        flat = torch.cat(parts)
+        if not bool(torch.isfinite(flat).all()):
+            raise NonFinite("the centre holds NaN or infinity")
+        return flat
+
+
+def public_names(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
+    """The parameters and buffers that patterns name, under every name they have.
+
+    Raises:
+        ModelRefused: a pattern matches nothing.
+    """
+    if isinstance(patterns, str):
+        raise TypeError(f"public must be a sequence of patterns, not the string {patterns!r}")
+    names = [name for name, _ in (*named_parameters(model), *named_buffers(model))]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ModelRefused(f"public: the pattern {pattern!r} matches no parameter or buffer")
+    return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+
+
+def refuse_uncovered(model: nn.Module, public: Sequence[str], *, reset_buffers: bool) -> None:
+    """Refuse a model that holds anything else than parameters, public buffers and statistics that are estimated again.
+
+    Args:
+        model: the model, not changed.
+        public: names, from `public_names`.
+        reset_buffers: whether BatchNorm and InstanceNorm statistics are estimated again.
+
+    Raises:
+        ModelRefused: the message names the part and the remedy.
+    """
+    for name, parameter in named_parameters(model):
+        if is_lazy(parameter):
+            raise ModelRefused(f"parameter '{name}' is not initialised yet: run one batch through the model first")
+    for name, tensor in (*named_parameters(model), *named_buffers(model)):
+        if tensor.is_meta:
+            raise ModelRefused(
+                f"'{name}' is on the meta device, where nothing has a value: load the model's weights first"
+            )
+    _refuse_tied(model, public)
+    estimated = statistics_of(model, norms_to_estimate(model, public))
+    for name, _ in named_buffers(model):
+        if name not in public and not (reset_buffers and name in estimated):
+            raise ModelRefused(
+                f"buffer '{name}' may carry data that the noise does not reach. "
+                + ("Pass buffers='reset' (the layer's statistics are reset and estimated again on the retained data); or "
+                   if name in estimated else "For a constant ")
+                + f"that does not depend on the forgotten data pass public=['{name}']"
+            )  # fmt: skip
+    found = hidden_state(model)
+    if found is not None:
+        raise ModelRefused(
+            f"{found}; no state dict shows it, and no noise reaches it: register it as a parameter, or as a buffer declared "
+            "in public=[...] if it does not depend on the forgotten data; delete it if the model does not need it (weights "
+            "that a hook computes: use torch.nn.utils.parametrizations)"
+        )
+    refuse_other_state(model)
+
+
+def _covered(model: nn.Module, public: Sequence[str]) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that the noise must reach, after every check."""
+    covered = [(name, parameter) for name, parameter in named_parameters(model) if name not in public]
+    if not any(parameter.numel() for _, parameter in covered):
+        raise ModelRefused("the model has no trainable parameter outside public=[...]")
+    for name, parameter in covered:
+        if not parameter.requires_grad:
+            raise ModelRefused(
+                f"parameter '{name}' is frozen, so the noise would not reach it. If it was trained on the data, set "
+                f"requires_grad=True; if it does not depend on the forgotten data, pass public=['{name}']"
+            )
+        if parameter.dtype not in _DTYPES:
+            raise ModelRefused(
+                f"parameter '{name}' is {dtype_name(parameter.dtype)}; convert with model.float(), .bfloat16() or .double()"
+            )
+        if parameter.dtype != covered[0][1].dtype or parameter.device != covered[0][1].device:
+            raise ModelRefused(
+                f"parameter '{name}' is {dtype_name(parameter.dtype)} on {parameter.device}, but '{covered[0][0]}' is "
+                f"{dtype_name(covered[0][1].dtype)} on {covered[0][1].device}: use one dtype and one device"
+            )
+    return covered
+
+
+def _refuse_tied(model: nn.Module, public: Sequence[str]) -> None:
+    """Two names for one memory: counted, clipped and noised twice, or public under one name and covered under the other.
+
+    Public parts may share among themselves.
+    """
+    reach: dict[tuple[int, bool], tuple[int, str]] = {}  # storage, whether public -> the farthest end so far, whose
+    for storage, start, end, name in sorted(_spans(model)):
+        ours = name in public
+        for theirs in (False,) if ours else (False, True):
+            far, other = reach.get((storage, theirs), (0, ""))
+            if start < far:
+                raise ModelRefused(
+                    f"'{other}' and '{name}' share their weights (tied): give each its own copy, e.g. module.weight = "
+                    "torch.nn.Parameter(module.weight.detach().clone(), requires_grad=module.weight.requires_grad); "
+                    "where both are public, name both in public=[...]"
+                )
+        reach[storage, ours] = max(reach.get((storage, ours), (0, "")), (end, name))
+
+
+def _spans(model: nn.Module) -> Iterator[tuple[int, int, int, str]]:
+    """Storage, first and last byte, and name of every parameter and buffer."""
+    for name, tensor in (*named_parameters(model), *named_buffers(model)):
+        if not is_lazy(tensor) and tensor.numel():
+            start = int(tensor.storage_offset())
+            last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+            wide = tensor.element_size()
+            yield tensor.untyped_storage().data_ptr(), start * wide, (start + last + 1) * wide, name

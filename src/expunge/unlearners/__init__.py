@@ -1,0 +1,1 @@
+"""Ways to unlearn, one file each under its mechanism's name."""

@@ -1,0 +1,188 @@
+"""The verb `train_private`: training that leaves nothing to do at deletion, for forget sets up to a size."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from expunge import _validate
+from expunge.accounting import DPTraining
+from expunge.data import Examples, as_examples
+from expunge.errors import ModelRefused, RunError
+from expunge.fingerprint import code_digest
+from expunge.randomness.generators import secret_generator
+from expunge.randomness.secret import Secret
+from expunge.record import RunRecord, mechanism_to_dict, weights_digest
+from expunge.training.interruption import alone, drive, state_file
+from expunge.training.loss import Loss
+from expunge.training.noise import Noise
+from expunge.training.randomness import build, coins_state, environment, fresh_coins, mode, restore_coins
+from expunge.training.tensors import dtype_name
+from expunge.training.unlearned import Unlearned
+from expunge.training.weights import FlatWeights
+from expunge.unlearners.dp_training import ExampleGradients, dp_training, poisson_batches
+
+__all__ = ["train_private"]
+
+
+def train_private(
+    make_model: Callable[[], nn.Module],
+    data: Any,
+    mechanism: DPTraining,
+    *,
+    loss: Loss,
+    learning_rate: float,
+    expected_batch: float,
+    momentum: float = 0.0,
+    at_once: int = 64,
+    public: Sequence[str] = (),
+    generator: torch.Generator | None = None,
+    state: str | os.PathLike[str] | None = None,
+) -> Unlearned:
+    """Train a fresh model on all data so that any `group_size` examples of them are unlearned from the start.
+
+    Each step is v ← momentum v + (Σ_{i in batch} clip(g_i, C) + N(0, (νC)² I))/expected_batch, θ ← θ - learning_rate v, on
+    a Poisson sample of the data. Nothing but the noisy sum sees data, so the optimiser is post-processing.
+
+    Args:
+        make_model: builds a model whose weights depend on no data that may be forgotten; called once, under `generator`.
+        data: `Examples` or tensors `(x, y)`, those that may be forgotten among them. A loader cannot be sampled.
+        mechanism: a finished one, e.g. from `calibrate`.
+        loss: `loss(model, batch)` returns the mean over the batch of a term for each example.
+        learning_rate: of the descent.
+        expected_batch: a public number by which the noisy sums are divided, e.g. sampling_rate times a round number of
+            examples. Not sampling_rate times `len(data)`: with and without the forget set this must be one number.
+        momentum: of the descent, in [0, 1).
+        at_once: examples in one backward pass; a batch of any size is taken apart. Memory: as many gradients.
+        public: patterns of parameters that no such data touched, left alone (a frozen backbone).
+        generator: source of initialisation, batches, noise and all other coins, on the model's device, never to be
+            published; by default a secret one, see `unlearn`.
+        state: as in `unlearn`.
+
+    Returns:
+        The model, and a record for `issue`.
+
+    Raises:
+        MissingExtra: Opacus is not installed.
+        ModelRefused: the proof cannot cover the model or the loss; the message names the remedy.
+        NonFinite, RunError, StateError: see their docstrings. Nothing is returned then.
+    """
+    if not isinstance(mechanism, DPTraining):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"train_private runs a DPTraining, not {mechanism!r}; use unlearn() or retrain()")
+    if not callable(loss):
+        raise TypeError(f"loss must be a function loss(model, batch) -> scalar tensor, not {loss!r}")
+    _validate.positive(learning_rate=learning_rate, expected_batch=expected_batch)
+    _validate.non_negative(momentum=momentum)
+    if momentum >= 1:
+        raise ValueError(f"momentum must be below 1, not {momentum!r}")
+    examples = _examples(data)
+    coins = secret_generator() if generator is None else generator
+    model = build(make_model, coins)
+    _refuse_buffers(model)
+    weights = FlatWeights(model, public=public)
+    if generator is None and weights.device.type != "cpu":
+        coins = secret_generator(weights.device)
+    secret = Secret.of(generator)
+    noise = Noise(mechanism.noise_std, secret)
+    sampling = secret.take("sampling")
+    settings = {
+        "mechanism": mechanism_to_dict(mechanism), "learning_rate": learning_rate, "momentum": momentum,
+        "expected_batch": expected_batch, "at_once": at_once,
+    }  # fmt: skip
+    held = dict(model.named_parameters())
+    code = {"loss": loss, "make_model": make_model, "public": [(name, held[name].detach()) for name in weights.public]}
+    file = state_file(state, "train_private", model, examples, settings, code=code, drawn=True)
+    with alone(state), fresh_coins(coins, weights.device), mode(model, training=True):
+        if generator is None:
+            # Dropout must hide who else was in the batch, and seeds of 32 bits can be tried.
+            torch.set_rng_state(secret_generator().get_state())
+        gradients = ExampleGradients(weights, loss, at_once=at_once, sample_clip=mechanism.sample_clip)
+        remembered = code_digest(loss, strict=False)
+        try:
+            gradients.probe(examples)
+            _refuse_memory(loss, remembered)
+            descent = _Descent(learning_rate / expected_batch, momentum)
+
+            def snapshot() -> dict[str, Any]:
+                coins_now = coins_state(weights.device)
+                held = {"theta": weights.theta, "velocity": descent.velocity}
+                return held | {"noise": noise.state(), "sampling": sampling.reveal().hex(), "coins": coins_now}
+
+            saved = file.load() if file else None
+            if saved is not None:
+                weights.theta.copy_(saved["theta"])
+                descent.velocity = saved["velocity"]
+                noise.restore(saved["noise"])
+                sampling = Secret(bytes.fromhex(saved["sampling"]))
+                restore_coins(saved["coins"], weights.device)
+            begun = noise.count
+            batches = poisson_batches(examples, sampling_rate=mechanism.sampling_rate, secret=sampling, skip=begun)
+            steps = dp_training(mechanism, weights.theta, gradients, batches, noise, descent)
+            done = begun + drive(steps, mechanism.steps - begun, mechanism.name, file, snapshot)
+            _refuse_memory(loss, remembered)
+        finally:
+            gradients.close()
+        if not bool(torch.isfinite(weights.theta).all()):
+            raise RunError("the trained weights hold NaN or infinity: lower the learning rate or the noise")
+        weights.release()
+        if file:
+            file.delete()
+    return Unlearned(model, _record(mechanism, weights, noise, done))
+
+
+def _record(mechanism: DPTraining, weights: FlatWeights, noise: Noise, steps_done: int) -> RunRecord:
+    import opacus
+
+    return RunRecord(
+        mechanism=mechanism,
+        steps_done=steps_done,
+        noise=noise.record(),
+        layers=weights.layers,
+        weights_dtype=dtype_name(weights.dtype),
+        center="zero",
+        buffers="none",
+        public=weights.public,
+        certified=weights_digest(weights.model),
+        environment=environment(weights.device) | {"opacus": opacus.__version__},
+        coverage="any group",
+    )
+
+
+def _refuse_memory(loss: Loss, remembered: str) -> None:
+    """Raise where the loss holds something else than before the first batch."""
+    if code_digest(loss, strict=False) != remembered:
+        raise ModelRefused(
+            "the loss keeps something of the batches that it saw (a memory bank, a running mean, a log): gradients of "
+            "other examples may then depend on it. Keep nothing in the loss, log outside"
+        )
+
+
+def _examples(data: Any) -> Examples:
+    examples = as_examples(data)
+    if examples is None:
+        raise TypeError("train_private draws Poisson samples: pass Examples(x, y) or tensors, not a loader of batches")
+    return examples
+
+
+def _refuse_buffers(model: nn.Module) -> None:
+    """Before `FlatWeights`, whose remedies (reset, public) do not make a layer's gradients those of single examples."""
+    for name, _ in model.named_buffers():
+        raise ModelRefused(
+            f"buffer '{name}': private training takes models without buffers. In place of BatchNorm use GroupNorm or "
+            "LayerNorm; keep a constant as a plain number or build it in forward"
+        )
+
+
+class _Descent:
+    """Heavy ball on noisy sums, from rest."""
+
+    def __init__(self, step: float, momentum: float) -> None:
+        self._step, self._momentum = step, momentum
+        self.velocity: Tensor | None = None
+
+    def __call__(self, theta: Tensor, noisy_sum: Tensor) -> None:
+        held = self.velocity
+        self.velocity = noisy_sum.clone() if held is None else held.mul_(self._momentum).add_(noisy_sum)
+        theta.add_(self.velocity, alpha=-self._step)

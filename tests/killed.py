@@ -17,7 +17,9 @@ from pathlib import Path
 import torch
 
 import expunge as ex
-import expunge.jobs
+import expunge.jobs.demos
+import expunge.jobs.networks
+import expunge.jobs.replays
 from expunge.cli.commands import main
 from expunge.errors import ExpungeError
 from expunge.trace import Trace, rewind, train_traced

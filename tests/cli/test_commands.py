@@ -301,7 +301,7 @@ def test_plan_compares_the_lanes_and_names_the_next_command(folder: Path):
 def test_a_method_that_ran_once_shows_no_spread(monkeypatch: pytest.MonkeyPatch):
     row = {"label": "a", "kind": "exact", "steps": 1, "seconds": 1.0, "held_out": (0.5, 0.0), "forget": (0.25, 0.0)}
     control = {"refuted": False, "null": (0.5, 0.0), "trained": (0.5, 0.0), "bound": 0.6}
-    monkeypatch.setattr("expunge.jobs.run_demo", lambda *a, **k: (SimpleNamespace(title="title"), [row], control))
+    monkeypatch.setattr("expunge.jobs.demos.run_demo", lambda *a, **k: (SimpleNamespace(title="title"), [row], control))
     for seeds, shown in ((1, False), (2, True)):
         done = CliRunner().invoke(app, ["demo", "--seeds", str(seeds)])
         assert done.exit_code == 0, done.output

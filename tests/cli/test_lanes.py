@@ -17,7 +17,9 @@ import expunge as ex
 import lane_tasks
 from expunge.cli.commands import main
 from expunge.heads import noise_for
-from expunge.jobs import load_head, open_trace, planner
+from expunge.jobs import planner
+from expunge.jobs.heads import load_head
+from expunge.jobs.replays import open_trace
 from expunge.trace import train_shards, train_traced
 from expunge.trace.identity import name_tag
 from expunge.trace.store import write_sealed
@@ -97,7 +99,7 @@ def sharded(folder: Path, **changes: Any) -> ex.Shards:
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made once, by the functions below the command: a convex head, an exact head, a trace, shards."""
     home = tmp_path_factory.mktemp("kept")
-    from expunge.jobs import run_lane
+    from expunge.jobs.lanes import run_lane
     from expunge.jobs.options import Settings
 
     budget = ex.Budget(epsilon=1.0, delta=1e-5)

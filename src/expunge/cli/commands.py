@@ -202,7 +202,7 @@ def unlearn(
     """Unlearn, recover, certify; writes certificate, weights and report into a new folder, keys into OUT.secret."""
     settings.refuse_foreign(mechanism, typed)
     budget = ex.Budget(epsilon=epsilon, delta=delta)
-    from expunge.jobs import run_lane
+    from expunge.jobs.lanes import run_lane
 
     summary = run_lane(task, out, mechanism, budget, settings, relation=relation, resume=resume)
     if as_json:
@@ -232,8 +232,10 @@ def plan(
         raise OutputError(f"{out} exists already and is not overwritten; choose another name or remove it")
     budget = ex.Budget(epsilon=epsilon, delta=delta)
     noisy = {name: settings.noisy.calibrated(name, budget, ex.Relation.RETRAINED) for name in FAMILIES}
-    from expunge.jobs import load_head, open_trace, run_lane
+    from expunge.jobs.heads import load_head
+    from expunge.jobs.lanes import run_lane
     from expunge.jobs.planner import plan as compare_lanes
+    from expunge.jobs.replays import open_trace
     from expunge.training.task import load_task
 
     traced = None if settings.trace is None else open_trace(settings.trace)
@@ -297,7 +299,7 @@ def audit(
     Exit code 1 where it is refuted, 4 where nothing could be tested.
     """
     from expunge.audit.evidence import sure
-    from expunge.jobs import Asked, run_audit
+    from expunge.jobs.audits import Asked, run_audit
 
     sure(confidence)
     asked = Asked(
@@ -354,7 +356,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Forget a tenth of scikit-learn's digits with every method; certify, verify, compare, report."""
-    from expunge.jobs import run_demo
+    from expunge.jobs.demos import run_demo
 
     comparison, rows, control = run_demo(out, ex.Budget(epsilon=epsilon, delta=delta), seeds=seeds, epochs=epochs)
     if as_json:

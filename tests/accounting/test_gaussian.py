@@ -143,3 +143,14 @@ def test_an_enormous_shift_hides_nothing_at_epsilon_one(mu):
 def test_arguments_outside_the_domain_are_refused(call, error):
     with pytest.raises(error, match="must be"):
         call()
+
+
+@pytest.mark.parametrize("mu", [1e-60, 1e-72, 1e-78, 1e-100, 1e-140, 1e-149])
+def test_the_profile_of_almost_no_shift_has_bounds_on_both_sides(mu):
+    """There the difference of Mills ratios underflows; log δ is -u²/2 but for thousands."""
+    with mpmath.workdps(60):
+        true = -((1 / mpmath.mpf(mu)) ** 2) / 2
+    low, high = gaussian.log_delta_lower(1.0, mu), gaussian.log_delta_upper(1.0, mu)
+    assert low <= true <= high
+    assert high == pytest.approx(float(true), rel=1e-12)
+    assert low == pytest.approx(float(true), rel=1e-12)

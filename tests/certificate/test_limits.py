@@ -5,9 +5,10 @@ import json
 import time
 
 import pytest
+import torch
 
 import second_verifier
-from expunge import Budget, Certificate, Kind, OutputPerturbation, ScheduledGradientClipping, issue, verify
+from expunge import Budget, Certificate, Kind, OutputPerturbation, ScheduledGradientClipping, issue, unlearn, verify
 from expunge.accounting import MECHANISMS
 from expunge.certificate import claim
 from expunge.certificate.format import MOST_BYTES, MOST_COMMAS
@@ -97,6 +98,23 @@ def test_the_largest_certificates_verify_in_two_seconds():
     begun = time.process_time()
     verify(Certificate.from_json(text))
     assert time.process_time() - begun < 2
+
+
+@pytest.mark.parametrize("digits", [0.5, 1 / 3])
+def test_a_schedule_that_no_certificate_can_hold_is_refused_before_the_run(digits):
+    """Of few digits it has too many commas, of many too many bytes."""
+
+    def refuse(*_):
+        raise AssertionError("it was run")
+
+    steps = 140_000
+    mechanism = ScheduledGradientClipping(
+        init_clip=1.0, grad_clip=1e-3, learning_rate=[digits] * steps, weight_decay=0.5, noise_std=[digits] * steps
+    )
+    with pytest.raises(
+        ValueError, match=r"of 140000 steps has schedules of \d+ bytes and 4\d+ commas, and no certificate"
+    ):
+        unlearn(torch.nn.Linear(2, 1), (torch.zeros(4, 2), torch.zeros(4)), mechanism, loss=refuse)
 
 
 def test_issue_hands_out_nothing_that_would_not_verify():

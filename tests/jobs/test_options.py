@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from expunge import Budget, Relation
 from expunge.cli.commands import main
 from expunge.jobs.options import FAMILIES, LANES, TAKES, Noisy, Settings
 
@@ -73,3 +74,35 @@ def test_a_folder_that_is_there_is_no_new_one(out: str, run) -> None:
         assert (code, "exists already" in told) == (1, True), told
     code, told = run("demo", "--out", out)
     assert (code, "exists already" in told) == (1, True), told
+
+
+NUMBERS = {f.name for part in (Noisy, Settings) for f in fields(part) if isinstance(f.default, float)}
+
+
+CALLS = [
+    *(("plan", name, ()) for name in sorted(NUMBERS | {"epsilon", "delta", "training_epochs"})),
+    *(
+        ("unlearn", name, ("--out", "o", "--mechanism", next(lane for lane in LANES if name in TAKES[lane])))
+        for name in sorted(NUMBERS)
+    ),
+    *(("unlearn", name, ("--out", "o")) for name in ("epsilon", "delta")),
+]
+
+
+@pytest.mark.parametrize(("command", "name", "others"), CALLS, ids=lambda part: part if isinstance(part, str) else "")
+@pytest.mark.parametrize("value", ["1e-300", "1e300", "1e-320", "-1e300", "inf", "nan"])
+def test_a_number_beyond_what_floats_can_carry_is_refused_by_name_before_the_task_is_loaded(
+    run, command, name, others, value
+):
+    code, said = run(command, "nothing_is_here:task", f"--{name.replace('_', '-')}={value}", *others)
+    assert code == 2
+    assert f"{name} must" in said
+    assert "nothing_is_here" not in said
+
+
+@pytest.mark.parametrize("value", [1e-100, 1e-75, 1e75, 1e100])
+@pytest.mark.parametrize("name", ["init_clip", "grad_clip", "model_clip"])
+@pytest.mark.parametrize("mechanism", sorted(FAMILIES))
+def test_within_that_range_every_radius_is_calibrated_for(mechanism, name, value):
+    found = Noisy(**{name: value}).calibrated(mechanism, Budget(epsilon=1.0, delta=1e-5), Relation.RETRAINED)
+    assert 0 < found.noise_std < float("inf")

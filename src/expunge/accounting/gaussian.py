@@ -46,7 +46,8 @@ def log_delta(epsilon: float, mu: float) -> float:
         return float(log_ndtr(-u)) + log1p(-exp(log_density) * _mills(v) / float(ndtr(-u)))
     mills_u, mills_v = _mills(u), _mills(v)
     difference = mills_u - mills_v if mills_v < 0.5 * mills_u else _mills_drop(u, mu)
-    return min(log(difference) + log_density, 0.0)
+    # Where it underflows, u is above 1e70, and its logarithm of a few thousand nothing beside a log_density of -1e140.
+    return min((log(difference) if difference > 0 else 0.0) + log_density, 0.0)
 
 
 def log_delta_upper(epsilon: float, mu: float) -> float:

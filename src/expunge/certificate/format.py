@@ -15,9 +15,9 @@ from expunge._json import strict
 from expunge.accounting import Guarantee, Mechanism
 from expunge.certificate.claim import guarantee_from_dict
 from expunge.errors import MalformedCertificate
-from expunge.record import RunRecord
+from expunge.record import RunRecord, mechanism_to_dict
 
-__all__ = ["MOST_BYTES", "MOST_COMMAS", "SCHEMA", "VERSIONS", "Certificate", "digest", "version_of"]
+__all__ = ["MOST_BYTES", "MOST_COMMAS", "SCHEMA", "VERSIONS", "Certificate", "digest", "refuse_too_long", "version_of"]
 
 SCHEMA = "expunge.certificate/2"
 VERSIONS = {"expunge.certificate/1": 1, SCHEMA: 2}
@@ -90,6 +90,23 @@ class Certificate:
     def claim(self) -> Guarantee:
         """The claim as stated. Not yet verified."""
         return guarantee_from_dict("claim", self.content["claim"])
+
+
+def refuse_too_long(mechanism: Mechanism) -> None:
+    """Raise `ValueError` where no certificate can hold a mechanism, for its schedules: to be told before it is run.
+
+    What else a certificate holds is left 256 KiB and 20,000 commas.
+    """
+    fields = {
+        "run": {"mechanism": mechanism_to_dict(mechanism), "noise": {"std": getattr(mechanism, "noise_std", 0.0)}}
+    }
+    text = json.dumps(fields, indent=2)
+    if len(text) > MOST_BYTES - 2**18 or text.count(",") > MOST_COMMAS - 20_000:
+        raise ValueError(
+            f"mechanism '{mechanism.name}' of {mechanism.gradient_steps} steps has schedules of {len(text)} bytes and "
+            f"{text.count(',')} commas, and no certificate can hold it: a reader takes {MOST_BYTES} bytes and {MOST_COMMAS} "
+            "commas at most. Take fewer steps, or a mechanism whose settings do not change"
+        )
 
 
 def version_of(content: Mapping[str, Any]) -> int | None:

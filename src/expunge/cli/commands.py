@@ -25,7 +25,7 @@ from expunge.certificate import verdict
 from expunge.cli.commitment import commitment
 from expunge.errors import NothingTested, OutputError, RunError
 from expunge.exits import INTERRUPTED, NOTHING_TESTED, exit_codes
-from expunge.jobs.options import COMPARED, FAMILIES, HEADS, LANES, Noisy, Settings, refuse_options
+from expunge.jobs.options import COMPARED, FAMILIES, HEADS, LANES, Noisy, Settings, refuse_extreme, refuse_options
 
 __all__ = ["app", "main"]
 
@@ -114,7 +114,7 @@ def calibrate(
     """The least noise that meets a budget. Needs no torch."""
     if mechanism in FAMILIES:
         refuse_options(mechanism, typed)
-    found = noisy.calibrated(mechanism, ex.Budget(epsilon=epsilon, delta=delta), relation)
+    found = noisy.calibrated(mechanism, _budget(epsilon, delta), relation)
     proven = [ex.guarantee(found, delta=delta, relation=r) for r in ex.Relation]
     lower = {r: ex.interval(found, delta=delta, relation=r, tolerance=1e-4)[0] for r in ex.Relation if interval}
     if as_json:
@@ -201,7 +201,7 @@ def unlearn(
 ) -> None:
     """Unlearn, recover, certify; writes certificate, weights and report into a new folder, keys into OUT.secret."""
     settings.refuse_foreign(mechanism, typed)
-    budget = ex.Budget(epsilon=epsilon, delta=delta)
+    budget = _budget(epsilon, delta)
     from expunge.jobs.lanes import run_lane
 
     summary = run_lane(task, out, mechanism, budget, settings, relation=relation, resume=resume)
@@ -224,13 +224,14 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Compare the lanes for a task's forget set before anything is run: guarantee, cost, what they read."""
+    refuse_extreme(training_epochs=training_epochs)
     if run and out is None:
         raise ValueError("out is not given: --run needs --out, the folder to make")
     if out is not None and not run:
         raise ValueError(f"out={out} is of use with --run alone: without it nothing is written")
     if out is not None and os.path.lexists(out):
         raise OutputError(f"{out} exists already and is not overwritten; choose another name or remove it")
-    budget = ex.Budget(epsilon=epsilon, delta=delta)
+    budget = _budget(epsilon, delta)
     noisy = {name: settings.noisy.calibrated(name, budget, ex.Relation.RETRAINED) for name in FAMILIES}
     from expunge.jobs.heads import load_head
     from expunge.jobs.lanes import run_lane
@@ -358,7 +359,7 @@ def demo(
     """Forget a tenth of scikit-learn's digits with every method; certify, verify, compare, report."""
     from expunge.jobs.demos import run_demo
 
-    comparison, rows, control = run_demo(out, ex.Budget(epsilon=epsilon, delta=delta), seeds=seeds, epochs=epochs)
+    comparison, rows, control = run_demo(out, _budget(epsilon, delta), seeds=seeds, epochs=epochs)
     if as_json:
         _print_json(comparison.to_dict())
         return
@@ -441,6 +442,11 @@ def _comparison(path: Path) -> Any:
         raise OutputError(f"cannot read {path}: {error.strerror}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise OutputError(f"{path} is not a comparison.json, as demo makes it") from error
+
+
+def _budget(epsilon: float, delta: float) -> ex.Budget:
+    refuse_extreme(epsilon=epsilon, delta=delta)
+    return ex.Budget(epsilon=epsilon, delta=delta)
 
 
 def _print_json(content: dict[str, Any]) -> None:

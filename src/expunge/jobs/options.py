@@ -21,13 +21,23 @@ from expunge.accounting import (
     calibrate,
 )
 
-__all__ = ["COMPARED", "FAMILIES", "HEADS", "LANES", "TAKES", "Noisy", "Settings", "refuse_options"]
+__all__ = ["COMPARED", "FAMILIES", "HEADS", "LANES", "TAKES", "Noisy", "Settings", "refuse_extreme", "refuse_options"]
 
 # The mechanisms whose settings fit on a command line; the others are for the library.
 FAMILIES: Mapping[str, Any] = {m.name: m for m in (GradientClipping, ModelClipping, OutputPerturbation)}
 HEADS = (ExactRidge.name, MeasuredResidual.name)
 LANES = (*FAMILIES, Retrain.name, *HEADS, Replay.name)
+_SMALLEST, _LARGEST = 1e-100, 1e100
 _TRAINING = frozenset({"epochs", "recovery_lr", "optimizer", "batch_size"})
+
+
+def refuse_extreme(**given: object) -> None:
+    """Raise `ValueError` where a number is none, or so large or small that sums and squares of it leave floating point."""
+    for name, value in given.items():
+        if isinstance(value, float) and not (value == 0.0 or _SMALLEST <= abs(value) <= _LARGEST):
+            raise ValueError(
+                f"{name} must lie between {_SMALLEST:g} and {_LARGEST:g}, where floating point can be relied on, not {value!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +52,9 @@ class Noisy:
     learning_rate: float = field(default=0.01, metadata={"help": "Learning rate of the noisy steps."})
     weight_decay: float = field(default=20.0, metadata={"help": "Decay towards the centre in the noisy steps."})
     steps: int = field(default=50, metadata={"help": "Number of noisy steps."})
+
+    def __post_init__(self) -> None:
+        refuse_extreme(**{f.name: getattr(self, f.name) for f in fields(self)})
 
     def calibrated(self, name: str, budget: Budget, relation: Relation) -> Mechanism:
         """The mechanism of this name with the least noise that meets a budget.
@@ -85,6 +98,9 @@ class Settings:
     trace: Path | None = field(
         default=None, metadata={"help": "Replay: the folder of a traced training, of one model or of shards."}
     )
+
+    def __post_init__(self) -> None:
+        refuse_extreme(**{f.name: getattr(self, f.name) for f in fields(self)})
 
     def refuse_foreign(self, lane: str, given: Iterable[str] | None = None) -> None:
         """Raise `ValueError` where an option is given that the lane does not take, or the folder that it needs is not.

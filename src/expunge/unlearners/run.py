@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.accounting import DPTraining, Mechanism, Retrain
+from expunge.certificate.format import refuse_too_long
 from expunge.data import Batches, as_examples
 from expunge.data.coverage import coverage_of
 from expunge.errors import RunError
@@ -77,6 +78,7 @@ def unlearn(
 
     Raises:
         StillRetained: `retain` holds forgotten rows.
+        ValueError: among others, schedules that are too long for a certificate.
         ModelRefused, NonFinite, RunError, StateError: see their docstrings; a loss that holds the trained weights (as a
             teacher) is a `ModelRefused` too. Nothing is returned then.
     """
@@ -87,6 +89,7 @@ def unlearn(
         raise TypeError(f"unlearn cannot run {mechanism!r}; {remedy}")
     if buffers not in ("refuse", "reset"):
         raise ValueError(f"buffers must be 'refuse' or 'reset', not {buffers!r}")
+    refuse_too_long(mechanism)
     check_loss(loss)
     # Before the copy, which parts what shares memory and fails in torch's words on some of what is refused here.
     refuse_uncovered(model, public_names(model, public), reset_buffers=buffers == "reset")

@@ -1,0 +1,73 @@
+"""The command that attacks a certificate."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from expunge.cli.parameters import Json, TaskName
+from expunge.cli.tables import print_audited, print_json
+from expunge.exits import NOTHING_TESTED
+
+__all__ = ["audit"]
+
+_RECORDED = "By default as the certificate's record says."
+
+
+def audit(
+    task: TaskName,
+    certificate: Annotated[Path, typer.Option(help="The certificate to attack.")],
+    out: Annotated[Path, typer.Option(help="The audit.json to write.")] = Path("audit.json"),
+    weights: Annotated[
+        Path | None, typer.Option(help="The released weights; by default model.safetensors beside the certificate.")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help=f"Recovery: epochs. {_RECORDED}")] = None,
+    training_epochs: Annotated[
+        float | None, typer.Option(help=f"Training of models to attack: epochs. {_RECORDED}")
+    ] = None,
+    recovery_lr: Annotated[
+        float | None, typer.Option(help=f"Peak learning rate of recovery and training. {_RECORDED}")
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help=f"sgd or adamw. {_RECORDED}")] = None,
+    batch_size: Annotated[int | None, typer.Option(help=f"Examples a batch. {_RECORDED}")] = None,
+    rescale: Annotated[bool | None, typer.Option(help=f"Recovery: first rescale layers. {_RECORDED}")] = None,
+    confidence: Annotated[float, typer.Option(help="Of each part of the audit, from 0.5 to 1 - 1e-9.")] = 0.95,
+    quick: Annotated[bool, typer.Option(help="Fewer runs: under a minute for a small task.")] = False,
+    shadows: Annotated[bool, typer.Option(help="Train shadow models; not for models too large for it.")] = True,
+    seed: Annotated[int, typer.Option(help="Of all coins.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Attack a certificate: in two worlds, from the null start, by membership, by canaries of one training.
+
+    Exit code 1 where it is refuted, 4 where nothing could be tested.
+    """
+    from expunge.audit.evidence import sure
+    from expunge.jobs.audits import Asked, run_audit
+
+    sure(confidence)
+    asked = Asked(
+        epochs=epochs, training_epochs=training_epochs, recovery_lr=recovery_lr, optimizer=optimizer, batch_size=batch_size,
+        rescale=rescale,
+    )  # fmt: skip
+    found = run_audit(
+        task,
+        certificate,
+        out,
+        weights=weights,
+        asked=asked,
+        confidence=confidence,
+        quick=quick,
+        shadows=shadows,
+        seed=seed,
+    )
+    refuted = found.refuting
+    if as_json:
+        verdict = {"refuted_by": [finding.attack for finding in refuted], "untested": found.untested}
+        print_json(json.loads(found.audit.to_json()) | verdict)
+    else:
+        print_audited(found, out)
+    if refuted:
+        raise typer.Exit(1)
+    if found.untested is not None:
+        raise typer.Exit(NOTHING_TESTED)

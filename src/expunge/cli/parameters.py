@@ -1,0 +1,26 @@
+"""Parameters that several commands have."""
+
+from typing import Annotated
+
+import typer
+
+from expunge.accounting import Budget, Relation
+from expunge.jobs.options import refuse_extreme
+
+__all__ = ["Delta", "Epsilon", "InRelation", "Json", "TaskName", "budget_of"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Epsilon = Annotated[float, typer.Option(help="Budget: epsilon.")]
+Delta = Annotated[float, typer.Option(help="Budget: delta.")]
+InRelation = Annotated[Relation, typer.Option(help="The reading to certify.")]
+TaskName = Annotated[str, typer.Argument(help="module:function or file.py:function that returns an expunge.Task.")]
+
+
+def budget_of(epsilon: float, delta: float) -> Budget:
+    """The budget that was asked for.
+
+    Raises:
+        ValueError: a number is out of its range, or one that no certificate can hold.
+    """
+    refuse_extreme(epsilon=epsilon, delta=delta)
+    return Budget(epsilon=epsilon, delta=delta)

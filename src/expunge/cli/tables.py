@@ -1,0 +1,175 @@
+"""What commands print: sentences, tables, JSON."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Column, Table
+
+from expunge.accounting import Guarantee, Kind, Mechanism, Relation
+from expunge.certificate import Certificate, Verdict
+
+__all__ = [
+    "fields_of",
+    "print_audited",
+    "print_calibrated",
+    "print_demo",
+    "print_json",
+    "print_plan",
+    "print_summary",
+    "print_verified",
+    "say",
+]
+
+
+def say(*lines: str, style: str | None = None, whole: bool = False) -> None:
+    """Print lines as they are, whatever signs they hold.
+
+    Args:
+        lines: of text.
+        style: of the terminal, e.g. a colour.
+        whole: break no line, so that it can be copied.
+    """
+    for line in lines:
+        _console().print(line, style=style, soft_wrap=whole)
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """Print JSON."""
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def fields_of(mechanism: Mechanism) -> dict[str, Any]:
+    """A mechanism's fields and their values."""
+    return asdict(cast("Any", mechanism))
+
+
+def print_calibrated(found: Mechanism, proven: Sequence[Guarantee], lower: Mapping[Relation, float]) -> None:
+    """A mechanism's fields and what they prove; `lower` holds proved lower bounds, where they were asked for."""
+    rows = [_Row((name, f"{value:.9g}")) for name, value in fields_of(found).items()]
+    for p in proven:
+        rows.append(_Row((f"epsilon ({p.relation})", f"{p.epsilon:.6f} at delta={p.delta:g} (mu={p.mu:.6f})")))
+        if p.relation in lower:
+            rows.append(_Row(("  proved lower", f"{lower[p.relation]:.6f}")))
+    _print_table(("field", "value"), rows, title=found.name)
+
+
+def print_verified(certificate: Certificate, found: Verdict, *, weights: bool, untested: str | None) -> None:
+    """What `verify` found: the claim, the verdict in plain words, warnings, and an audit that tested nothing."""
+    claim = certificate.claim
+    what = "claim and weights" if weights else "claim only: give --weights to compare the weights"
+    say(f"verified ({what})", style="green")
+    if claim.kind is Kind.EPSILON_DELTA:
+        say(f"{claim.kind}: epsilon={claim.epsilon:.6g}, delta={claim.delta:g}, relation '{claim.relation}'")
+    else:
+        say("exact" if claim.kind is Kind.EXACT else "none: nothing is proven")
+    say(found.headline, found.meaning, *found.checks)
+    for text in found.warnings:
+        say(f"Warning: {text}", style="yellow")
+    say(certificate.content["claim"]["proves"])
+    if untested is not None:
+        say(f"{untested}.", style="red")
+
+
+def print_summary(summary: Mapping[str, Any]) -> None:
+    """What a job made: accuracies, the claim, where secrets lie, what is to be deleted."""
+    rows = [
+        _Row((name, *(f"{summary['accuracy'][name][part]:.3f}" for part in ("held_out", "forget"))))
+        for name in ("original", "released")
+    ]
+    _print_table(("accuracy", "held out", "forgotten data"), rows)
+    proven = f"epsilon={summary['epsilon']:.6g} at delta={summary['delta']:g}, relation '{summary['relation']}'"
+    say(f"{'exact' if summary['kind'] == 'exact' else proven}; see {summary['folder']}/report.html")
+    say(f"Keys, and the state of a head, are in {summary['secret']}: do not publish them.")
+    replayed = summary.get("replayed")
+    if replayed and replayed["before"]:
+        say(f"{summary['trace']} had forgotten these records before: nothing was replayed.")
+    elif replayed:
+        steps = f"{replayed['steps']} of {replayed['total']} steps ({100 * replayed['fraction']:.1f} % of the training)"
+        say(f"Replayed {steps}. {summary['trace']} has forgotten; delete copies of it.")
+    if summary.get("delete"):
+        say(f"{summary['delete']} still holds what the forgotten rows added: delete it.")
+
+
+def print_plan(found: Any) -> None:
+    """The lanes beside one another, why each applies or not, and the one to take."""
+    rows: list[_Row] = []
+    for o in found.options:
+        proven = f"epsilon={o.epsilon:.4g}" if o.kind == Kind.EPSILON_DELTA else o.kind
+        seconds = "" if o.seconds is None else f"{o.seconds:.3g}"
+        noise = "" if o.noise_to_weight is None else f"{o.noise_to_weight:.3g}"
+        told = (proven, str(o.steps), seconds, noise, o.reads) if o.applies else ("does not apply",)
+        style = "bold green" if o.lane == found.recommended else None if o.applies and o.keeps else "dim"
+        rows.append(_Row((o.lane, *told), style))
+    _print_table(("lane", "guarantee", "steps", "seconds", "noise / weights", "reads"), rows)
+    say(*(f"{o.lane}: {o.why}" for o in found.options))
+    say(f"Recommended: {found.recommended}: {found.reason}.")
+
+
+def print_audited(found: Any, out: Path) -> None:
+    """An audit's findings, what was left out, and whether the claim stands."""
+    done, refuted = found.audit, found.refuting
+    rows: list[_Row] = []
+    for f in done.findings:
+        told = (
+            f"{f.epsilon:.3f}",
+            "" if f.null_epsilon is None else f"{f.null_epsilon:.3f}",
+            "no limit" if f.ceiling == math.inf else f"{f.ceiling:.2f}",
+            f"{f.confidence:.4g}",
+        )
+        rows.append(_Row((f.attack, *told), "red" if f in refuted else None))
+    if rows:
+        names = ("attack", "epsilon at least", "null", "could show", "confidence")
+        _print_table(names, rows, title="lower bounds on epsilon")
+    say(*(f"left out, {name}: {reason}" for name, reason in done.left_out.items()))
+    verdict = f"REFUTED by {len(refuted)} of" if refuted else "not refuted by any of"
+    said = f"The claim is {verdict} {len(done.findings)} findings. An audit never proves. See {out}"
+    nothing = f"This is no pass: nothing could be tested. {found.untested}. See {out}"
+    say(said if found.untested is None else nothing)
+
+
+def print_demo(
+    title: str, rows: Sequence[Mapping[str, Any]], control: Mapping[str, Any], out: Path, *, spread: bool
+) -> None:
+    """The demo's methods beside one another; `spread` where each ran more than once."""
+    told: list[_Row] = []
+    for row in rows:
+        proven = f"epsilon={row['epsilon']:.4g}" if row["kind"] == "epsilon_delta" else row["kind"]
+        measured = (row["held_out"], row["forget"])  # one run has no spread that is known
+        shown = [f"{mean:.3f} ± {half:.3f}" if spread else f"{mean:.3f}" for mean, half in measured]
+        seconds = "" if row["seconds"] is None else f"{row['seconds']:.3g}"
+        told.append(_Row((row["label"], proven, str(row["steps"]), seconds, *shown)))
+    _print_table(("method", "guarantee", "steps", "seconds", "held out", "forgotten"), told, title=title)
+    verdict = "refuted" if control["refuted"] else "not refuted"
+    say(
+        f"Control: null start {control['null'][0]:.3f}, trained start {control['trained'][0]:.3f}; "
+        f"a mean above {control['bound']:.3f} would refute the certificate: {verdict}.",
+        f"All certificates verified. Open {out}/report.html",
+    )
+
+
+class _Row(NamedTuple):
+    """Cells of a table, fewer than it has columns where the rest is empty; and a style of the terminal."""
+
+    cells: tuple[str, ...]
+    style: str | None = None
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[_Row], *, title: str | None = None) -> None:
+    """A table whose first column holds names, which are never cut or broken; other cells are folded where need be."""
+    width = max(map(cell_len, (columns[0], *(row.cells[0] for row in rows))))
+    names = Column(columns[0], no_wrap=True, min_width=width)
+    table = Table(names, *(Column(column, overflow="fold") for column in columns[1:]), title=title)
+    for row in rows:
+        table.add_row(*row.cells, style=row.style)
+    _console().print(table)
+
+
+def _console() -> Console:
+    """Standard output as it is now: of that width, and no sign in a text is taken for markup."""
+    return Console(markup=False, highlight=False, emoji=False)

@@ -21,10 +21,12 @@ __all__ = [
     "KERNELS_REPEAT",
     "KEYED_TRACE",
     "NOISE_FRESH",
+    "NOISE_GAUSSIAN",
     "ONE_RELEASE",
     "ONE_TRAINING",
     "PER_EXAMPLE",
     "POISSON",
+    "PSEUDORANDOM",
     "REAL_ARITHMETIC",
     "RESIDUAL_MEASURED",
     "RETAIN_ONLY",
@@ -46,10 +48,18 @@ CENTER_PUBLIC = (
 )
 COVERED = "Everything in the released weights that was learned from the data was covered by the clip and the noise."
 NOISE_FRESH = (
-    "The noise was drawn independently at every step from a generator whose seed stays secret, as were the weights "
-    "before and between the steps."
+    "The noise was drawn at every step anew, from a stream whose key stays secret, as do the weights before and between the "
+    "steps."
 )
-REAL_ARITHMETIC = "Floating point is treated as real arithmetic, the generator's output as Gaussian."
+PSEUDORANDOM = (
+    "To whoever reads the weights, AES-256 in counter mode under keys made by HMAC-SHA256 cannot be told from independent "
+    "fair coins."
+)
+NOISE_GAUSSIAN = (
+    "The noise is treated as Gaussian: it is Box and Muller's transform of the stream's words in float64, which ends near 13 "
+    "standard deviations; what is released with it is rounded to multiples of noise.grid."
+)
+REAL_ARITHMETIC = "Floating point is treated as real arithmetic."
 INDEPENDENT_RELEASES = "The noise of each release is independent of that of all others."
 ONE_RELEASE = "One request: several releases about the same data compose, and together prove less."
 
@@ -64,8 +74,8 @@ SCALE_PUBLIC = (
     "how many they are."
 )
 COINS_HIDDEN = (
-    "Noise, batches and all other coins of the training were drawn independently, from generators whose seeds stay "
-    "secret."
+    "Noise, batches and all other coins of the training were drawn independently, from a stream and generators whose keys "
+    "and seeds stay secret."
 )
 FORGET_SET_FIXED = "Which examples are forgotten was settled without the released weights."
 AFTERWARDS = "Everything after the private training used the retained data, public data and fresh coins only."

@@ -55,6 +55,8 @@ class DPTraining:
         assume.COINS_HIDDEN,
         assume.FORGET_SET_FIXED,
         assume.AFTERWARDS,
+        assume.PSEUDORANDOM,
+        assume.NOISE_GAUSSIAN,
         assume.REAL_ARITHMETIC,
         assume.ONE_TRAINING,
     )

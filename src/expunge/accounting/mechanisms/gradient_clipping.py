@@ -58,6 +58,8 @@ class GradientClipping:
         assume.CENTER_PUBLIC,
         assume.COVERED,
         assume.NOISE_FRESH,
+        assume.PSEUDORANDOM,
+        assume.NOISE_GAUSSIAN,
         assume.REAL_ARITHMETIC,
         assume.ONE_RELEASE,
     )

@@ -43,6 +43,8 @@ class MeasuredResidual:
         assume.OBJECTIVE_PUBLIC,
         assume.RESIDUAL_MEASURED,
         assume.NOISE_FRESH,
+        assume.PSEUDORANDOM,
+        assume.NOISE_GAUSSIAN,
         assume.REAL_ARITHMETIC,
         assume.ONE_RELEASE,
     )

@@ -45,6 +45,8 @@ class ModelClipping:
         assume.CENTER_PUBLIC,
         assume.COVERED,
         assume.NOISE_FRESH,
+        assume.PSEUDORANDOM,
+        assume.NOISE_GAUSSIAN,
         assume.REAL_ARITHMETIC,
         assume.ONE_RELEASE,
     )

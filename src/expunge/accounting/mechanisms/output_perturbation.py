@@ -36,6 +36,8 @@ class OutputPerturbation:
         assume.CENTER_PUBLIC,
         assume.COVERED,
         assume.NOISE_FRESH,
+        assume.PSEUDORANDOM,
+        assume.NOISE_GAUSSIAN,
         assume.REAL_ARITHMETIC,
         assume.ONE_RELEASE,
     )

@@ -25,10 +25,11 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import expunge as ex
+from expunge.data import Request
 from expunge.heads.convex import ConvexHead
+from expunge.heads.corrections import Corrections, digest
 from expunge.heads.fairness import EqualScores, equalised_odds_gap
 from expunge.heads.newton import Kronecker
-from expunge.heads.requests import Corrections, Forget, digest
 
 BUDGET = ex.Budget(epsilon=0.1, delta=1e-6)
 CIFAR: dict[str, Any] = {
@@ -63,7 +64,7 @@ def accuracy(model: nn.Module, test: ex.Examples) -> float:
 def on_cifar10(repeats: int) -> dict[str, Any]:
     """Unlearning 5,000 rows against retraining without them, timed in turns."""
     train, test = cifar10()
-    request, kept = Forget.rows(train.ids[:5000]), train.take(range(5000, 45_000))
+    request, kept = Request.rows(train.ids[:5000]), train.take(range(5000, 45_000))
     begun = time.perf_counter()
     ConvexHead(**CIFAR).fit(train, prepare=False)
     fit = time.perf_counter() - begun
@@ -122,7 +123,7 @@ def one_step(regularization: float) -> dict[str, Any]:
     hessian = of.hessian(start, torch.float64)
     newton = start + conjugate(hessian, -here.gradient, Kronecker(of).at(here))
     first_order = start - here.gradient  # the step of Warnecke et al. with a rate of 1
-    head.unlearn(train, Forget.labels([train.ids[i] for i in chosen.tolist()], new[chosen].tolist()))
+    head.unlearn(train, Request.labels([train.ids[i] for i in chosen.tolist()], new[chosen].tolist()))
     ways = {
         "nothing": start, "one gradient step, rate 1": first_order,
         "one Newton step": newton, "measured": head.solution.weights,
@@ -162,7 +163,7 @@ def fairness(weights: tuple[float, ...]) -> list[dict[str, Any]]:
         settings = ADULT | ({"fairness": EqualScores(weight=weight)} if weight else {})
         head, again = ConvexHead(**settings), ConvexHead(**settings)
         models = {"trained": head.fit(train).model}
-        models["unlearned"] = head.unlearn(train, Forget.rows([train.ids[i] for i in order[:count]])).model
+        models["unlearned"] = head.unlearn(train, Request.rows([train.ids[i] for i in order[:count]])).model
         models["retrained"] = again.fit(train.take(order[count:]), prepare=False).model
         x, y, group = test.tensors
         for name, model in models.items():

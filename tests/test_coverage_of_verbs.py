@@ -130,7 +130,7 @@ def test_a_convex_head_says_it_too() -> None:
         head().fit(ROWS, forget=GONE.ids)
     made = head()
     made.fit(ROWS)
-    assert made.unlearn(ROWS, ex.Forget.rows(GONE.ids)).record.coverage == "ledger"
+    assert made.unlearn(ROWS, ex.Request.rows(GONE.ids)).record.coverage == "ledger"
 
 
 # From a task to a folder

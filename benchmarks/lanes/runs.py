@@ -135,10 +135,10 @@ def convex_head(case: Case) -> Outcome:
         kept = (Path(folder) / "head.state").stat().st_size
     del learned
     with clock.running():
-        done = head.unlearn(_wide(case, case.retain), ex.Forget.rows(case.forget.ids), generator=case.coins(9))
+        done = head.unlearn(_wide(case, case.retain), ex.Request.rows(case.forget.ids), generator=case.coins(9))
     row = case.retain.take([0])
     with once.running():
-        head.unlearn(_wide(case, case.retain), ex.Forget.rows(row.ids), generator=case.coins(10))
+        head.unlearn(_wide(case, case.retain), ex.Request.rows(row.ids), generator=case.coins(10))
     return Outcome(
         lambda x: done.model(s.features(x)), clock.seconds, done.record.mechanism, (done.record, done.model),
         kept=kept, reads="retained features", one_row=once.seconds,

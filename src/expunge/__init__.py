@@ -45,9 +45,9 @@ from expunge.certificate import Certificate, issue, verify
 from expunge.record import RunRecord
 
 if TYPE_CHECKING:
-    from expunge.data import Examples, check_disjoint, commit, new_commitment_key, open_commitment, split
+    from expunge.data import Examples, Request, check_disjoint, commit, new_commitment_key, open_commitment, split
     from expunge.features import RandomFeatures, TangentFeatures
-    from expunge.heads import AnalyticHead, ConvexHead, EqualScores, Forget
+    from expunge.heads import AnalyticHead, ConvexHead, EqualScores
     from expunge.jobs.planner import Plan, plan
     from expunge.recovery import Recipe
     from expunge.recovery.fine_tuning import recover
@@ -71,7 +71,6 @@ __all__ = [
     "EqualScores",
     "ExactRidge",
     "Examples",
-    "Forget",
     "GradientClipping",
     "GridRidge",
     "Guarantee",
@@ -86,6 +85,7 @@ __all__ = [
     "Relation",
     "Remaining",
     "Replay",
+    "Request",
     "Retrain",
     "RunRecord",
     "ScheduledGradientClipping",
@@ -135,10 +135,10 @@ _TORCH_BACKED = {
     "ConvexHead": "heads",
     "EqualScores": "heads",
     "Examples": "data",
-    "Forget": "heads",
     "Plan": "jobs.planner",
     "RandomFeatures": "features",
     "Recipe": "recovery",
+    "Request": "data",
     "Shards": "trace",
     "TangentFeatures": "features",
     "Task": "training.task",
@@ -163,7 +163,11 @@ _TORCH_BACKED = {
 }
 
 
+_FORMERLY = {"Forget": "Request"}  # old names that scripts may use
+
+
 def __getattr__(name: str) -> Any:
+    name = _FORMERLY.get(name, name)
     if name not in _TORCH_BACKED:
         raise AttributeError(f"module 'expunge' has no attribute {name!r}")
     try:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from expunge.errors import CommitmentMismatch, StateError
 
-__all__ = ["commit_ids", "commit_rows", "is_commitment", "match", "open_ids", "read_ids", "read_key", "texts"]
+__all__ = ["commit_ids", "commit_rows", "is_commitment", "labels", "match", "open_ids", "read_ids", "read_key", "texts"]
 
 _FORM = re.compile(r"hmac-sha256:[0-9a-f]{64}")
 
@@ -52,37 +52,48 @@ def read_ids(path: str | Path) -> list[str]:
     return texts(cast("list[object]", found))
 
 
-def texts(ids: object) -> list[str]:
+def texts(ids: object, *, name: str = "ids") -> list[str]:
     """Ids as texts, in order: texts as they stand, whole numbers as their decimal digits.
+
+    Args:
+        ids: of rows, or other names that stand for one thing each.
+        name: of the argument, for errors.
 
     Raises:
         TypeError: a single text, something that cannot be iterated, or an id that is neither text nor whole number.
         ValueError: no id, an empty one, or one that is given twice.
     """
-    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
-        raise TypeError(f"ids must be a collection of texts, not {ids!r}")
-    listed: Any = getattr(ids, "tolist", None)  # numpy's and torch's own numbers become Python's
-    plain: Any = ids if listed is None else listed()
-    if not isinstance(plain, Iterable):
-        raise TypeError(f"ids must be a collection of texts, not {ids!r}")
-    names: list[str] = []
-    for name in plain:
-        if isinstance(name, Integral) and not isinstance(name, bool):
-            names.append(str(int(name)))
-        elif isinstance(name, str):
-            names.append(str(name))
-        else:
-            raise TypeError(
-                f"ids must be texts (or whole numbers), not {name!r} of type {type(name).__name__}: ids=[str(i) for i in ids]"
-            )
-    if not names:
-        raise ValueError("ids must name at least one row")
-    if "" in names:
-        raise ValueError("ids: the empty text names no row")
+    names = labels(ids, name=name)
     if len(set(names)) < len(names):
         seen = set[str]()
-        twice = next(name for name in names if name in seen or seen.add(name))
-        raise ValueError(f"ids: {twice!r} names two rows")
+        twice = next(found for found in names if found in seen or seen.add(found))
+        raise ValueError(f"{name}: {twice!r} is given twice")
+    return names
+
+
+def labels(values: object, *, name: str) -> list[str]:
+    """Names as texts, in order, of which several may be equal, e.g. the owner of each row; else as `texts`."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a collection of texts, not {values!r}")
+    listed: Any = getattr(values, "tolist", None)  # numpy's and torch's own numbers become Python's
+    plain: Any = values if listed is None else listed()
+    if not isinstance(plain, Iterable):
+        raise TypeError(f"{name} must be a collection of texts, not {values!r}")
+    names: list[str] = []
+    for found in plain:
+        if isinstance(found, Integral) and not isinstance(found, bool):
+            names.append(str(int(found)))
+        elif isinstance(found, str):
+            names.append(str(found))
+        else:
+            raise TypeError(
+                f"{name} must be texts (or whole numbers), not {found!r} of type {type(found).__name__}: "
+                f"{name}=[str(i) for i in {name}]"
+            )
+    if not names:
+        raise ValueError(f"{name} must name at least one row")
+    if "" in names:
+        raise ValueError(f"{name}: the empty text names no row")
     return names
 
 

@@ -133,3 +133,9 @@ def test_a_gaussian_of_no_number_hides_nothing(epsilon, mu):
 def test_an_epsilon_that_is_none_is_refused_by_name(epsilon):
     with pytest.raises(ValueError, match="epsilon"):
         delta_at(ONCE, epsilon)
+
+
+def test_a_budget_by_position_is_epsilon_then_delta():
+    assert Budget(1.0, 1e-5) == BUDGET
+    with pytest.raises(ValueError, match=r"delta must .* 3"):
+        Budget(1e-5, 3.0)

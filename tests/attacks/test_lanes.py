@@ -22,7 +22,7 @@ from expunge import (
 from expunge.attacks import Effort, audit_task
 from expunge.features import RandomFeatures
 from expunge.heads import AnalyticHead
-from expunge.heads.requests import Corrections
+from expunge.heads.corrections import Corrections
 
 rewinding = importlib.import_module("expunge.trace.rewind")  # the package's own `rewind` is the verb
 

@@ -79,7 +79,7 @@ def test_content_is_bound_in_float64() -> None:
         ([], ValueError, "at least one row"),
         (iter(()), ValueError, "at least one row"),
         ("r1", TypeError, "data must be"),
-        (["a", "a"], ValueError, "'a' names two rows"),
+        (["a", "a"], ValueError, "'a' is given twice"),
         ([0.5], TypeError, "cannot be told apart|holds no tensor"),
         (None, TypeError, "data must be"),
         (X.numpy(), TypeError, "data must be"),

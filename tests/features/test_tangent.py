@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
 import expunge as ex
+from expunge.data import Request
 from expunge.errors import ModelRefused, NonFinite
 from expunge.features.tangent import TangentFeatures, _near_a_border, _sketch
-from expunge.heads import AnalyticHead, ConvexHead, Forget
+from expunge.heads import AnalyticHead, ConvexHead
 from expunge.record import weights_digest
 
 KEY = bytes(range(32))
@@ -338,7 +339,7 @@ def test_the_convex_head_retrains_on_them():
     head, again = ConvexHead(**options), ConvexHead(**options)
     phi = features(x)
     head.fit(ex.Examples(phi, y, ids=ids))
-    done = head.unlearn(ex.Examples(phi[20:], y[20:], ids=ids[20:]), Forget.rows(ids[:20]))
+    done = head.unlearn(ex.Examples(phi[20:], y[20:], ids=ids[20:]), Request.rows(ids[:20]))
     again.fit(ex.Examples(features(x[20:]), y[20:], ids=ids[20:]))
     assert float((head.solution.weights - again.solution.weights).abs().max()) <= 2 * 1e-9 / 1e-2
     assert ex.issue(done.record, released=done.model).claim.kind is not ex.Kind.NONE

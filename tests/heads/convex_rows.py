@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import expunge as ex
+from expunge.data import Request
 from expunge.heads.convex import ConvexHead
-from expunge.heads.requests import Forget
 
 CLASSES, WIDTH, LAM, BETA = 3, 5, 1e-2, 1e-10
 SETTINGS: dict[str, Any] = {
@@ -38,7 +38,7 @@ def chunks(rows: ex.Examples, size: int) -> Iterator[tuple[Tensor, Tensor, list[
         yield x, y, rows.ids[start : start + size]
 
 
-def fitted(rows: ex.Examples, request: Forget | None = None, **changes: Any) -> ConvexHead:
+def fitted(rows: ex.Examples, request: Request | None = None, **changes: Any) -> ConvexHead:
     made = head(**changes)
     made.fit(rows)
     if request is not None:

@@ -13,14 +13,15 @@ from scipy import stats
 from torch import Tensor
 
 import expunge as ex
+from expunge.data import Request
 from expunge.errors import RunError
 from expunge.heads import blocks, newton
 from expunge.heads.blocks import Blocks
 from expunge.heads.convex import ConvexHead, noise_for
+from expunge.heads.corrections import Corrections, digest
 from expunge.heads.fairness import EqualScores
 from expunge.heads.newton import Dense, Kronecker, minimise
 from expunge.heads.objectives import LOSSES, Measured, Objective
-from expunge.heads.requests import Corrections, Forget, digest
 from heads.convex_rows import BETA, CLASSES, LAM, WIDTH, chunks, coins, data, fitted, head, rows_with
 
 
@@ -37,7 +38,7 @@ def ridge(rows: ex.Examples, lam: float = LAM) -> Tensor:
 
 def test_the_squared_loss_equals_closed_form_retraining_to_1e_10():
     rows = data()
-    made = fitted(rows, Forget.rows(rows.ids[:80]), loss="squared", residual=1e-12)
+    made = fitted(rows, Request.rows(rows.ids[:80]), loss="squared", residual=1e-12)
     assert float((made.solution.weights - ridge(rows.take(range(80, 400)))).abs().max()) <= 1e-10
 
 
@@ -45,7 +46,7 @@ def test_the_squared_loss_equals_closed_form_retraining_to_1e_10():
 def test_unlearning_ends_within_residual_over_lambda_of_the_minimiser(loss: str):
     """The minimiser to six further digits comes from retraining to the least residual; both lie within the bound."""
     rows = data()
-    made = fitted(rows, Forget.rows(rows.ids[:80]), loss=loss, residual=1e-6)
+    made = fitted(rows, Request.rows(rows.ids[:80]), loss=loss, residual=1e-6)
     exact = fitted(rows.take(range(80, 400)), loss=loss, residual=1e-12)
     assert made.solution.residual <= 1e-6
     assert apart(made, exact) <= (made.solution.residual + 1e-12) / LAM
@@ -54,16 +55,19 @@ def test_unlearning_ends_within_residual_over_lambda_of_the_minimiser(loss: str)
 @pytest.mark.parametrize(
     "request_",
     [
-        Forget.labels([f"row {i}" for i in range(60)], 2),
-        Forget.labels(["row 3", "row 1"], [0, 1]),
-        Forget.features([1, 3]),
-        Forget.features([0], [f"row {i}" for i in range(200)]),
-        Forget.rows(["row 0"]) | Forget.labels(["row 1"], 0) | Forget.features([2], ["row 2"]) | Forget.features([4]),
+        Request.labels([f"row {i}" for i in range(60)], 2),
+        Request.labels(["row 3", "row 1"], [0, 1]),
+        Request.features([1, 3]),
+        Request.features([0], [f"row {i}" for i in range(200)]),
+        Request.rows(["row 0"])
+        | Request.labels(["row 1"], 0)
+        | Request.features([2], ["row 2"])
+        | Request.features([4]),
     ],
     ids=["one label", "two labels", "columns", "cells", "joined"],
 )
 @pytest.mark.parametrize("loss", list(LOSSES))
-def test_every_request_equals_retraining_on_the_corrected_data(loss: str, request_: Forget):
+def test_every_request_equals_retraining_on_the_corrected_data(loss: str, request_: Request):
     rows = data()
     x, y = (t.clone() for t in rows.tensors)
     for name, label in request_.relabelled:
@@ -80,7 +84,7 @@ def test_every_request_equals_retraining_on_the_corrected_data(loss: str, reques
 
 def test_requests_in_any_order_or_at_once_give_the_same_head():
     rows = data()
-    parts = [Forget.rows(rows.ids[:30]), Forget.labels(rows.ids[30:60], 1), Forget.features([2], rows.ids[50:90])]
+    parts = [Request.rows(rows.ids[:30]), Request.labels(rows.ids[30:60], 1), Request.features([2], rows.ids[50:90])]
     orders = []
     for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
         made = fitted(rows)
@@ -94,12 +98,12 @@ def test_requests_in_any_order_or_at_once_give_the_same_head():
 def test_corrections_stay_in_force_whether_or_not_the_rows_carry_them():
     """After relabelling and deletion, rows sent uncorrected, with and without the deleted ones, give one head."""
     rows = data()
-    one, other = fitted(rows, Forget.labels(rows.ids[:50], 1)), fitted(rows, Forget.labels(rows.ids[:50], 1))
-    one.unlearn(rows, Forget.rows(rows.ids[50:60]))
+    one, other = fitted(rows, Request.labels(rows.ids[:50], 1)), fitted(rows, Request.labels(rows.ids[:50], 1))
+    one.unlearn(rows, Request.rows(rows.ids[50:60]))
     y = rows.tensors[1].clone()
     y[:50] = 1
     corrected = ex.Examples(rows.tensors[0], y, ids=rows.ids)
-    other.unlearn(corrected.take([*range(50), *range(60, 400)]), Forget.rows(rows.ids[50:60]))
+    other.unlearn(corrected.take([*range(50), *range(60, 400)]), Request.rows(rows.ids[50:60]))
     assert torch.equal(one.solution.weights, other.solution.weights)
 
 
@@ -107,7 +111,7 @@ def test_a_stream_gives_the_bits_of_the_same_rows_in_memory(monkeypatch: pytest.
     """Chunks of any size, from a function and from a list, read again at every pass; more rows than a block."""
     monkeypatch.setattr(blocks, "BLOCK", 128)
     rows = data(600)
-    request = Forget.rows(rows.ids[100:300]) | Forget.features([1], rows.ids[:50])
+    request = Request.rows(rows.ids[100:300]) | Request.features([1], rows.ids[:50])
     expected = fitted(rows, request, noise_std=1.0).solution.weights
     for size in (97, 600):
         for source in (lambda size=size: chunks(rows, size), list(chunks(rows, size))):
@@ -177,7 +181,7 @@ def test_a_kept_inverse_makes_a_request_cheap_and_changes_nothing():
     rows = data(3000)
     products, ends = [], []
     for limit in (6144, 0):
-        made = fitted(rows, Forget.rows(rows.ids[:100]), factor_limit=limit, regularization=1e-4)
+        made = fitted(rows, Request.rows(rows.ids[:100]), factor_limit=limit, regularization=1e-4)
         products.append(sum(s.products for s in made.solution.steps))
         ends.append(made)
     assert products[0] < products[1]
@@ -212,13 +216,13 @@ def test_a_step_of_the_wrong_sign_is_never_certified(monkeypatch: pytest.MonkeyP
     before = made.solution
     monkeypatch.setattr(newton, "_direction", lambda *a: (-real(*a)[0], 1))
     with pytest.raises(RunError, match="the search stalls after 0 steps"):
-        made.unlearn(rows, Forget.rows(rows.ids[:40]))
+        made.unlearn(rows, Request.rows(rows.ids[:40]))
     monkeypatch.setattr(newton, "_direction", lambda *a: (1e-9 * real(*a)[0], 1))
     with pytest.raises(RunError, match="the search stalls"):
-        made.unlearn(rows, Forget.rows(rows.ids[:40]))
+        made.unlearn(rows, Request.rows(rows.ids[:40]))
     monkeypatch.undo()
     assert made.solution is before
-    made.unlearn(rows, Forget.rows(rows.ids[:40]))  # the refusals left nothing behind: these ids are still known
+    made.unlearn(rows, Request.rows(rows.ids[:40]))  # the refusals left nothing behind: these ids are still known
 
 
 def test_a_useless_preconditioner_costs_products_and_never_the_residual():
@@ -277,7 +281,7 @@ def deviations(drawn: np.ndarray, mean: np.ndarray, std: float) -> tuple[float, 
 
 def test_a_release_is_the_exact_weights_plus_gaussian_noise_of_that_scale():
     """250 releases of 183 weights: mean, variance and independence, at significance 1e-4; 3 % too little is caught."""
-    made = fitted(data(width=60), Forget.rows(["row 1", "row 2"]), noise_std=0.5)
+    made = fitted(data(width=60), Request.rows(["row 1", "row 2"]), noise_std=0.5)
     mean = made.solution.weights.reshape(-1).numpy()
     drawn = releases(made, 250, seed=3)
     assert min(deviations(drawn, mean, 0.5)) > 1e-4
@@ -290,7 +294,7 @@ def test_the_certificate_proves_the_budget_that_was_asked_and_verifies():
     rows, budget = data(), ex.Budget(epsilon=0.1, delta=1e-6)
     made = head(noise_std=budget)
     made.fit(rows)
-    done = made.unlearn(rows, Forget.rows(rows.ids[:40]))
+    done = made.unlearn(rows, Request.rows(rows.ids[:40]))
     certificate = ex.issue(done.record, released=done.model, asked=budget)
     ex.verify(certificate, weights=done.model)
     assert done.record.mechanism == ex.MeasuredResidual(
@@ -309,7 +313,7 @@ def test_a_release_is_never_the_exact_weights_and_no_two_are_alike():
     rows = data()
     made = head()
     first = made.fit(rows).model
-    second = made.unlearn(rows, Forget.rows(rows.ids[:1])).model
+    second = made.unlearn(rows, Request.rows(rows.ids[:1])).model
     assert not torch.equal(first.weight, second.weight)
     moved = torch.cat([second.weight, second.bias[:, None]], 1) - made.solution.weights
     assert 0.3e-3 < float(moved.detach().std()) < 3e-3
@@ -318,7 +322,7 @@ def test_a_release_is_never_the_exact_weights_and_no_two_are_alike():
 def test_the_record_says_nothing_of_the_search():
     """Two requests of different sizes leave records that differ in the digest of the weights alone."""
     rows = data()
-    one, other = (fitted(rows).unlearn(rows, Forget.rows(rows.ids[:k]), generator=coins()) for k in (1, 300))
+    one, other = (fitted(rows).unlearn(rows, Request.rows(rows.ids[:k]), generator=coins()) for k in (1, 300))
     assert replace(one.record, certified="") == replace(other.record, certified="")
 
 
@@ -326,7 +330,7 @@ def test_undeclared_provenance_certifies_nothing():
     rows = data()
     made = head(provenance="", noise_std=ex.Budget(epsilon=1.0, delta=1e-6))
     made.fit(rows)
-    done = made.unlearn(rows, Forget.rows(rows.ids[:40]))
+    done = made.unlearn(rows, Request.rows(rows.ids[:40]))
     assert isinstance(done.record.mechanism, ex.UndeclaredFeatures)
     certificate = ex.issue(done.record, released=done.model)
     assert certificate.claim.kind is ex.Kind.NONE
@@ -339,13 +343,13 @@ def test_a_class_without_rows_left_is_no_obstacle():
     rows = data()
     gone = [name for name, label in zip(rows.ids, rows.tensors[1].tolist(), strict=True) if label == 1]
     for loss in LOSSES:
-        made = fitted(rows, Forget.rows(gone), loss=loss)
+        made = fitted(rows, Request.rows(gone), loss=loss)
         assert made.solution.residual <= BETA
 
 
 def test_the_state_holds_no_id():
     rows = data()
-    made = fitted(rows, Forget.rows(rows.ids[:40]))
+    made = fitted(rows, Request.rows(rows.ids[:40]))
     assert "row " not in repr(made._corrections)
 
 
@@ -375,4 +379,4 @@ def test_fairness_needs_groups_in_a_stream_too():
     again.fit(ex.Examples(*rows.tensors, groups, ids=rows.ids))
     assert torch.equal(made.solution.weights, again.solution.weights)
     with pytest.raises(ValueError, match="needs groups"):
-        made.unlearn(list(chunks(rows, 100)), Forget.rows(rows.ids[:1]))
+        made.unlearn(list(chunks(rows, 100)), Request.rows(rows.ids[:1]))

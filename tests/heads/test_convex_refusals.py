@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from expunge.data import Request
 from expunge.errors import NonFinite, RunError
-from expunge.heads.requests import Forget
 from heads.convex_rows import chunks, data, fitted, head, rows_with
 
 
@@ -59,56 +59,39 @@ def test_bad_rows_are_refused_and_the_head_stays_as_it_was(case: str):
     before = dict(vars(made))
     source, says = bad_rows()[case]
     with pytest.raises((ValueError, TypeError, NonFinite), match=says):
-        made.unlearn(source, Forget.rows(rows.ids[:50]))
+        made.unlearn(source, Request.rows(rows.ids[:50]))
     assert dict(vars(made)) == before
-    made.unlearn(rows, Forget.rows(rows.ids[:50]))
+    made.unlearn(rows, Request.rows(rows.ids[:50]))
 
 
 @pytest.mark.parametrize(
     ("request_", "says"),
     [
-        (Forget.rows(["nobody"]), "unknown ids.*'nobody'"),
-        (Forget.rows(["row 0"]), "forgotten already: 'row 0'"),
-        (Forget.labels(["row 0"], 1), "forgotten already"),
-        (Forget.features([1], ["row 0"]), "forgotten already"),
-        (Forget.labels(["row 5"], 3), "below classes=3"),
-        (Forget.features([5]), "below the number of features, 5"),
-        (Forget(), "asks for nothing"),
-        (Forget.rows([f"row {i}" for i in range(1, 400)]), "leaves no row"),
-        ("row 1", "must be made by Forget"),
+        (Request.rows(["nobody"]), "unknown ids.*'nobody'"),
+        (Request.rows(["row 0"]), "forgotten already: 'row 0'"),
+        (Request.labels(["row 0"], 1), "forgotten already"),
+        (Request.features([1], ["row 0"]), "forgotten already"),
+        (Request.labels(["row 5"], 3), "below classes=3"),
+        (Request.features([5]), "below the number of features, 5"),
+        (Request.groups(["ann"]), "a head knows rows and no owners"),
+        (Request.rows([f"row {i}" for i in range(1, 400)]), "leaves no row"),
+        ("row 1", "must be made by Request"),
     ],
 )
 def test_bad_requests_are_refused_and_the_head_stays_as_it_was(request_: Any, says: str):
     rows = data()
-    made = fitted(rows, Forget.rows(["row 0"]))
+    made = fitted(rows, Request.rows(["row 0"]))
     before = dict(vars(made))
     with pytest.raises((ValueError, TypeError), match=says):
         made.unlearn(rows, request_)
     assert dict(vars(made)) == before
 
 
-def test_requests_that_contradict_themselves_are_refused():
-    for make, says in [
-        (lambda: Forget.rows("row 1"), "single text"),
-        (lambda: Forget.rows([1]), "must be texts"),
-        (lambda: Forget.rows([]), "at least one row"),
-        (lambda: Forget.rows(["a", "a"]), "named twice"),
-        (lambda: Forget.labels(["a"], [1, 2]), "2 labels for 1 ids"),
-        (lambda: Forget.labels(["a"], [-1]), "0 or above"),
-        (lambda: Forget.features([]), "at least one feature"),
-        (lambda: Forget.features([-1]), "0 or above"),
-        (lambda: Forget.labels(["a"], 1) | Forget.labels(["a"], 2), "two labels are asked for 'a'"),
-        (lambda: Forget.labels(["a"], 1) | Forget.rows(["a"]), "deletion and a new label are asked for 'a'"),
-    ]:
-        with pytest.raises((ValueError, TypeError), match=says):
-            make()
-
-
 def test_a_head_is_fitted_once_and_asked_only_then():
     rows = data()
     made = head()
     with pytest.raises(RunError, match="not fitted"):
-        made.unlearn(rows, Forget.rows(["row 1"]))
+        made.unlearn(rows, Request.rows(["row 1"]))
     made.fit(rows)
     with pytest.raises(ValueError, match="fitted already"):
         made.fit(rows)

@@ -7,23 +7,23 @@ import pytest
 import torch
 
 import expunge as ex
+from expunge.data import Request
 from expunge.errors import OutputError, RunError, StateError
 from expunge.heads import AnalyticHead
 from expunge.heads.convex import ConvexHead, noise_for
 from expunge.heads.fairness import EqualScores
 from expunge.heads.newton import Dense, Kronecker
-from expunge.heads.requests import Forget
 from expunge.heads.saved import seal, unseal
 from expunge.heads.saved_convex import pack, unpack
 from heads.convex_rows import BETA, LAM, SETTINGS, coins, data, fitted, head
 
 KEY = bytes(range(32))
 EVERYTHING = (
-    Forget.rows(["row 0", "row 7"])
-    | Forget.labels(["row 1", "row 9"], [0, 2])
-    | Forget.features([2], ["row 2", "row 3"])
-    | Forget.features([1, 3], ["row 3", "row 5"])
-    | Forget.features([4])
+    Request.rows(["row 0", "row 7"])
+    | Request.labels(["row 1", "row 9"], [0, 2])
+    | Request.features([2], ["row 2", "row 3"])
+    | Request.features([1, 3], ["row 3", "row 5"])
+    | Request.features([4])
 )
 
 
@@ -39,7 +39,7 @@ def test_the_next_request_gives_the_same_bits_as_without_saving(tmp_path: Path):
         made = fitted(rows, EVERYTHING, **changes)
         back = saved(made, tmp_path / name)
         assert type(back._preconditioner) is (Kronecker if name == "gram" else Dense)
-        for request in (Forget.rows(rows.ids[100:160]), Forget.labels(rows.ids[200:210], 1) | Forget.features([3])):
+        for request in (Request.rows(rows.ids[100:160]), Request.labels(rows.ids[200:210], 1) | Request.features([3])):
             one, two = (h.unlearn(rows, request, generator=coins(3)) for h in (made, back))
             assert torch.equal(made.solution.weights, back.solution.weights)
             assert made.solution.steps == back.solution.steps
@@ -73,26 +73,26 @@ def test_all_kinds_of_corrections_and_settings_come_back(tmp_path: Path):
     assert back._corrections.cells != {}
     assert len(back._corrections.labels) == 2
     for h in (made, back):
-        h.unlearn(grouped, Forget.rows(["row 11"]))
+        h.unlearn(grouped, Request.rows(["row 11"]))
     assert torch.equal(made.solution.weights, back.solution.weights)
     assert isinstance(back.mechanism, ex.UndeclaredFeatures)
     with pytest.raises(ValueError, match="needs groups"):
-        back.unlearn(rows, Forget.rows(["row 12"]))
+        back.unlearn(rows, Request.rows(["row 12"]))
 
 
 def test_a_loaded_head_refuses_what_the_saved_one_refuses(tmp_path: Path):
     rows = data()
     back = saved(fitted(rows, EVERYTHING), tmp_path / "a")
     for request, says in (
-        (Forget.rows(["row 0"]), "forgotten already: 'row 0'"),
-        (Forget.labels(["row 7"], 1), "forgotten already"),
-        (Forget.rows(["nobody"]), "never learned by this head: 'nobody'"),
-        (Forget.features([5]), "below the number of features, 5"),
+        (Request.rows(["row 0"]), "forgotten already: 'row 0'"),
+        (Request.labels(["row 7"], 1), "forgotten already"),
+        (Request.rows(["nobody"]), "never learned by this head: 'nobody'"),
+        (Request.features([5]), "below the number of features, 5"),
     ):
         with pytest.raises(ValueError, match=says):
             back.unlearn(rows, request)
     with pytest.raises(ValueError, match="lack 1 of the 397"):
-        back.unlearn(rows.take(range(399)), Forget.rows(["row 1"]))
+        back.unlearn(rows.take(range(399)), Request.rows(["row 1"]))
     with pytest.raises(ValueError, match="fitted already"):
         back.fit(rows)
     assert ("row 0" in back, "row 1" in back, "nobody" in back, "row 1" in head()) == (False, True, False, False)
@@ -117,14 +117,14 @@ def test_the_file_is_private_and_a_function_of_the_state(tmp_path: Path):
 def test_without_the_inverse_the_file_is_small_and_the_residual_the_same(tmp_path: Path):
     """Nothing of the Hessian is left; a request then needs more products, and ends as near."""
     rows = data(700, width=60)
-    made = fitted(rows, Forget.rows(rows.ids[:20]))
+    made = fitted(rows, Request.rows(rows.ids[:20]))
     made.save(tmp_path / "whole")
     back = saved(made, tmp_path / "small", inverse=False)
     inverse = 4 * (3 * 61) ** 2
     sizes = [(tmp_path / name).stat().st_size for name in ("whole", "small")]
     assert inverse <= sizes[0] - sizes[1] <= inverse + 200
     for h in (made, back):
-        h.unlearn(rows, Forget.rows(rows.ids[20:40]))
+        h.unlearn(rows, Request.rows(rows.ids[20:40]))
         assert h.solution.residual <= BETA
     assert float((made.solution.weights - back.solution.weights).norm()) <= 2 * BETA / LAM
     assert isinstance(back._preconditioner, Kronecker)
@@ -136,7 +136,7 @@ def test_the_noise_of_releases_to_come_may_be_another(tmp_path: Path):
     made.save(tmp_path / "a")
     back = ConvexHead.load(tmp_path / "a", key=made.key, noise_std=budget)
     assert back.noise_std == noise_for(budget, residual=BETA, regularization=LAM) != made.noise_std
-    done = back.unlearn(rows, Forget.rows(["row 0"]))
+    done = back.unlearn(rows, Request.rows(["row 0"]))
     ex.verify(ex.issue(done.record, released=done.model, asked=budget), weights=done.model)
     assert ConvexHead.load(tmp_path / "a", key=made.key).noise_std == SETTINGS["noise_std"]
     with pytest.raises(ValueError, match="noise_std must be"):
@@ -180,7 +180,7 @@ def test_the_file_of_another_key_kind_or_version_or_none_is_refused(tmp_path: Pa
 
 def test_parts_that_do_not_fit_are_refused_though_their_maker_had_the_key(tmp_path: Path):
     path = tmp_path / "head.state"
-    fitted(data(60), Forget.rows(["row 0"]), key=KEY).save(path)
+    fitted(data(60), Request.rows(["row 0"]), key=KEY).save(path)
     config, tensors = unseal("convex_head", path, key=KEY)
 
     def refused(says: str, new_config: Any = None, **changes: torch.Tensor) -> None:

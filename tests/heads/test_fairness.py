@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import expunge as ex
+from expunge.data import Request
 from expunge.heads.convex import ConvexHead
 from expunge.heads.fairness import EqualScores, equalised_odds_gap
-from expunge.heads.requests import Forget
 
 
 def biased(n: int = 600) -> ex.Examples:
@@ -47,7 +47,7 @@ def test_unlearning_under_the_penalty_is_retraining_under_it():
     data = biased()
     one, other = head(1.0), head(1.0)
     one.fit(data)
-    one.unlearn(data, Forget.rows(data.ids[:100]))
+    one.unlearn(data, Request.rows(data.ids[:100]))
     other.fit(data.take(range(100, 600)))
     assert float((one.solution.weights - other.solution.weights).norm()) <= 2 * 1e-9 / 1e-2
 

@@ -11,9 +11,9 @@ import expunge as ex
 from expunge.errors import NonFinite
 from expunge.heads import blocks, objectives
 from expunge.heads.blocks import Blocks
+from expunge.heads.corrections import Corrections, digest
 from expunge.heads.fairness import EqualScores
 from expunge.heads.objectives import LOSSES, Objective
-from expunge.heads.requests import Corrections, digest
 
 KEY = bytes(32)
 K, D = 3, 6

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from expunge.data import Request
 from expunge.errors import StateError
-from expunge.heads import AnalyticHead, Forget
+from expunge.heads import AnalyticHead
 from expunge.heads.convex import ConvexHead
 from heads.convex_rows import data, fitted
 
@@ -111,10 +112,10 @@ def test_the_same_holds_for_convex_heads(tmp_path: Path):
     path, some = tmp_path / "head", data(60)
     fitted(some, key=KEY).save(path)
     first, second = (ConvexHead.load(path, key=KEY) for _ in range(2))
-    first.unlearn(some, Forget.rows(["row 0"]))
+    first.unlearn(some, Request.rows(["row 0"]))
     first.save(path)
     first.save(path, inverse=False)
-    second.unlearn(some, Forget.rows(["row 1"]))
+    second.unlearn(some, Request.rows(["row 1"]))
     with pytest.raises(StateError, match="would be lost"):
         second.save(path)
     assert "row 0" not in ConvexHead.load(path, key=KEY)

@@ -50,9 +50,9 @@ class Kind(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Budget:
-    """What is asked: (ε, δ)-indistinguishability.
+    """The guarantee that is asked for, (ε, δ)-indistinguishability, e.g. `Budget(1.0, 1e-5)`.
 
     Args:
         epsilon: ε ≥ 0.

@@ -11,8 +11,8 @@ from expunge.attacks.attacked import Attacked
 from expunge.attacks.candidates import joined
 from expunge.attacks.one_training import canaries
 from expunge.audit.evidence import JointGuesses, OneRun
-from expunge.data import Examples
-from expunge.heads import AnalyticHead, ConvexHead, Forget
+from expunge.data import Examples, Request
+from expunge.heads import AnalyticHead, ConvexHead
 from expunge.heads.analytic import GRID
 
 __all__ = ["convex_lane", "exact_lane", "head_canaries"]
@@ -93,7 +93,7 @@ def convex_lane(
             noise_std=mechanism.noise_std, provenance=mechanism.provenance, factor_limit=0,
         )  # fmt: skip
         trained = head.fit(rows, generator=generator, prepare=False).model
-        return trained, lambda own: head.unlearn(rows, Forget.rows(own.ids), generator=generator).model
+        return trained, lambda own: head.unlearn(rows, Request.rows(own.ids), generator=generator).model
 
     return lane
 

@@ -19,8 +19,8 @@ from expunge.attacks.candidates import joined
 from expunge.attacks.membership import Seen, coins_guessed, log_probability
 from expunge.audit.evidence import OneRun, OneRunViaCertifier
 from expunge.audit.scores import auc
-from expunge.data import Examples
-from expunge.heads import AnalyticHead, ConvexHead, Forget
+from expunge.data import Examples, Request
+from expunge.heads import AnalyticHead, ConvexHead
 from expunge.heads.analytic import GRID
 from expunge.training.noise import Noise
 
@@ -261,7 +261,7 @@ def _forget(head: AnalyticHead, rows: Examples) -> None:
 
 
 def _unlearn(head: ConvexHead, rows: Examples, own: Examples, coins: torch.Generator) -> Tensor:
-    layer: Any = head.unlearn(rows, Forget.rows(own.ids), generator=coins).model
+    layer: Any = head.unlearn(rows, Request.rows(own.ids), generator=coins).model
     return torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach()
 
 

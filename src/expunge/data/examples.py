@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from expunge import _validate
-from expunge.commitments import texts
+from expunge.commitments import labels, texts
 from expunge.data.arrays import as_tensor
 
 __all__ = ["Examples", "as_examples", "split"]
@@ -25,6 +25,8 @@ class Examples:
         tensors: of the same length, on one device; numpy arrays are taken as tensors of the same numbers.
         ids: a stable name for each example, no two alike; whole numbers become their decimal digits. By default its
             position, which is no name: another set of examples has the same positions.
+        groups: whose each example is, e.g. the patient's number: a text or whole number for each, of which several may
+            be equal, for `Request.groups`; optional.
 
     Attributes:
         named: whether ids were given.
@@ -34,7 +36,12 @@ class Examples:
         TypeError: no tensors, sparse ones, or ids that are neither texts nor whole numbers, or a set.
     """
 
-    def __init__(self, *tensors: Tensor | Array, ids: Iterable[str | int] | None = None) -> None:
+    def __init__(
+        self,
+        *tensors: Tensor | Array,
+        ids: Iterable[str | int] | None = None,
+        groups: Iterable[str | int] | None = None,
+    ) -> None:
         self.tensors = tuple(_tensor(t) for t in tensors)
         if not tensors:
             raise TypeError("Examples takes tensors whose first axis counts examples, e.g. Examples(x, y)")
@@ -43,12 +50,18 @@ class Examples:
             raise ValueError(f"tensors must have the same length, not {lengths}")
         if lengths[0] == 0:
             raise ValueError("the set of examples is empty")
-        if isinstance(ids, (set, frozenset)):
-            raise TypeError("ids must be in the order of the rows, and a set has none: give a list")
+        for name, given in (("ids", ids), ("groups", groups)):
+            if isinstance(given, (set, frozenset)):
+                raise TypeError(f"{name} must be in the order of the rows, and a set has none: give a list")
         self.named = ids is not None
         self.ids = texts(ids) if ids is not None else [str(i) for i in range(lengths[0])]
         if len(self.ids) != lengths[0]:
             raise ValueError(f"ids must name every example: {len(self.ids)} ids for {lengths[0]} examples")
+        self.groups = None if groups is None else labels(groups, name="groups")
+        if self.groups is not None and len(self.groups) != lengths[0]:
+            raise ValueError(
+                f"groups must name the owner of every example: {len(self.groups)} for {lengths[0]} examples"
+            )
 
     def __len__(self) -> int:
         return len(self.tensors[0])
@@ -65,19 +78,21 @@ class Examples:
         """
         where = torch.from_numpy(_positions(index, len(self)))
         tensors = [t[where.to(t.device)] for t in self.tensors]
-        return self._like(tensors, [self.ids[i] for i in where.tolist()])
+        taken = where.tolist()
+        groups = None if self.groups is None else [self.groups[i] for i in taken]
+        return self._like(tensors, [self.ids[i] for i in taken], groups)
 
     def to(self, device: torch.device | str) -> "Examples":
         """The same examples on another device."""
-        return self._like([t.to(device) for t in self.tensors], self.ids)
+        return self._like([t.to(device) for t in self.tensors], self.ids, self.groups)
 
     def chunks(self, size: int) -> Iterator[tuple[Tensor, ...]]:
         """All examples once, in order."""
         _validate.whole(size=size)
         yield from zip(*(t.split(size) for t in self.tensors), strict=True)
 
-    def _like(self, tensors: Sequence[Tensor], ids: list[str]) -> "Examples":
-        made = Examples(*tensors)
+    def _like(self, tensors: Sequence[Tensor], ids: list[str], groups: list[str] | None) -> "Examples":
+        made = Examples(*tensors, groups=groups)
         made.ids, made.named = list(ids), self.named
         return made
 

@@ -3,13 +3,11 @@
 from expunge.heads.analytic import AnalyticHead
 from expunge.heads.convex import ConvexHead, noise_for
 from expunge.heads.fairness import EqualScores, equalised_odds_gap
-from expunge.heads.requests import Forget
 
 __all__ = [
     "AnalyticHead",
     "ConvexHead",
     "EqualScores",
-    "Forget",
     "equalised_odds_gap",
     "noise_for",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor
 from expunge.data import Examples
 from expunge.data.arrays import names_in, numbers, wholes
 from expunge.errors import NonFinite
-from expunge.heads.requests import Corrections, digest
+from expunge.heads.corrections import Corrections, digest
 
 __all__ = ["BLOCK", "Block", "Blocks", "Rows", "ids_of"]
 

@@ -14,13 +14,13 @@ from expunge import _validate
 from expunge._fixed import fixed
 from expunge.accounting import Budget, MeasuredResidual, Mechanism, UndeclaredFeatures, calibrate
 from expunge.commitments import texts
-from expunge.data import new_commitment_key
+from expunge.data import Request, new_commitment_key
 from expunge.errors import RunError, StillRetained
 from expunge.heads.blocks import Blocks, Rows, ids_of
+from expunge.heads.corrections import Corrections, digest
 from expunge.heads.fairness import EqualScores
 from expunge.heads.newton import Dense, Kronecker, Preconditioner, Solution, minimise
 from expunge.heads.objectives import LOSSES, Measured, Objective
-from expunge.heads.requests import Corrections, Forget, digest
 from expunge.heads.rows import checked_key
 from expunge.heads.saved import mark_of, write
 from expunge.heads.saved_convex import Kept, pack, unpack
@@ -197,13 +197,13 @@ class ConvexHead:
         self._preconditioner = preconditioner
         return released
 
-    def unlearn(self, rows: Rows, request: Forget, *, generator: torch.Generator | None = None) -> Unlearned:
+    def unlearn(self, rows: Rows, request: Request, *, generator: torch.Generator | None = None) -> Unlearned:
         """Bring the head to the retained, corrected rows, and release it.
 
         Args:
             rows: every retained row, in any order; those forgotten now or earlier may be there or not. Corrections of
                 this and earlier requests are applied, whether or not the rows carry them already.
-            request: see `Forget`.
+            request: rows, labels, features, or several of them; owners as rows, `request.resolved(examples)`.
             generator: of the noise; by default a secret one. A seed of one's own must stay secret, see `unlearn`.
 
         Raises:
@@ -212,8 +212,8 @@ class ConvexHead:
             NonFinite: see `Objective.measure`. In all cases the head stays as it was.
         """
         before = self.solution
-        if not isinstance(request, Forget):
-            raise TypeError(f"request must be made by Forget.rows, .labels or .features, not {request!r}")
+        if not isinstance(request, Request):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"request must be made by Request.rows, .labels or .features, not {request!r}")
         assert self._corrections is not None
         corrections = self._corrections.after(request, classes=self._classes, width=self._width)
         objective = self._objective(rows, corrections, self._width)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from expunge.errors import StateError
+from expunge.heads.corrections import Corrections
 from expunge.heads.newton import Dense, Kronecker, Preconditioner, Solution, Step
-from expunge.heads.requests import Corrections
 from expunge.heads.saved import CONVEX, seal, unseal
 
 __all__ = ["Kept", "pack", "unpack"]

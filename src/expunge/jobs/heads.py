@@ -13,9 +13,9 @@ from torch import nn
 from expunge._files import write_new
 from expunge._lock import held
 from expunge.accounting import Budget, ExactRidge, MeasuredResidual, Relation
-from expunge.data import Examples, check_disjoint, commit, new_commitment_key
+from expunge.data import Examples, Request, check_disjoint, commit, new_commitment_key
 from expunge.errors import StateError, TaskError
-from expunge.heads import AnalyticHead, ConvexHead, Forget
+from expunge.heads import AnalyticHead, ConvexHead
 from expunge.heads.saved import CONVEX, kind_of
 from expunge.jobs.folder import keys_in, secret_of, state_in, summary, working_folder, write
 from expunge.jobs.options import Settings
@@ -141,7 +141,7 @@ def _convex(task: Task, forget: Examples, budget: Budget, settings: Settings) ->
     rows = Examples(featured(task, retain), retain.tensors[1], ids=retain.ids)
     if previous is None:
         return head, _covered(head.fit(rows), coverage)
-    return head, head.unlearn(rows, Forget.rows(forget.ids))
+    return head, head.unlearn(rows, Request.rows(forget.ids))
 
 
 def _covered(done: Unlearned, coverage: str) -> Unlearned:

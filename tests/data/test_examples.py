@@ -57,6 +57,9 @@ def test_positions_take_rows_in_their_order(index: Any) -> None:
         ([4, 4], ValueError, "takes example 4 twice"),
         ([], ValueError, "names no example"),
         (["r1"], TypeError, "positions or a mask"),
+        ([True, 2], TypeError, "both bools and numbers"),
+        ((2, np.bool_(True)), TypeError, "both bools and numbers"),
+        ([torch.tensor(True), 2], TypeError, "both bools and numbers"),
     ],
 )
 def test_what_is_neither_is_refused(index: Any, error: type[Exception], reason: str) -> None:
@@ -135,6 +138,24 @@ def test_data_that_can_be_read_only_once_are_refused() -> None:
         with pytest.raises(TypeError, match=re.escape(f"a {type(once).__name__} can be read only once")):
             as_examples(once)
     assert as_examples([(X, Y)]) is None
+
+
+@pytest.mark.parametrize("parts", [[X, X], [X[:, 0], X[:, 0]], [X.numpy(), Y.numpy()], [X]])
+def test_a_list_of_arrays_is_refused_since_it_may_be_rows_batches_or_columns(parts: Any) -> None:
+    for use in (
+        as_examples,
+        lambda given: ex.commit(given, key=bytes(32)),
+        lambda given: ex.check_disjoint(given, (X, Y)),
+    ):
+        with pytest.raises(TypeError, match=r"rows, as batches or as columns: give Examples\(torch.stack\(rows\)\)"):
+            use(parts)
+    assert as_examples(tuple(parts)) is not None
+    rows = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])]
+    by_rows, by_columns = (
+        ex.commit(ex.Examples(torch.stack(rows)), key=bytes(32)),
+        ex.commit(tuple(rows), key=bytes(32)),
+    )
+    assert by_rows != by_columns
 
 
 def test_sparse_tensors_are_refused_by_name() -> None:

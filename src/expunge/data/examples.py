@@ -101,7 +101,7 @@ def as_examples(source: Any) -> Examples | None:
     """`source` as `Examples`, or None where it makes batches of its own.
 
     Raises:
-        TypeError: no data; or an iterator, which is used up by its first pass.
+        TypeError: no data; an iterator, which is used up by its first pass; or a list of arrays, which may be meant in three ways.
     """
     if isinstance(source, Examples):
         return source
@@ -112,7 +112,12 @@ def as_examples(source: Any) -> Examples | None:
         and source
         and all(isinstance(t, (Tensor, np.ndarray)) for t in cast("list[Any]", source))
     ):
-        return Examples(*cast("list[Tensor]", source))
+        if isinstance(source, list):
+            raise TypeError(
+                "a list of arrays may be meant as rows, as batches or as columns: give Examples(torch.stack(rows)) for rows, "
+                "Examples(torch.cat(batches)) for batches, and a tuple (x, y) for columns"
+            )
+        return Examples(*cast("tuple[Tensor, ...]", source))
     if isinstance(source, Iterator):
         raise TypeError(
             f"data must be iterated again and again, and a {type(source).__name__} can be read only once: "
@@ -146,8 +151,16 @@ def _tensor(value: Any) -> Tensor:
     return value
 
 
+def _is_bool(value: object) -> bool:
+    return isinstance(value, (bool, np.bool_)) or (isinstance(value, Tensor) and value.dtype == torch.bool)
+
+
 def _positions(index: object, size: int) -> NDArray[np.int64]:
     """Positions from 0, from positions or a mask."""
+    if isinstance(index, (list, tuple)) and len({_is_bool(i) for i in cast("Sequence[object]", index)}) > 1:
+        raise TypeError(
+            "index holds both bools and numbers: give positions alone, or a mask of one bool for each example"
+        )
     found = np.asarray(index.detach().cpu() if isinstance(index, Tensor) else index)
     if found.size == 0:
         raise ValueError("index names no example")

@@ -1,10 +1,9 @@
 """Whose coins an audit tosses: the rows of the request, and held-out rows where those are few."""
 
-import torch
-
 from expunge.data import Examples, as_examples
+from expunge.data.joins import joined
 
-__all__ = ["enough", "joined", "named"]
+__all__ = ["enough", "named"]
 
 _FEWEST, _PLENTY = 20, 200
 
@@ -32,14 +31,6 @@ def enough(forget: Examples, held_out: Examples) -> tuple[Examples, dict[str, in
         )
     rows = joined(forget, held_out.take(range(more)) if more else None)
     return rows, {"forget": len(forget), "held_out": more}
-
-
-def joined(first: Examples, second: Examples | None) -> Examples:
-    """Both, with their ids."""
-    if second is None:
-        return first
-    pairs = zip(first.tensors, second.tensors, strict=True)
-    return Examples(*(torch.cat(pair) for pair in pairs), ids=[*first.ids, *second.ids])
 
 
 def named(part: str, held: object) -> Examples:

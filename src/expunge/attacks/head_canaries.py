@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from expunge.accounting import MeasuredResidual, Relation
 from expunge.attacks.attacked import Attacked
-from expunge.attacks.candidates import joined
 from expunge.attacks.one_training import canaries
 from expunge.audit.evidence import JointGuesses, OneRun
 from expunge.data import Examples, Request
+from expunge.data.joins import joined
 from expunge.heads import AnalyticHead, ConvexHead
 from expunge.heads.analytic import GRID
 

@@ -15,11 +15,11 @@ from expunge import _validate
 from expunge._progress import track
 from expunge.accounting import MeasuredResidual
 from expunge.attacks.attacked import Attacked
-from expunge.attacks.candidates import joined
 from expunge.attacks.membership import Seen, coins_guessed, log_probability
 from expunge.audit.evidence import OneRun, OneRunViaCertifier
 from expunge.audit.scores import auc
 from expunge.data import Examples, Request
+from expunge.data.joins import joined
 from expunge.heads import AnalyticHead, ConvexHead
 from expunge.heads.analytic import GRID
 from expunge.training.noise import Noise

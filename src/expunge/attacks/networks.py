@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from expunge._progress import track
 from expunge.accounting import Mechanism, Retrain
 from expunge.attacks.arena import Arena, mechanism, retraining
-from expunge.attacks.candidates import enough, joined, named
+from expunge.attacks.candidates import enough, named
 from expunge.attacks.membership import membership
 from expunge.attacks.one_training import canaries, losses
 from expunge.attacks.parts import How, Part, left_out
 from expunge.attacks.worlds import two_worlds
 from expunge.audit.null_start import null_start
 from expunge.data import Examples, as_examples
+from expunge.data.joins import joined
 from expunge.errors import ExpungeError, ModelRefused
 from expunge.recovery import rescale_
 from expunge.recovery.fine_tuning import recover

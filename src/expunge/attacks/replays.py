@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from expunge import _validate
 from expunge.attacks.attacked import Attacked
-from expunge.attacks.candidates import joined
 from expunge.attacks.heads import differences
 from expunge.attacks.one_training import canaries, losses
 from expunge.data import Examples
+from expunge.data.joins import joined
 from expunge.recovery import Recipe
 from expunge.trace import Shards, Trace, rewind, train_shards, train_traced
 from expunge.training.loss import Loss

@@ -1,12 +1,16 @@
 """What every unlearner returns: a model, and the record of the run that a certificate is issued from."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from expunge.accounting import Mechanism
+from expunge.data import Examples
 from expunge.record import NO_NOISE, UNCHECKED, RunRecord, weights_digest
-from expunge.training.randomness import environment
+from expunge.training.randomness import environment, mode
 from expunge.training.tensors import dtype_name, named_parameters, saved_tensors
 
 __all__ = ["Unlearned", "noiseless_record"]
@@ -17,15 +21,37 @@ class Unlearned:
     """What an unlearner returns.
 
     Args:
-        model: with the certified weights.
+        model: what is released: with the certified weights, or with those after recovery.
         record: what `issue` needs.
         start_clipped: whether the trained weights lay outside the ball. It depends on the forgotten data, so it is
             told to the operator and kept out of the record.
+        certified: with the certified weights, where `model` was trained on after them.
+        features: the map from rows to what `model` takes, where it is a head; None where it takes the rows.
+        notes: what the operator is told of this run beside the certificate, JSON-ready.
     """
 
     model: nn.Module
     record: RunRecord
     start_clipped: bool = False
+    certified: nn.Module | None = None
+    features: Callable[[Tensor], Tensor] | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
+    def predict(self, rows: Examples | Tensor) -> Tensor:
+        """The model's scores for rows, in their order: (n, classes) for a classifier.
+
+        Args:
+            rows: `Examples` whose first tensor is the input, or that tensor.
+        """
+        x = rows.tensors[0] if isinstance(rows, Examples) else rows
+        with mode(self.model, training=False):
+            return torch.cat([self._scores(part) for part in x.split(1024)])
+
+    def _scores(self, x: Tensor) -> Tensor:
+        if self.features is None:
+            return self.model(x)
+        return self.model(self.features(x).double())
 
 
 def noiseless_record(mechanism: Mechanism, model: nn.Module, *, coverage: str = UNCHECKED) -> RunRecord:

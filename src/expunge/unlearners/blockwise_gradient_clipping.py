@@ -1,20 +1,26 @@
 """Noisy fine-tuning one block after another: the executor of `mechanisms.blockwise_gradient_clipping`."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import accumulate, groupby
-from typing import Any
+from math import sqrt
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from expunge.accounting import BlockwiseGradientClipping
+from expunge.accounting import mechanisms
 from expunge.training.noise import Noise
+from expunge.training.task import Task
 from expunge.training.weights import clip_
+from expunge.unlearners.certified import Executor
+from expunge.unlearners.noisy import Noisy
+from expunge.unlearners.options import option, shared
 
-__all__ = ["blockwise_gradient_clipping", "layer_sizes"]
+__all__ = ["BlockwiseGradientClipping", "blockwise_gradient_clipping", "layer_sizes"]
 
 
 def blockwise_gradient_clipping(
-    mechanism: BlockwiseGradientClipping,
+    mechanism: mechanisms.BlockwiseGradientClipping,
     theta: Tensor,
     gradient: Callable[[Tensor, Any], Tensor],
     batches: Iterator[Any],
@@ -65,3 +71,36 @@ def layer_sizes(model: nn.Module) -> tuple[int, ...]:
     """Coordinates of each layer (its weight and bias together), in order: `block_sizes` for one block a layer."""
     named = [(name.rpartition(".")[0], parameter.numel()) for name, parameter in model.named_parameters()]
     return tuple(sum(size for _, size in layer) for _, layer in groupby(named, key=lambda pair: pair[0]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockwiseGradientClipping(Noisy):
+    """Noisy fine-tuning one layer after another, each clipped to its share of the ball, then recovery."""
+
+    name: ClassVar[str] = mechanisms.BlockwiseGradientClipping.name
+
+    init_clip: float = shared("init_clip")
+    grad_clip: float = shared("grad_clip")
+    learning_rate: float = shared("learning_rate")
+    weight_decay: float = shared("weight_decay")
+    steps: int = shared("steps")
+    blind: bool = option(True, "Hide layers that had no noise yet from the gradient.")
+
+    @property
+    def executor(self) -> Executor:
+        """The steps of the theorem."""
+        return blockwise_gradient_clipping
+
+    def with_noise(self, task: Task, noise_std: float) -> mechanisms.BlockwiseGradientClipping:
+        """The mechanism of these options."""
+        sizes = layer_sizes(task.model)
+        return mechanisms.BlockwiseGradientClipping(
+            block_sizes=sizes,
+            block_clips=(self.init_clip / sqrt(len(sizes)),) * len(sizes),
+            grad_clip=self.grad_clip,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            steps=self.steps,
+            noise_std=noise_std,
+            blind=self.blind,
+        )

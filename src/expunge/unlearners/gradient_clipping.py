@@ -1,19 +1,24 @@
 """Noisy fine-tuning with clipped gradients: the executor of `accounting.mechanisms.gradient_clipping`."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from expunge.accounting import GradientClipping
+from expunge.accounting import mechanisms
 from expunge.training.noise import Noise
+from expunge.training.task import Task
 from expunge.training.weights import clip_
+from expunge.unlearners.certified import Executor
+from expunge.unlearners.noisy import Noisy
+from expunge.unlearners.options import shared
 
-__all__ = ["gradient_clipping"]
+__all__ = ["GradientClipping", "gradient_clipping"]
 
 
 def gradient_clipping(
-    mechanism: GradientClipping,
+    mechanism: mechanisms.GradientClipping,
     theta: Tensor,
     gradient: Callable[[Tensor, Any], Tensor],
     batches: Iterator[Any],
@@ -36,3 +41,27 @@ def gradient_clipping(
         theta.mul_(rho).add_(g, alpha=-eta)
         noise.add_(theta, released=step + 1 == mechanism.steps)
         yield step + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientClipping(Noisy):
+    """Noisy fine-tuning with clipped gradients, then recovery."""
+
+    name: ClassVar[str] = mechanisms.GradientClipping.name
+
+    init_clip: float = shared("init_clip")
+    grad_clip: float = shared("grad_clip")
+    learning_rate: float = shared("learning_rate")
+    weight_decay: float = shared("weight_decay")
+    steps: int = shared("steps")
+
+    @property
+    def executor(self) -> Executor:
+        """The steps of the theorem."""
+        return gradient_clipping
+
+    def with_noise(self, task: Task, noise_std: float) -> mechanisms.GradientClipping:
+        """The mechanism of these options."""
+        return mechanisms.GradientClipping(
+            init_clip=self.init_clip, grad_clip=self.grad_clip, learning_rate=self.learning_rate, weight_decay=self.weight_decay, steps=self.steps, noise_std=noise_std,
+        )  # fmt: skip

@@ -1,19 +1,24 @@
 """Noisy fine-tuning with clipped weights: the executor of `accounting.mechanisms.model_clipping`."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from expunge.accounting import ModelClipping
+from expunge.accounting import mechanisms
 from expunge.training.noise import Noise
+from expunge.training.task import Task
 from expunge.training.weights import clip_
+from expunge.unlearners.certified import Executor
+from expunge.unlearners.noisy import Noisy
+from expunge.unlearners.options import shared
 
-__all__ = ["model_clipping"]
+__all__ = ["ModelClipping", "model_clipping"]
 
 
 def model_clipping(
-    mechanism: ModelClipping,
+    mechanism: mechanisms.ModelClipping,
     theta: Tensor,
     gradient: Callable[[Tensor, Any], Tensor],
     batches: Iterator[Any],
@@ -34,3 +39,30 @@ def model_clipping(
         clip_(theta.mul_(rho).add_(g, alpha=-eta), mechanism.model_clip)
         noise.add_(theta, released=step + 1 == mechanism.steps)
         yield step + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelClipping(Noisy):
+    """Noisy fine-tuning with clipped weights, then recovery."""
+
+    name: ClassVar[str] = mechanisms.ModelClipping.name
+
+    model_clip: float = shared("model_clip")
+    learning_rate: float = shared("learning_rate")
+    weight_decay: float = shared("weight_decay")
+    steps: int = shared("steps")
+
+    @property
+    def executor(self) -> Executor:
+        """The steps of the theorem."""
+        return model_clipping
+
+    def with_noise(self, task: Task, noise_std: float) -> mechanisms.ModelClipping:
+        """The mechanism of these options."""
+        return mechanisms.ModelClipping(
+            model_clip=self.model_clip,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            steps=self.steps,
+            noise_std=noise_std,
+        )

@@ -1,19 +1,24 @@
 """Clip the weights, add noise once: the executor of `accounting.mechanisms.output_perturbation`."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from expunge.accounting import OutputPerturbation
+from expunge.accounting import mechanisms
 from expunge.training.noise import Noise
+from expunge.training.task import Task
 from expunge.training.weights import clip_
+from expunge.unlearners.certified import Executor
+from expunge.unlearners.noisy import Noisy
+from expunge.unlearners.options import shared
 
-__all__ = ["output_perturbation"]
+__all__ = ["OutputPerturbation", "output_perturbation"]
 
 
 def output_perturbation(
-    mechanism: OutputPerturbation,
+    mechanism: mechanisms.OutputPerturbation,
     theta: Tensor,
     gradient: Callable[[Tensor, Any], Tensor],  # noqa: ARG001  every executor is called alike
     batches: Iterator[Any],  # noqa: ARG001
@@ -32,3 +37,24 @@ def output_perturbation(
         clip_(theta, mechanism.init_clip)
         noise.add_(theta, released=True)
     yield from ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputPerturbation(Noisy):
+    """Clip the weights, add noise once, then recovery."""
+
+    name: ClassVar[str] = mechanisms.OutputPerturbation.name
+
+    init_clip: float = shared("init_clip")
+
+    @property
+    def executor(self) -> Executor:
+        """The steps of the theorem."""
+        return output_perturbation
+
+    def with_noise(self, task: Task, noise_std: float) -> mechanisms.OutputPerturbation:
+        """The mechanism of these options."""
+        return mechanisms.OutputPerturbation(
+            init_clip=self.init_clip,
+            noise_std=noise_std,
+        )

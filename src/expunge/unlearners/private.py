@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from expunge import _validate
-from expunge.accounting import DPTraining
+from expunge.accounting import Budget, DPTraining, Relation, calibrate, guarantee
 from expunge.data import Examples, as_examples
-from expunge.errors import ModelRefused, RunError
+from expunge.data.joins import joined
+from expunge.errors import ModelRefused, RunError, TaskError
 from expunge.fingerprint import code_digest
 from expunge.randomness.generators import secret_generator
 from expunge.randomness.secret import Secret
@@ -19,12 +22,19 @@ from expunge.training.interruption import alone, drive, state_file
 from expunge.training.loss import Loss
 from expunge.training.noise import Noise
 from expunge.training.randomness import build, coins_state, environment, fresh_coins, mode, restore_coins
+from expunge.training.task import Task
 from expunge.training.tensors import dtype_name
 from expunge.training.unlearned import Unlearned
 from expunge.training.weights import FlatWeights
+from expunge.unlearners.costs import Costs
 from expunge.unlearners.dp_training import ExampleGradients, dp_training, poisson_batches
+from expunge.unlearners.options import option
+from expunge.unlearners.protocol import Quote
+from expunge.unlearners.working import Run
 
-__all__ = ["train_private"]
+__all__ = ["PrivateTraining", "train_private"]
+
+_BUDGET = Budget(epsilon=1.0, delta=1e-5)  # of a training that nobody has asked anything of yet
 
 
 def train_private(
@@ -186,3 +196,93 @@ class _Descent:
         held = self.velocity
         self.velocity = noisy_sum.clone() if held is None else held.mul_(self._momentum).add_(noisy_sum)
         theta.add_(self.velocity, alpha=-self._step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateTraining:
+    """Train privately on all data: any group of at most `group_size` rows is then unlearned before it asks.
+
+    Args:
+        sample_clip: the L2 radius for the gradient of each example alone.
+        noise_multiplier: noise over that radius; by default the least that meets the budget.
+        sampling_rate: the chance of every example to be in a batch.
+        expected_batch: a public number by which the noisy sums are divided, see `train_private`.
+        private_steps: steps of the training.
+        group_size: the most rows that a request may hold.
+        private_lr: learning rate.
+        momentum: of the descent.
+    """
+
+    name: ClassVar[str] = DPTraining.name
+    reads: ClassVar[str] = "all data, once; nothing at a request"
+
+    noise_multiplier: float | None = None
+    sample_clip: float = option(1.0, "Private training: radius for the gradient of each example.")
+    sampling_rate: float = option(0.05, "Private training: chance of every example to be in a batch.")
+    private_steps: int = option(500, "Private training: steps.")
+    expected_batch: float = option(
+        50.0, "Private training: a public round number, near sampling_rate times the rows, by which sums are divided."
+    )
+    group_size: int = option(1, "Private training: the most rows that a request may hold.")
+    private_lr: float = option(0.5, "Private training: learning rate.")
+    momentum: float = option(0.0, "Private training: momentum.")
+    trained: Unlearned | None = None
+
+    def mechanism(self, task: Task, budget: Budget, relation: Relation) -> DPTraining:
+        """With the least noise that meets the budget, where none was given."""
+        if self.noise_multiplier is not None:
+            return self._with(self.noise_multiplier)
+        return calibrate(self._with, budget, relation=relation)
+
+    def learn(self, task: Task, rows: Examples, home: Path) -> "PrivateTraining":
+        """Train on rows; what is released for any later request is this very model."""
+        return replace(self, trained=self._train(task, rows, self.mechanism(task, _BUDGET, Relation.RETRAINED), Run()))
+
+    def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:
+        """The whole private training; a request after it costs nothing."""
+        why = self._refusal(task)
+        if why:
+            return Quote(unlearner=self.name, applies=False, why=why)
+        proven = guarantee(self.mechanism(task, budget, relation), delta=budget.delta, relation=relation)
+        retain, forget = as_examples(task.retain), as_examples(task.forget)
+        rows = sum(len(part) for part in (retain, forget) if part is not None)
+        seconds = self.private_steps * costs.step(max(1, round(self.sampling_rate * rows)))
+        return Quote(
+            unlearner=self.name, applies=proven.epsilon <= budget.epsilon, kind=str(proven.kind), epsilon=proven.epsilon,
+            delta=proven.delta, steps=self.private_steps, seconds=seconds, reads=self.reads,
+            why=f"trains anew on all rows, so that no later request of at most {self.group_size} rows needs anything; timed "
+            "without the gradients of single examples, which take longer",
+        )  # fmt: skip
+
+    def forget(self, task: Task, budget: Budget, relation: Relation, run: Run) -> Unlearned:
+        """The privately trained model as it is; where there is none, it is trained on all rows of the task."""
+        why = self._refusal(task)
+        if why:
+            raise TaskError(why)
+        if self.trained is not None:
+            return self.trained
+        parts = [cast("Examples", as_examples(part)) for part in (task.retain, task.forget)]
+        return self._train(task, joined(*parts), self.mechanism(task, budget, relation), run)
+
+    def _refusal(self, task: Task) -> str:
+        retain, forget = as_examples(task.retain), as_examples(task.forget)
+        if task.make_model is None:
+            return "the task has no make_model"
+        if retain is None or forget is None:
+            return "private training draws Poisson samples: it needs task.retain and task.forget as Examples"
+        if len(forget) > self.group_size:
+            return f"the request names {len(forget)} rows, group_size={self.group_size} at most are covered"
+        return ""
+
+    def _train(self, task: Task, rows: Examples, mechanism: DPTraining, run: Run) -> Unlearned:
+        assert task.make_model is not None
+        return train_private(
+            task.make_model, rows, mechanism, loss=task.loss, learning_rate=self.private_lr, expected_batch=self.expected_batch,
+            momentum=self.momentum, public=task.public, state=run.state("run"), generator=run.generator(1),
+        )  # fmt: skip
+
+    def _with(self, noise_multiplier: float) -> DPTraining:
+        return DPTraining(
+            sample_clip=self.sample_clip, noise_multiplier=noise_multiplier, sampling_rate=self.sampling_rate,
+            steps=self.private_steps, group_size=self.group_size,
+        )  # fmt: skip

@@ -2,22 +2,33 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
 
-from expunge.accounting import Retrain
+from expunge import _validate
+from expunge.accounting import Budget, Kind, Relation, Retrain
+from expunge.data import Batches, Examples, as_examples
 from expunge.data.coverage import coverage_of
+from expunge.errors import TaskError
 from expunge.randomness.generators import secret_generator
 from expunge.recovery.fine_tuning import train_
 from expunge.recovery.training import Recipe
 from expunge.training.loss import Loss
 from expunge.training.randomness import build
+from expunge.training.task import Task
+from expunge.training.tensors import named_parameters
 from expunge.training.unlearned import Unlearned, noiseless_record
+from expunge.training.weights import public_names
+from expunge.unlearners.costs import Costs
+from expunge.unlearners.options import shared
+from expunge.unlearners.protocol import Quote
+from expunge.unlearners.working import Run
 
-__all__ = ["retrain"]
+__all__ = ["Retraining", "refuse_trained", "retrain"]
 
 
 def retrain(
@@ -52,3 +63,83 @@ def retrain(
     train_(model, retain, loss, epochs, how, coins, state, on_epoch, label="retrain", make_model=make_model)
     record = noiseless_record(Retrain(), model, coverage=coverage)
     return Unlearned(model, replace(record, procedure={"training": {"epochs": epochs, "recipe": how.to_dict()}}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retraining:
+    """Train a fresh model on the retained data alone.
+
+    Args:
+        epochs: passes over them.
+        recovery_lr: the peak learning rate.
+        optimizer: "sgd" or "adamw".
+        batch_size: examples a batch.
+    """
+
+    name: ClassVar[str] = Retrain.name
+    reads: ClassVar[str] = "retained data"
+
+    epochs: float = shared("epochs")
+    recovery_lr: float = shared("recovery_lr")
+    optimizer: str = shared("optimizer")
+    batch_size: int = shared("batch_size")
+
+    def __post_init__(self) -> None:
+        _validate.positive(epochs=self.epochs)
+        self.recipe  # noqa: B018  names the field that is out of range
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of the training."""
+        return Recipe(optimizer=cast("Any", self.optimizer), learning_rate=self.recovery_lr, batch_size=self.batch_size)
+
+    def mechanism(self, task: Task, budget: Budget, relation: Relation) -> Retrain:
+        """Exact: nothing is to be calibrated."""
+        return Retrain()
+
+    def learn(self, task: Task, rows: Examples, home: Path) -> "Retraining":
+        """Nothing of an earlier training is needed."""
+        return self
+
+    def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:
+        """Every step of a training."""
+        if task.make_model is None:
+            return Quote(unlearner=self.name, applies=False, why="the task has no make_model", reads=self.reads)
+        steps = max(1, round(self.epochs * costs.per_epoch(self.batch_size)))
+        return Quote(
+            unlearner=self.name, applies=True, why="any model", kind=str(Kind.EXACT), epsilon=0.0, delta=0.0, steps=steps,
+            seconds=steps * costs.step(self.batch_size), reads=self.reads,
+            next_time="train with a trace (unlearner 'replay'): the next request then repeats only the steps from the first "
+            "use of a forgotten row",
+        )  # fmt: skip
+
+    def forget(self, task: Task, budget: Budget, relation: Relation, run: Run) -> Unlearned:
+        """Build a new model and train it."""
+        Batches(task.retain, batch_size=self.batch_size, seed=0).per_epoch  # noqa: B018  raises where there is no length
+        refuse_trained(task)
+        assert task.make_model is not None
+        keeps = as_examples(task.retain) is not None
+        coins = run.generator(0)
+        if run.on_epoch is not None:
+            run.on_epoch(0, build(task.make_model, run.generator(3) or secret_generator()))
+        return retrain(
+            task.make_model, task.retain, loss=task.loss, forget=task.forget, epochs=self.epochs, recipe=self.recipe,
+            state=run.state("run") if keeps else None, generator=coins, on_epoch=run.on_epoch,
+        )  # fmt: skip
+
+
+def refuse_trained(task: Task) -> None:
+    """Raise `TaskError` where the model that a retraining would start from holds the trained weights."""
+    if task.make_model is None:
+        raise TaskError("retraining needs task.make_model, a function that builds a fresh model")
+    trained = dict(named_parameters(task.model))
+    public = public_names(task.model, task.public)
+    for name, fresh in named_parameters(build(task.make_model, secret_generator())):
+        same = trained.get(name)
+        # Of one value, as a bias that starts at zero, tells nothing.
+        telling = fresh.requires_grad and name not in public and bool((fresh != fresh.reshape(-1)[:1]).any())
+        if telling and same is not None and torch.equal(fresh.detach().cpu(), same.detach().cpu().to(fresh.dtype)):
+            raise TaskError(
+                f"task.make_model builds '{name}' with the values that task.model has: a retraining starts from weights that "
+                "ignore the forgotten data. Build new ones; what no such data touched is named in task.public"
+            )

@@ -1,43 +1,19 @@
-"""Run a noisy mechanism on a trained model: the certified stage.
+"""The verb that runs a noisy mechanism of the closed table on a model, as a reader of the paper wants it."""
 
-No mechanism reads the forgotten data: where a verb takes them, it is for the check that `retain` holds none of them, which
-the record states as its `coverage`. One generator serves all coins: noise, batch order, dropout; the global generators of
-torch are forked, and left as they were.
-"""
-
-import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from expunge.accounting import DPTraining, Mechanism, Retrain
-from expunge.certificate.format import refuse_too_long
-from expunge.data import Batches, as_examples
-from expunge.data.coverage import coverage_of
-from expunge.errors import RunError
-from expunge.randomness.generators import secret_generator
-from expunge.record import (
-    RunRecord,
-    mechanism_to_dict,
-    weights_digest,
-)
-from expunge.training.interruption import alone, drive, state_file
-from expunge.training.loss import Loss, check_loss, scalar_loss
-from expunge.training.noise import Noise
-from expunge.training.randomness import coins_state, environment, fresh_coins, mode, restore_coins
-from expunge.training.starts import STARTS, start_digests
-from expunge.training.statistics import average_, reset_, running_norms
-from expunge.training.tensors import copied, dtype_name, named_buffers
+from expunge.training.loss import Loss
 from expunge.training.unlearned import Unlearned
-from expunge.training.weights import FlatWeights, public_names, refuse_uncovered
+from expunge.unlearners.certified import run_executor
 from expunge.unlearners.executors import EXECUTORS
 
 __all__ = ["unlearn"]
-
-_log = logging.getLogger("expunge")
 
 
 def unlearn(
@@ -87,89 +63,7 @@ def unlearn(
         instead: dict[type[Mechanism], str] = {Retrain: "use retrain()", DPTraining: "use train_private()"}
         remedy = instead.get(type(mechanism), f"known: {[m.name for m in EXECUTORS]}")
         raise TypeError(f"unlearn cannot run {mechanism!r}; {remedy}")
-    if buffers not in ("refuse", "reset"):
-        raise ValueError(f"buffers must be 'refuse' or 'reset', not {buffers!r}")
-    refuse_too_long(mechanism)
-    check_loss(loss)
-    # Before the copy, which parts what shares memory and fails in torch's words on some of what is refused here.
-    refuse_uncovered(model, public_names(model, public), reset_buffers=buffers == "reset")
-    if buffers == "reset":
-        Batches(retain, batch_size=batch_size, seed=0).per_epoch  # noqa: B018  a loader without length: told before the run
-    coverage = coverage_of(retain, forget)
-    work = copied(model) if copy else model
-    weights = FlatWeights(work, public=public, center=center, reset_buffers=buffers == "reset")
-    start = start_digests(weights)
-    STARTS.remember(work, start)
-    STARTS.refuse(loss, work)
-    reset_(weights.norms)
-    start_clipped = _outside(weights.theta, mechanism.start_radius)
-    if start_clipped:
-        _log.warning("the trained weights lie outside the ball and are clipped to init_clip=%g", mechanism.start_radius)
-    coins = secret_generator(weights.device) if generator is None else generator
-    with alone(state), fresh_coins(coins, weights.device) as seed, mode(work, training=True):
-        noise = Noise(mechanism.noise_std, generator)
-        for norm in running_norms(work):
-            norm.train(norm in weights.norms)  # statistics declared public stay as they are
-        settings = {
-            "mechanism": mechanism_to_dict(mechanism), "batch": batch_size, "public": list(weights.public),
-            "center": weights.center_digest, "buffers": buffers,
-        }  # fmt: skip
-        file = state_file(state, "unlearn", work, retain, settings, code={"loss": loss})
-        saved = file.load() if file else None
-        if saved is not None:
-            seed = saved["seed"]
-            weights.theta.copy_(saved["theta"])
-            noise.restore(saved["noise"])
-            restore_coins(saved["coins"], weights.device)
-        batches = Batches(retain, batch_size=batch_size, seed=seed, skip=noise.count)
-        steps = executor(mechanism, weights.theta, weights.gradient(loss), iter(batches), noise)
-
-        def snapshot() -> dict[str, Any]:
-            coins_now = coins_state(weights.device)
-            return {"seed": seed, "theta": weights.theta, "noise": noise.state(), "coins": coins_now}
-
-        begun = noise.count
-        done = begun + drive(steps, mechanism.gradient_steps - begun, f"unlearn: {mechanism.name}", file, snapshot)
-        if not bool(torch.isfinite(weights.theta).all()):
-            raise RunError("the unlearned weights hold NaN or infinity")
-        if weights.norms:
-            _estimate_statistics(weights, Batches(retain, batch_size=batch_size, seed=seed), loss)
-        weights.release()
-        if file:
-            file.delete()
-    weights.check_released()  # the modes that were restored may be a model's own code
-    record = RunRecord(
-        mechanism=mechanism,
-        steps_done=done,
-        noise=noise.record(),
-        layers=weights.layers,
-        weights_dtype=dtype_name(weights.dtype),
-        center=weights.center_digest,
-        buffers="reset" if weights.norms else "public" if any(True for _ in named_buffers(work)) else "none",
-        public=weights.public,
-        certified=weights_digest(work),
-        environment=environment(weights.device),
-        procedure={} if as_examples(retain) is None else {"batch_size": batch_size},
-        estimated=weights.estimated,
-        start=start,
-        coverage=coverage,
-    )
-    return Unlearned(work, record, start_clipped)
-
-
-def _estimate_statistics(weights: FlatWeights, batches: Batches, loss: Loss) -> None:
-    """Statistics of the final weights on the retained data, as plain averages over one epoch."""
-
-    def passes() -> Iterator[Callable[[], object]]:
-        stream = iter(batches)
-        for _ in range(batches.per_epoch):
-            weights.write(with_grad=False)
-            batch = next(stream)
-            yield lambda batch=batch: scalar_loss(loss, weights.model, batch)
-
-    with mode(weights.model, training=False):
-        average_(weights.norms, passes())
-
-
-def _outside(theta: Tensor, radius: float) -> bool:
-    return bool(torch.linalg.vector_norm(theta, dtype=torch.float64) > radius)
+    return run_executor(
+        model, retain, mechanism, executor, loss=loss, forget=forget, batch_size=batch_size, public=public,
+        buffers=buffers, center=center, generator=generator, state=state, copy=copy,
+    )  # fmt: skip

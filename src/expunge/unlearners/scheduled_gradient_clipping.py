@@ -1,19 +1,25 @@
 """Noisy fine-tuning with clipped gradients and schedules: the executor of `mechanisms.scheduled_gradient_clipping`."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor
 
-from expunge.accounting import ScheduledGradientClipping
+from expunge.accounting import mechanisms
 from expunge.training.noise import Noise
+from expunge.training.task import Task
 from expunge.training.weights import clip_
+from expunge.unlearners.certified import Executor
+from expunge.unlearners.noisy import Noisy
+from expunge.unlearners.options import option, shared
 
-__all__ = ["scheduled_gradient_clipping"]
+__all__ = ["ScheduledGradientClipping", "scheduled_gradient_clipping"]
 
 
 def scheduled_gradient_clipping(
-    mechanism: ScheduledGradientClipping,
+    mechanism: mechanisms.ScheduledGradientClipping,
     theta: Tensor,
     gradient: Callable[[Tensor, Any], Tensor],
     batches: Iterator[Any],
@@ -36,3 +42,35 @@ def scheduled_gradient_clipping(
         theta.mul_(1 - eta * mechanism.weight_decay).add_(g, alpha=-eta)
         noise.add_(theta, released=step + 1 == mechanism.steps)
         yield step + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduledGradientClipping(Noisy):
+    """Noisy fine-tuning with clipped gradients and a falling learning rate, then recovery."""
+
+    name: ClassVar[str] = mechanisms.ScheduledGradientClipping.name
+
+    init_clip: float = shared("init_clip")
+    grad_clip: float = shared("grad_clip")
+    learning_rate: float = shared("learning_rate")
+    weight_decay: float = shared("weight_decay")
+    steps: int = shared("steps")
+    last_rate: float = option(
+        0.1, "Learning rate of the last noisy step, as a share of the first; between them on a line."
+    )
+
+    @property
+    def executor(self) -> Executor:
+        """The steps of the theorem."""
+        return scheduled_gradient_clipping
+
+    def with_noise(self, task: Task, noise_std: float) -> mechanisms.ScheduledGradientClipping:
+        """The mechanism of these options."""
+        shares = np.linspace(1.0, self.last_rate, self.steps).tolist()
+        return mechanisms.ScheduledGradientClipping(
+            init_clip=self.init_clip,
+            grad_clip=self.grad_clip,
+            learning_rate=tuple(self.learning_rate * share for share in shares),
+            weight_decay=self.weight_decay,
+            noise_std=(noise_std,) * self.steps,
+        )

@@ -1,0 +1,156 @@
+"""The exact head as an unlearner: whole-number sums over features, from which the forgotten rows are subtracted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from expunge import _validate
+from expunge.accounting import Budget, GridRidge, Kind, Relation
+from expunge.data import Examples
+from expunge.data.coverage import coverage_of
+from expunge.errors import ExpungeError, StateError
+from expunge.heads import AnalyticHead
+from expunge.heads.analytic import GRID
+from expunge.training.task import Task, featured, labelled, outputs
+from expunge.training.unlearned import Unlearned
+from expunge.unlearners.costs import Costs, timed
+from expunge.unlearners.heads import (
+    alone_with,
+    files_of,
+    keep,
+    load_head,
+    needs,
+    refuse_other,
+    refuse_unproven,
+    strangers,
+)
+from expunge.unlearners.options import option
+from expunge.unlearners.protocol import Quote
+from expunge.unlearners.working import Run
+
+__all__ = ["ExactHead"]
+
+_TIMED_ROWS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactHead:
+    """Ridge regression on fixed features: the released bits are those of never having learned the forgotten rows.
+
+    Args:
+        ridge: of a new head.
+        grid: the public step to which a new head's features are rounded.
+        head: the folder of the last request, from which to go on; without one a head is fitted to the retained rows alone.
+        learned: a head at hand, in place of a folder; set by `learn`.
+    """
+
+    name: ClassVar[str] = "exact_ridge"
+    reads: ClassVar[str] = "the head's state and the forgotten rows"
+
+    ridge: float = option(1.0, "Exact head: ridge.")
+    grid: float = option(GRID, "Exact head: public step to which features are rounded, so that sums are whole numbers.")
+    head: Path | None = option(None, "Heads: the folder of the last call, to forget from.")
+    learned: AnalyticHead | None = None
+
+    def __post_init__(self) -> None:
+        _validate.positive(ridge=self.ridge, grid=self.grid)
+
+    def mechanism(self, task: Task, budget: Budget, relation: Relation) -> GridRidge:
+        """Exact: nothing is to be calibrated."""
+        return GridRidge(ridge=self.ridge, grid=self.grid, rounding=1e-9, provenance=task.provenance)
+
+    def learn(self, task: Task, rows: Examples, home: Path) -> "ExactHead":
+        """Sum up all rows."""
+        return replace(self, learned=self._fitted(task, rows))
+
+    def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:
+        """The rows to subtract and one solution, timed on the first 1,024."""
+        held = self._held()
+        head = held if isinstance(held, AnalyticHead) else None
+        why = needs(task) or strangers(head, labelled(task, "forget"))
+        if not why and head is not None and head.grid is None:
+            why = "the head's sums are in floating point, from which nothing exact follows: fit a new one"
+        if why:
+            return Quote(unlearner=self.name, applies=False, why=why)
+        retain, forget = labelled(task, "retain"), labelled(task, "forget")
+        ridge, grid = (self.ridge, self.grid) if head is None else (head.ridge, head.grid)
+        fresh = partial(AnalyticHead, ridge=ridge, classes=outputs(task, retain), grid=grid)
+        try:
+            row, solving, width = _seconds_of_sums(cast("Any", task.features), forget, fresh)
+        except (ValueError, ExpungeError) as error:
+            return Quote(unlearner=self.name, applies=False, why=f"its sums cannot be made: {error}")
+        first = f"a first one sums the {len(retain)} retained rows: {len(retain) * row + solving:.2g} s"
+        return Quote(
+            unlearner=self.name, applies=True, kind=str(Kind.EXACT), epsilon=0.0, delta=0.0,
+            seconds=len(forget) * row + solving, reads=self.reads,
+            why=f"subtract {len(forget)} rows from sums of width {width}, and solve; a head on the feature map, not the "
+            f"network{'' if head is not None else f'; {first}'}",
+        )  # fmt: skip
+
+    def forget(self, task: Task, budget: Budget, relation: Relation, run: Run) -> Unlearned:
+        """Subtract the forgotten rows from what the head has summed up; a new head sums the retained rows alone."""
+        with alone_with(self.head):
+            refuse_unproven(task, budget)
+            forget, head = labelled(task, "forget"), self._held()
+            if head is None:
+                rows = labelled(task, "retain")
+                coverage = coverage_of(rows, forget)
+                head = self._fitted(task, rows)
+                done = head.unlearned()
+                done = replace(done, record=replace(done.record, coverage=coverage))
+            else:
+                self._refuse(head, task)
+                assert isinstance(head, AnalyticHead)
+                head.forget(featured(task, forget), forget.tensors[1], ids=forget.ids)
+                done = head.unlearned()
+            keep(head, run.folder)
+        previous = None if self.head is None else str(files_of(self.head)[0].parent)
+        return replace(done, features=task.features, notes={"rows": len(head), "delete": previous})
+
+    def _held(self) -> Any:
+        return self.learned if self.head is None else load_head(self.head)
+
+    def _fitted(self, task: Task, rows: Examples) -> AnalyticHead:
+        head = AnalyticHead(
+            ridge=self.ridge, classes=outputs(task, rows), provenance=task.provenance, grid=self.grid
+        )  # fmt: skip
+        head.learn(featured(task, rows), rows.tensors[1], ids=rows.ids)
+        return head
+
+    def _refuse(self, head: object, task: Task) -> None:
+        if not isinstance(head, AnalyticHead):
+            raise StateError(f"{self.head} holds a convex head: go on with --mechanism measured_residual")
+        if head.grid is None:
+            raise StateError(
+                f"{self.head} holds sums in floating point, of an earlier version, from which nothing exact follows: fit a new "
+                "head without --head"
+            )
+        if self.head is not None:
+            known = {"ridge": head.ridge, "grid": float(head.grid.max())}
+            refuse_other(self, self.head, known, head.provenance, task)
+
+
+def _seconds_of_sums(
+    features: Callable[[Tensor], Tensor], rows: Examples, fresh: Callable[[], AnalyticHead]
+) -> tuple[float, float, int]:
+    """Features and sums, a row, timed on the first 1,024; of a solution; and the width. The better of two."""
+    x, y = (t[:_TIMED_ROWS] for t in rows.tensors)
+    ids = rows.ids[: len(x)]
+
+    def once() -> tuple[float, float, int]:
+        head = fresh()
+        wide: list[Tensor] = []
+
+        def sums() -> None:
+            with torch.no_grad():
+                wide.append(features(x))
+            head.learn(wide[0], y, ids=ids)
+
+        return timed(sums) / len(x), timed(lambda: head.weights), wide[0].shape[1]
+
+    return min(once(), once())

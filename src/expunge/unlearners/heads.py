@@ -1,0 +1,141 @@
+"""What the unlearners of heads have in common: a task's rows as features, and the folder that one request leaves to the next."""
+
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from expunge._files import write_new
+from expunge._lock import held
+from expunge.accounting import Budget
+from expunge.data import Examples, as_examples
+from expunge.errors import StateError, TaskError
+from expunge.heads import AnalyticHead, ConvexHead
+from expunge.heads.saved import CONVEX, kind_of
+from expunge.training.task import Task, labelled, outputs
+from expunge.unlearners.working import SECRET, keys_in, state_in
+
+__all__ = [
+    "alone_with",
+    "files_of",
+    "keep",
+    "load_head",
+    "needs",
+    "refuse_other",
+    "refuse_unproven",
+    "secret_beside",
+    "strangers",
+]
+
+
+def needs(task: Task) -> str:
+    """Why no head can be put on a task's features; "" where one can."""
+    forget = as_examples(task.forget)
+    if task.features is None:
+        return "the task names no feature map (features): a head alone is no whole network"
+    if not task.provenance:
+        return "where the feature map comes from is not declared (provenance): nothing would be proven"
+    retain = as_examples(task.retain)
+    if retain is None:
+        return "it needs task.retain as Examples"
+    for rows in (retain, forget):
+        labels = rows.tensors[1] if rows is not None and len(rows.tensors) == 2 else None
+        if labels is None or labels.dim() != 1 or labels.is_floating_point():
+            return "it needs Examples(x, y) with a label for each row"
+        width = outputs(task, retain)
+        if int(labels.max()) >= width:
+            return f"the network has {width} outputs, and labels reach {int(labels.max())}: a head needs one for each label"
+    return ""
+
+
+def strangers(head: AnalyticHead | ConvexHead | None, forget: Examples) -> str:
+    """Why a head cannot forget these rows; "" where it can."""
+    count = 0 if head is None else sum(name not in head for name in forget.ids)
+    if not count:
+        return ""
+    return f"{count} of the {len(forget)} forgotten rows were never learned by the head, or are forgotten already"
+
+
+def refuse_unproven(task: Task, budget: Budget) -> None:
+    """Raise `TaskError` where a head on the task's features would prove nothing."""
+    if task.features is None:
+        raise TaskError("a head needs task.features, a map from rows to features, and task.provenance")
+    if not task.provenance:
+        raise TaskError(
+            f"nothing is proven, epsilon={budget.epsilon:g} was asked: task.provenance is '', so that the feature map may "
+            "depend on the forgotten data; say in a line why it does not, or use the head from Python"
+        )
+    labelled(task, "forget")
+
+
+def refuse_other(unlearner: Any, previous: Path, known: Mapping[str, Any], provenance: str, task: Task) -> None:
+    """Raise `ValueError` where an option is asked for that the previous head was not made with."""
+    default = {f.name: f.default for f in fields(unlearner)}
+    for name, value in known.items():
+        asked = getattr(unlearner, name)
+        if asked not in (default[name], value):
+            raise ValueError(
+                f"{name}={asked!r} is not that of the head in {previous}, {value!r}, which cannot change: leave it "
+                "out, or fit a new head without --head"
+            )
+    if task.provenance != provenance:
+        raise ValueError(
+            f"task.provenance is {task.provenance!r}, the head in {previous} was fitted with {provenance!r}: a head "
+            "belongs to one feature map"
+        )
+
+
+def alone_with(folder: Path | None) -> AbstractContextManager[None]:
+    """Hold the previous head: two requests at once would each lack what the other forgot."""
+    if folder is None or not folder.is_dir() or not os.access(folder, os.W_OK):  # the last: nobody can lock it there
+        return nullcontext()
+    return held(folder, inside=True, error=StateError)
+
+
+def keep(head: AnalyticHead | ConvexHead, folder: Path | None) -> None:
+    """Put a head's state and its key where the next request finds them."""
+    if folder is not None:
+        head.save(state_in(folder) / "head.state")
+        write_new(keys_in(folder) / "head.key", head.key.hex().encode() + b"\n", private=True)
+
+
+def secret_beside(out: Path) -> Path:
+    """The folder beside `out` that its owner alone may see."""
+    place = out if out.name not in ("", "..") else out.resolve()
+    return place.with_name(f"{place.name}.{SECRET}")
+
+
+def files_of(folder: Path) -> tuple[Path, Path]:
+    """State and key of a head, whether they are there or not."""
+    secret = secret_beside(folder)
+    if not secret.is_dir() and (folder / "head.state").exists():  # of an earlier version
+        return folder / "head.state", folder / "head.key"
+    return secret / "state" / "head.state", secret / "keys" / "head.key"
+
+
+def load_head(folder: Path, *, noise: Budget | None = None) -> AnalyticHead | ConvexHead:
+    """The head that an earlier request left.
+
+    Args:
+        folder: of that call, `<folder>.secret` beside it; earlier versions kept all in one.
+        noise: what the releases of a convex head are to meet from now on; by default as before.
+
+    Raises:
+        StateError: key or state is missing, or was altered.
+    """
+    state, kept = files_of(folder)
+    try:
+        key = bytes.fromhex(kept.read_text(encoding="utf-8").strip())
+    except OSError as error:
+        raise StateError(
+            f"{folder} holds no key of a head: cannot read {kept}: {error.strerror}; give the folder that unlearn made for a head"
+        ) from error
+    except ValueError as error:
+        raise StateError(f"{folder} holds no key of a head: {kept} is not in hexadecimal digits") from error
+    if len(key) < 32:
+        raise StateError(f"{kept} holds {len(key)} bytes, not a whole key of 32")
+    if kind_of(state) == CONVEX:
+        return ConvexHead.load(state, key=key, noise_std=noise)
+    return AnalyticHead.load(state, key=key)

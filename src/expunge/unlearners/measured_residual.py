@@ -1,0 +1,141 @@
+"""The convex head as an unlearner: fitted to within a measured residual, then a little noise."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from expunge.accounting import Budget, Kind, MeasuredResidual, Relation
+from expunge.data import Examples, Request
+from expunge.data.coverage import coverage_of
+from expunge.errors import StateError
+from expunge.heads import AnalyticHead, ConvexHead
+from expunge.heads.convex import noise_for
+from expunge.training.task import Task, featured, labelled, outputs
+from expunge.training.unlearned import Unlearned
+from expunge.unlearners.costs import Costs, timed
+from expunge.unlearners.heads import (
+    alone_with,
+    files_of,
+    keep,
+    load_head,
+    needs,
+    refuse_other,
+    refuse_unproven,
+    strangers,
+)
+from expunge.unlearners.options import option
+from expunge.unlearners.protocol import Quote
+from expunge.unlearners.working import Run
+
+__all__ = ["NoisyHead"]
+
+# Passes over the features that a convex head takes: a rule of thumb, rounded up from the 31 and 225 Hessian products that
+# benchmarks/convex_head.py counts on CIFAR-10 features, and the gradients between them.
+_PASSES_KEPT, _PASSES_NEW = 40, 250
+_TIMED_ROWS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyHead:
+    """A strongly convex objective on fixed features, minimised until its gradient is small, then noise.
+
+    Args:
+        loss: of a new head: "logistic", "squared" or "smooth_hinge".
+        regularization: lambda of its objective.
+        residual: the largest norm of the gradient where it stops.
+        head: the folder of the last request, from which to go on; without one a head is fitted to the retained rows alone.
+        learned: a head at hand, in place of a folder; set by `learn`.
+    """
+
+    name: ClassVar[str] = MeasuredResidual.name
+    reads: ClassVar[str] = "the head's state and the retained features"
+
+    loss: str = option("logistic", "Convex head: logistic, squared or smooth_hinge.")
+    regularization: float = option(1e-4, "Convex head: lambda of its objective.")
+    residual: float = option(1e-9, "Convex head: the largest norm of the gradient where it stops.")
+    head: Path | None = option(None, "Heads: the folder of the last call, to forget from.")
+    learned: ConvexHead | None = None
+
+    def mechanism(self, task: Task, budget: Budget, relation: Relation) -> MeasuredResidual:
+        """With the noise that the budget asks for."""
+        std = noise_for(budget, residual=self.residual, regularization=self.regularization)
+        return MeasuredResidual(
+            residual=self.residual, strong_convexity=self.regularization, noise_std=std, provenance=task.provenance
+        )
+
+    def learn(self, task: Task, rows: Examples, home: Path) -> "NoisyHead":
+        """Fit a head to all rows."""
+        head = self._new(task, rows, Budget(epsilon=1.0, delta=1e-5))
+        head.fit(Examples(featured(task, rows), rows.tensors[1], ids=rows.ids), prepare=False)
+        return replace(self, learned=head)
+
+    def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:
+        """Features of the retained rows, and as many passes of two products over them as a rule of thumb says."""
+        held = self._held(budget)
+        head = held if isinstance(held, ConvexHead) else None
+        why = needs(task) or strangers(head, labelled(task, "forget"))
+        if not why and (width := outputs(task, labelled(task, "retain"))) < 2:
+            why = f"it needs 2 outputs at least, the network has {width}"
+        if why:
+            return Quote(unlearner=self.name, applies=False, why=why)
+        return self._quoted(task, budget, kept=head is not None)
+
+    def _quoted(self, task: Task, budget: Budget, *, kept: bool) -> Quote:
+        retain = labelled(task, "retain")
+        x, wide = retain.tensors[0][:_TIMED_ROWS], list[Tensor]()
+
+        def features() -> None:
+            with torch.no_grad():
+                wide.append(cast("Any", task.features)(x).double())
+
+        mapping = min(timed(features) for _ in range(2))
+        weights = torch.zeros(wide[0].shape[1], outputs(task, retain), dtype=torch.float64)
+        product = min(timed(lambda: wide[0].T @ (wide[0] @ weights)) for _ in range(3))
+        seconds = [(mapping + passes * product) * len(retain) / len(x) for passes in (_PASSES_KEPT, _PASSES_NEW)]
+        first = "" if kept else f"; a first one is fitted in about {_PASSES_NEW}: {seconds[1]:.2g} s"
+        return Quote(
+            unlearner=self.name, applies=True, kind=str(Kind.EPSILON_DELTA), epsilon=budget.epsilon, delta=budget.delta,
+            seconds=seconds[0], reads=self.reads,
+            why=f"a convex head on the feature map, from where it stands: features of {len(retain)} rows, timed on {len(x)}, and "
+            f"about {_PASSES_KEPT} passes over them, a rule of thumb{first}",
+        )  # fmt: skip
+
+    def forget(self, task: Task, budget: Budget, relation: Relation, run: Run) -> Unlearned:
+        """Go on from the weights of the last request, or fit a new head to the retained rows; then noise."""
+        with alone_with(self.head):
+            refuse_unproven(task, budget)
+            previous, retain = self._held(budget), labelled(task, "retain")
+            forget, coins = labelled(task, "forget"), run.generator(1)
+            rows = Examples(featured(task, retain), retain.tensors[1], ids=retain.ids)
+            if previous is None:
+                coverage, head = coverage_of(retain, forget), self._new(task, retain, budget)
+                done = head.fit(rows, generator=coins)
+                done = replace(done, record=replace(done.record, coverage=coverage))
+            else:
+                self._refuse(previous, task)
+                assert isinstance(previous, ConvexHead)
+                head = previous
+                done = head.unlearn(rows, Request.rows(forget.ids), generator=coins)
+            keep(head, run.folder)
+        last = None if self.head is None else str(files_of(self.head)[0].parent)
+        return replace(done, features=task.features, notes={"rows": len(head), "delete": last})
+
+    def _held(self, budget: Budget) -> Any:
+        return self.learned if self.head is None else load_head(self.head, noise=budget)
+
+    def _new(self, task: Task, rows: Examples, budget: Budget) -> ConvexHead:
+        return ConvexHead(
+            loss=cast("Any", self.loss), regularization=self.regularization, residual=self.residual,
+            classes=outputs(task, rows), noise_std=budget, provenance=task.provenance,
+        )  # fmt: skip
+
+    def _refuse(self, head: object, task: Task) -> None:
+        if isinstance(head, AnalyticHead):
+            raise StateError(f"{self.head} holds an exact head: go on with --mechanism exact_ridge")
+        if self.head is not None:
+            held = cast("ConvexHead", head).settings
+            known = {name: held[name] for name in ("loss", "regularization", "residual")}
+            refuse_other(self, self.head, known, held["provenance"], task)

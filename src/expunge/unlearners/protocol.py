@@ -1,0 +1,91 @@
+"""What every way to unlearn has in common: what it costs, what it would prove, and how it is carried out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol, runtime_checkable
+
+from expunge.accounting import Budget, Mechanism, Relation
+from expunge.data import Examples
+from expunge.training.task import Task
+from expunge.training.unlearned import Unlearned
+from expunge.unlearners.costs import Costs
+from expunge.unlearners.working import Run
+
+__all__ = ["KEEPS_NOTHING", "Quote", "Unlearner"]
+
+KEEPS_NOTHING = 0.5
+"""A gap between trained and null start below this leaves nothing that training from scratch would not have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quote:
+    """What an unlearner says of a request before anything is run.
+
+    Args:
+        unlearner: its name.
+        applies: whether it can be run on this task and meets the budget.
+        why: what speaks for it, or why it does not apply.
+        kind: of its guarantee: "exact", "epsilon_delta" or "none".
+        epsilon: of its guarantee; None where there is none.
+        delta: the same.
+        steps: gradient steps on batches, recovery among them.
+        seconds: about, on this machine, from a short timing; None where it does not apply.
+        gap: the most by which a mean accuracy from the trained start can exceed that from the null start; None where no
+            start is clipped to a ball.
+        noise_to_weight: norm of the noise over the most that survives of the weights, least over the layers; infinite
+            where nothing survives (null in JSON).
+        reads: which data it must read.
+        next_time: what could be kept now so that the next request is cheap, and what that would then cost; "" where nothing.
+    """
+
+    unlearner: str
+    applies: bool
+    why: str
+    kind: str = "none"
+    epsilon: float | None = None
+    delta: float | None = None
+    steps: int = 0
+    seconds: float | None = None
+    gap: float | None = None
+    noise_to_weight: float | None = None
+    reads: str = ""
+    next_time: str = ""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what it keeps of the training is worth something: no control that never saw data is as good."""
+        return self.gap is None or self.gap >= KEEPS_NOTHING
+
+
+@runtime_checkable
+class Unlearner(Protocol):
+    """A way to unlearn: a frozen dataclass of public options, with what it keeps between requests among them.
+
+    Fields made with `options.option` are options of the command line. A task here has its request resolved: `task.retain`
+    is what stays and `task.forget` what goes.
+    """
+
+    name: ClassVar[str]
+    reads: ClassVar[str]
+
+    def mechanism(self, task: Task, budget: Budget, relation: Relation) -> Mechanism:
+        """The theorem that its certificate rests on, calibrated to the budget where it adds noise."""
+        ...
+
+    def learn(self, task: Task, rows: Examples, home: Path) -> "Unlearner":
+        """Train on rows, all that may later be forgotten among them; returns this unlearner with what it keeps of that.
+
+        Args:
+            task: whose model, loss and maps are used, and whose `retain` and `forget` are not.
+            rows: to learn.
+            home: a new folder for what stays.
+        """
+        ...
+
+    def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:
+        """What it would prove, cost and read for the request of a task; nothing is changed."""
+        ...
+
+    def forget(self, task: Task, budget: Budget, relation: Relation, run: Run) -> Unlearned:
+        """Carry the request of a task out, and return the model with the record that `issue` certifies."""
+        ...

@@ -1,0 +1,193 @@
+"""A traced training as an unlearner: repeat the steps since the first use of a forgotten row, without it.
+
+The trace changes in place. All that can be refused is refused before that, and the replay publishes in one step. Where a call
+is cut off after the trace has changed, the same call makes the release from it and replays nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from math import ceil
+from pathlib import Path
+from typing import Any, ClassVar
+
+from expunge import _validate
+from expunge.accounting import Budget, Kind, Relation, Replay
+from expunge.data import Examples, as_examples
+from expunge.errors import ExpungeError, StateError, TaskError
+from expunge.recovery import Recipe
+from expunge.trace import Shards, ShardsCost, Trace, cost, rewind, train_shards, train_traced
+from expunge.trace.identity import name_tag
+from expunge.trace.trace import Cost
+from expunge.training.task import Task
+from expunge.training.unlearned import Unlearned, noiseless_record
+from expunge.unlearners.costs import Costs
+from expunge.unlearners.options import option
+from expunge.unlearners.protocol import Quote
+from expunge.unlearners.working import Run
+
+__all__ = ["Replaying", "open_trace"]
+
+_SHARDS, _PENDING = "shards.json", "pending.json"  # see `expunge.trace.shards`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replaying:
+    """Rewind a traced training of one model, or of several on shards, and repeat it without the forgotten rows.
+
+    Args:
+        trace: the folder of `train_traced` or `train_shards`.
+        traced: what they returned, in place of a folder; set by `learn`.
+        shards: models of a training by `learn`.
+        epochs: of a training by `learn`.
+        recipe: likewise.
+    """
+
+    name: ClassVar[str] = Replay.name
+    reads: ClassVar[str] = "retained data and a checkpoint"
+
+    trace: Path | None = option(None, "Replay: the folder of a traced training, of one model or of shards.")
+    traced: Trace | Shards | None = None
+    shards: int = 1
+    epochs: int = 5
+    recipe: Recipe = field(default_factory=Recipe)
+
+    def __post_init__(self) -> None:
+        _validate.whole(shards=self.shards, epochs=self.epochs)
+
+    def mechanism(self, task: Task, budget: Budget, relation: Relation) -> Replay:
+        """Exact: nothing is to be calibrated."""
+        traced = self._opened()
+        return Replay(shards=traced.plan.shards if isinstance(traced, Shards) else self.shards)
+
+    def learn(self, task: Task, rows: Examples, home: Path) -> "Replaying":
+        """Train with a trace in `home`; the number of steps follows from the task's retained rows alone."""
+        build = _builder(task)
+        retain = _rows(task, "retain")
+        steps = max(1, len(retain) // (self.recipe.batch_size * self.shards))
+        how: dict[str, Any] = {
+            "loss": task.loss, "steps_per_epoch": steps, "folder": home, "recipe": self.recipe, "augment": task.augment,
+        }  # fmt: skip
+        if self.shards == 1:
+            return replace(self, traced=train_traced(build, rows, epochs=self.epochs, **how))
+        return replace(
+            self, traced=train_shards(build, rows, shards=self.shards, epochs_per_slice=self.epochs, **how)
+        )  # fmt: skip
+
+    def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:
+        """The steps that would be repeated, exactly."""
+        traced = self._opened()
+        if traced is None:
+            why = "the training left no trace (train_traced, or train_shards)"
+            return Quote(unlearner=self.name, applies=False, why=why)
+        forget = _rows(task, "forget")
+        found = _cost(task, lambda: cost(traced, forget.ids) if isinstance(traced, Trace) else traced.cost(forget.ids))
+        if isinstance(found, str):
+            return Quote(unlearner=self.name, applies=False, why=found)
+        size = max(1, ceil(found.gradients / max(1, found.steps)))
+        return Quote(
+            unlearner=self.name, applies=True, kind=str(Kind.EXACT), epsilon=0.0, delta=0.0, steps=found.steps,
+            seconds=found.steps * costs.step(size, augmented=True), reads=self.reads, why=_why(found, traced, forget),
+        )  # fmt: skip
+
+    def forget(self, task: Task, budget: Budget, relation: Relation, run: Run) -> Unlearned:
+        """Replay, which leaves a trace that never held the forgotten rows."""
+        traced = self._opened()
+        if traced is None:
+            raise ValueError(f"mechanism {self.name!r} needs --trace: the folder of train_traced or train_shards")
+        _builder(task)
+        retain, forget = _rows(task, "retain"), _rows(task, "forget")
+        done = _finished(traced, task, retain, forget) or _replay(traced, task, retain, forget)
+        settings = (traced if isinstance(traced, Trace) else traced.traces[0]).manifest.settings
+        training = {"training": {"epochs": len(settings["steps"]), "recipe": dict(settings["recipe"])}}
+        notes = {**done.notes, "trace": str(traced.folder)}
+        return replace(done, record=replace(done.record, procedure=training), notes=notes)
+
+    def _opened(self) -> Trace | Shards | None:
+        return self.traced if self.trace is None else open_trace(self.trace)
+
+
+def open_trace(folder: Path) -> Trace | Shards:
+    """What `train_traced` or `train_shards` left.
+
+    Raises:
+        StateError: neither lies there, it is not finished, was altered, or its key is kept elsewhere.
+    """
+    if not folder.is_dir():
+        raise StateError(f"{folder} is no folder of a traced training: make one with train_traced or train_shards")
+    return Shards(folder) if (folder / _SHARDS).exists() else Trace(folder)
+
+
+def _why(found: Cost | ShardsCost, traced: Trace | Shards, forget: Examples) -> str:
+    repeated = f"{found.steps} of {found.total} steps are repeated"
+    if isinstance(found, Cost) or isinstance(traced, Trace):
+        return f"{repeated}, from the first use of a forgotten record"
+    average = traced.plan.expected_steps(len(forget))
+    return f"{repeated}, in {len(found.hit)} of {traced.plan.shards} shards; for as many records at random {average:.0f} on average"
+
+
+def _cost(task: Task, look: Callable[[], Cost | ShardsCost]) -> Cost | ShardsCost | str:
+    """The cost, exactly; or why there is no replay."""
+    if task.make_model is None:
+        return "the task has no make_model"
+    try:
+        return look()
+    except (ExpungeError, ValueError) as error:
+        return str(error)
+
+
+def _replay(traced: Trace | Shards, task: Task, retain: Examples, forget: Examples) -> Unlearned:
+    code: dict[str, Any] = {"make_model": task.make_model, "loss": task.loss, "augment": task.augment}
+    if isinstance(traced, Trace):
+        done = rewind(traced, forget.ids, retain, **code)
+    else:
+        done = traced.rewind(forget.ids, retain, **code)
+    told = {"steps": done.cost.steps, "total": done.cost.total, "fraction": done.cost.fraction, "before": False}
+    return Unlearned(done.model, done.record, notes={"replayed": told})
+
+
+def _finished(traced: Trace | Shards, task: Task, retain: Examples, forget: Examples) -> Unlearned | None:
+    """The model of a trace that has forgotten these very records already; None where there is something to replay.
+
+    The finished model is that of a training without them, whenever they were forgotten, so that the certificate holds.
+    """
+    if isinstance(traced, Shards) and (traced.folder / _PENDING).exists():
+        return None  # an interrupted request, which `Shards.rewind` goes on with
+    present, forgotten = _tags(traced)
+    if not {_tag(traced, name) for name in forget.ids} <= forgotten:
+        return None
+    if {_tag(traced, name) for name in retain.ids} - forgotten != present:
+        raise ValueError("task.retain and the trace differ in who remains; the forget set was forgotten before")
+    model = traced.model(_builder(task))
+    shards = 1 if isinstance(traced, Trace) else traced.plan.shards
+    total = sum(traced.manifest.settings["steps"]) if isinstance(traced, Trace) else traced.plan.total
+    told = {"steps": 0, "total": total, "fraction": 0.0, "before": True}
+    record = noiseless_record(Replay(shards=shards), model, coverage="ledger")
+    return Unlearned(model, record, notes={"replayed": told})
+
+
+def _tags(traced: Trace | Shards) -> tuple[set[str], set[str]]:
+    """Who takes part, and who was forgotten, over all shards."""
+    present, forgotten = set[str](), set[str]()
+    for trace in (traced,) if isinstance(traced, Trace) else traced.traces:
+        roster = trace.roster()
+        present |= roster.present.keys()
+        forgotten |= roster.forgotten
+    return present, forgotten
+
+
+def _tag(traced: Trace | Shards, name: str) -> str:
+    own = traced if isinstance(traced, Trace) else traced.traces[traced.plan.cell(traced.key, name)[0]]
+    return name_tag(own.key, name)
+
+
+def _builder(task: Task) -> Any:
+    if task.make_model is None:
+        raise TaskError("a replay needs task.make_model, the function that the trace was made with")
+    return task.make_model
+
+
+def _rows(task: Task, part: str) -> Examples:
+    rows = as_examples(getattr(task, part))
+    if rows is None:
+        raise TaskError(f"a replay needs task.{part} as Examples, with the ids of the traced training")
+    return rows

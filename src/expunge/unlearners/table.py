@@ -1,0 +1,70 @@
+"""The closed table of ways to unlearn: plan, run, audit, compare and the command line are made from it."""
+
+from types import MappingProxyType
+from typing import Any, cast
+
+from expunge.unlearners.blockwise_gradient_clipping import BlockwiseGradientClipping
+from expunge.unlearners.exact_ridge import ExactHead
+from expunge.unlearners.gradient_clipping import GradientClipping
+from expunge.unlearners.measured_residual import NoisyHead
+from expunge.unlearners.model_clipping import ModelClipping
+from expunge.unlearners.options import options_of
+from expunge.unlearners.output_perturbation import OutputPerturbation
+from expunge.unlearners.private import PrivateTraining
+from expunge.unlearners.protocol import Unlearner
+from expunge.unlearners.replay import Replaying
+from expunge.unlearners.retrain import Retraining
+from expunge.unlearners.scheduled_gradient_clipping import ScheduledGradientClipping
+
+__all__ = ["UNLEARNERS", "made", "options"]
+
+UNLEARNERS: MappingProxyType[str, type[Unlearner]] = MappingProxyType(
+    {
+        kind.name: cast("type[Unlearner]", kind)
+        for kind in (
+            GradientClipping,
+            ScheduledGradientClipping,
+            BlockwiseGradientClipping,
+            ModelClipping,
+            OutputPerturbation,
+            Retraining,
+            ExactHead,
+            NoisyHead,
+            Replaying,
+            PrivateTraining,
+        )
+    }
+)
+
+
+def made(name: str, given: dict[str, Any]) -> Unlearner:
+    """The unlearner of a name, with options.
+
+    Args:
+        name: of the table.
+        given: options by name; those that it does not take are refused.
+
+    Raises:
+        ValueError: an unknown name, or an option that it takes none of or whose value is out of range.
+    """
+    if name not in UNLEARNERS:
+        raise ValueError(f"mechanism must be one of {', '.join(UNLEARNERS)}, not {name!r}")
+    kind = UNLEARNERS[name]
+    foreign = [option for option in given if option not in options_of(kind)]
+    if foreign:
+        takers = [other for other, one in UNLEARNERS.items() if foreign[0] in options_of(one)]
+        raise ValueError(
+            f"mechanism {name!r} takes no {_typed(foreign[0])}, which was given and would do nothing; "
+            f"{', '.join(takers)} {'takes' if len(takers) == 1 else 'take'} it"
+            + "".join(f"; nor {_typed(other)}" for other in foreign[1:])
+        )
+    return kind(**given)
+
+
+def options(name: str) -> dict[str, Any]:
+    """The options of an unlearner of the table, with their defaults."""
+    return options_of(UNLEARNERS[name])
+
+
+def _typed(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

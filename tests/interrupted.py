@@ -34,6 +34,6 @@ def interrupted(after: int | None = None, *, scale: float = 1.0) -> Iterator[Cal
 
     with (
         mock.patch("expunge.training.loss.scalar_loss", scalar_loss),
-        mock.patch("expunge.unlearners.run.scalar_loss", scalar_loss),
+        mock.patch("expunge.unlearners.certified.scalar_loss", scalar_loss),
     ):
         yield counted

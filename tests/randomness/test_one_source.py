@@ -48,6 +48,8 @@ LISTED: dict[str, tuple[set[str], str]] = {
     ),
     "data/batches.py": ({"torch.randperm", "torch.Generator(", "manual_seed("}, ORDERED),
     "data/examples.py": ({"torch.randperm"}, ORDERED),
+    "unlearners/costs.py": ({"torch.Generator(", "manual_seed("}, "a rehearsal whose result is thrown away"),
+    "unlearners/working.py": ({"torch.Generator(", "manual_seed("}, MEASURED),
     "unlearners/private.py": ({"set_rng_state("}, "dropout, from a generator of the room"),
     "trace/engine.py": ({"torch.Generator(", "manual_seed("}, "a replay draws again what the trace's key says"),
     "trace/trace.py": ({"torch.Generator(", "manual_seed("}, "a replay draws again what the trace's key says"),

@@ -4,6 +4,8 @@ import array
 import collections
 import copy
 import dataclasses
+import decimal
+import fractions
 import functools
 import io
 import itertools
@@ -57,6 +59,28 @@ def generator() -> Any:
     yield BANK
 
 
+@functools.lru_cache(maxsize=8)
+def cached(k: int) -> Tensor:
+    return BANK * k
+
+
+@functools.cache
+def cached_without_limit(k: int) -> Tensor:
+    return BANK * k
+
+
+cached(1)
+cached_without_limit(1)
+PIXELS = list(range(256)) * 20
+
+
+class Counter:
+    """Many of it hold a number each."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+
 HELD = {
     "private tensor": BANK,
     "unregistered parameter": nn.Parameter(BANK),
@@ -95,6 +119,23 @@ HELD = {
     "iterator": iter([BANK]),
     "generator": generator(),
     "lists of numbers": np.arange(320.0).reshape(40, 8).tolist(),
+    "numpy's numbers": list(np.arange(320.0)),
+    "complex numbers": [complex(k, k) for k in range(160)],
+    "decimals": [decimal.Decimal(k) / 7 for k in range(160)],
+    "fractions": [fractions.Fraction(k, 7) for k in range(160)],
+    "objects of a number each": [Counter(float(k)) for k in range(160)],
+    "whole numbers": PIXELS,
+    "numpy's whole numbers": list(np.array(PIXELS, dtype=np.uint8)),
+    "whole numbers by position": dict(enumerate(PIXELS)),
+    "one large number": int.from_bytes(BANK.numpy().tobytes() * 64, "big"),
+    "numbers as text": ", ".join(map(str, range(700_000))),
+    "bytes of numpy": np.bytes_(b"abc"),
+    "void of numpy": np.void(b"abc"),
+    "filled cache": cached,
+    "filled cache without a limit": cached_without_limit,
+    "default factory": collections.defaultdict(lambda bank=BANK: bank),
+    "property": property(lambda self, bank=BANK: bank),
+    "static method": staticmethod(lambda bank=BANK: bank),
 }
 
 
@@ -124,8 +165,25 @@ def test_hooks_class_attributes_and_attributes_of_parameters_are_looked_into() -
     class OfTheClass(nn.Linear):
         bank = BANK
 
-    marked = nn.Linear(8, 3)
+    class ModuleOfTheClass(nn.Linear):
+        bank = nn.Linear(8, 3)
+
+    class CacheOfTheClass(nn.Linear):
+        @functools.cache  # noqa: B019
+        def bank(self) -> Tensor:
+            return self(BANK)
+
+    class DefaultOfAMethod(nn.Linear):
+        def forward(self, x: Tensor, bank: Tensor = BANK) -> Tensor:
+            return super().forward(x) + bank.sum()
+
+    marked, cache = nn.Linear(8, 3), CacheOfTheClass(8, 3)
     marked.weight.before = BANK
+    assert hidden_state(cache) is None
+    cache.bank()
+    assert hidden_state(cache) == "'bank' holds a tensor"
+    assert hidden_state(ModuleOfTheClass(8, 3)) == "'bank' holds a module"
+    assert hidden_state(DefaultOfAMethod(8, 3)) == "'forward' holds a tensor"
     assert hidden_state(hooked) == "'_forward_hooks' holds a tensor"
     assert hidden_state(OfTheClass(8, 3)) == "'bank' holds a tensor"
     assert hidden_state(marked) == "'weight.before' holds a tensor"
@@ -152,6 +210,7 @@ class Ordinary(nn.Module):
         self.act, self.drop = nn.functional.relu, functools.partial(nn.functional.dropout, p=0.1)
         self.mean, self.rates = [0.1, 0.2, 0.3], np.linspace(0, 0.2, 12).tolist()
         self.vocabulary = {str(i): i for i in range(5000)}
+        self.words, self.sizes = {i: str(i) for i in range(5000)}, list(range(1000))
         self.layers, self.weight_of, self.bound = [self.layer], [self.layer.weight], self.layer.forward
         self.settings, self.counter, self.nothing = Settings(), itertools.count(), None
         self.layer.register_forward_hook(lambda module, inputs, output: output)

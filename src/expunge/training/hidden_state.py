@@ -1,19 +1,21 @@
 """Tensors that ride along with a model where no state dict shows them.
 
 Whoever holds the module holds them, and no noise reaches them: features of the training set in an attribute, a list or
-an object, an optimiser, the closure of a hook. The search looks wherever Python can look; what it cannot look into
-(an iterator, a scripted module) it names too. Not followed: the globals of functions, and weak references.
+an object, an optimiser, a cache, the closure of a hook. The search follows whatever Python's own collector of garbage
+follows; what it cannot look into (an iterator, a scripted module) it names too. Not followed: the globals of functions, and
+weak references.
 """
 
 import enum
-import functools
+import gc
 import io
 import itertools
 import logging
 import types
 import weakref
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Integral, Number
 from typing import Any, cast
 
 import numpy as np
@@ -30,12 +32,35 @@ _MACHINERY = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 _HOOKS = tuple(name for name in sorted(vars(nn.Module())) if name.endswith("_hooks"))
 _STORAGES = (torch.UntypedStorage, torch.TypedStorage)
 _LEAVES = (
-    str, int, float, complex, type(None), np.generic, enum.Enum, type, types.ModuleType, weakref.ref, logging.Logger,
+    str, Number, type(None), np.number, np.bool_, enum.Enum, type, types.ModuleType, weakref.ref, logging.Logger,
     torch.Generator, torch.dtype, torch.device, torch.layout, torch.memory_format, itertools.count,
 )  # fmt: skip
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
-_SLOT = types.MemberDescriptorType
-_FLOATS = 128  # more numbers than these are data, not settings
+# More than these are data and not settings. Large networks hold some thousand whole numbers: shapes, graphs, tables of sizes.
+_NUMBERS, _WORDS, _CHARACTERS = 128, 4096, 2**22
+
+
+@dataclass(slots=True)
+class _Amount:
+    """What was seen that is no object: real numbers, whole ones in words of 64 bits, characters of texts."""
+
+    numbers: int = 0
+    words: int = 0
+    characters: int = 0
+
+    def add(self, item: object) -> None:
+        if isinstance(item, str):
+            self.characters += len(item)
+        elif isinstance(item, Integral):
+            self.words += 1 + int(item).bit_length() // 64
+        elif isinstance(item, Number):
+            self.numbers += 1
+
+    def too_much(self) -> str | None:
+        if self.numbers > _NUMBERS:
+            return f"{self.numbers:,} numbers"
+        if self.words > _WORDS:
+            return f"whole numbers of {8 * self.words:,} bytes"
+        return f"texts of {self.characters:,} characters" if self.characters > _CHARACTERS else None
 
 
 class Known:
@@ -63,7 +88,8 @@ def hidden_state(model: nn.Module, *, numbers: bool = True) -> str | None:
 
     Args:
         model: the model.
-        numbers: whether more than 128 floats in one attribute count as data.
+        numbers: whether more than 128 real numbers in one attribute count as data, or 32 kB of whole ones that no text stands
+            for, or 4 million characters.
     """
     known = Known(model)
     for prefix, module in named_modules(model):
@@ -90,18 +116,17 @@ def _everything(module: nn.Module) -> Iterator[tuple[str, object]]:
     for cls in type(module).__mro__:
         if not cls.__module__.startswith("torch.") and cls is not object:
             for key, value in vars(cls).items():
-                if not key.startswith("__") and not callable(value) and not hasattr(type(value), "__get__"):
+                if key != "__doc__":
                     yield key, value
 
 
 def held_in(value: object, known: Known, *, numbers: bool = True) -> str | None:
     """What an attribute holds, itself or anywhere inside, that the model does not register; None where nothing."""
-    seen, stack, floats = set[int](), [value], 0
+    seen, stack, amount = set[int](), [value], _Amount()
     kept: list[object] = []  # what was made on the way, so that ids stay theirs
     while stack:
         item = stack.pop()
-        if isinstance(item, float):
-            floats += 1
+        amount.add(item)
         if isinstance(item, _LEAVES) or id(item) in seen or item in known:
             continue
         seen.add(id(item))
@@ -110,7 +135,7 @@ def held_in(value: object, known: Known, *, numbers: bool = True) -> str | None:
         if found is not None:
             return found
         stack.extend(_inside(item))
-    return f"{floats:,} numbers" if numbers and floats > _FLOATS else None
+    return amount.too_much() if numbers else None
 
 
 def _data(item: object) -> str | None:
@@ -135,36 +160,24 @@ def _empty(tensor: Tensor) -> bool:
     return type(tensor) is not nn.UninitializedParameter and tensor.numel() == 0
 
 
-def _inside(item: object) -> Iterable[object]:
-    """What an object holds."""
-    if isinstance(item, types.MethodType):
-        return (item.__self__, item.__func__)
-    if isinstance(item, types.BuiltinFunctionType):
-        return (item.__self__,)
-    if isinstance(item, functools.partial):
-        partial = cast("functools.partial[Any]", item)
-        return (partial.func, partial.args, partial.keywords, vars(partial))
+def _inside(item: object) -> list[object]:
+    """What an object holds: whatever the collector of garbage would visit, but for a function's surroundings."""
+    if type(item) is dict:
+        return [held for pair in cast("dict[object, object]", item).items() for held in _of_pair(*pair)]
+    held = gc.get_referents(item)
     if isinstance(item, types.FunctionType):
-        return (*_cells(item), item.__defaults__, item.__kwdefaults__, vars(item))
-    found: list[object] = []
-    if isinstance(item, dict):
-        found += [*cast("dict[Any, object]", item).keys(), *cast("dict[Any, object]", item).values()]
-    elif isinstance(item, types.MappingProxyType):
-        found.append(dict(cast("Mapping[Any, object]", item)))
-    elif isinstance(item, (list, tuple, set, frozenset, deque, *_VIEWS)):
-        found += cast("Iterable[object]", item)
-    found += getattr(item, "__dict__", {}).values()
-    for cls in type(item).__mro__:
-        found += (getattr(item, name, None) for name, slot in vars(cls).items() if isinstance(slot, _SLOT))
-    return found
+        around = (id(item.__globals__), id(item.__builtins__))
+        return [part for part in held if id(part) not in around]
+    return held
 
 
-def _cells(function: types.FunctionType) -> Iterator[object]:
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
+def _of_pair(key: object, value: object) -> tuple[object, ...]:
+    """Both, but for a number that a text stands for: a vocabulary has as many as it has words."""
+    if isinstance(key, str) and isinstance(value, int) and value.bit_length() <= 64:
+        return (key,)
+    if isinstance(value, str) and isinstance(key, int) and key.bit_length() <= 64:
+        return (value,)
+    return key, value
 
 
 def _compiled(module: nn.Module) -> bool:

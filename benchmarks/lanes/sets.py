@@ -155,9 +155,7 @@ class Case:
     @cached_property
     def learned(self) -> ex.Examples:
         """What the original models were trained on."""
-        parts = (self.retain, self.forget)
-        tensors = (torch.cat(pair) for pair in zip(*(p.tensors for p in parts), strict=True))
-        return ex.Examples(*tensors, ids=[name for p in parts for name in p.ids])
+        return self.retain + self.forget
 
     def trained(self, rows: ex.Examples, use: int, epochs: float | None = None) -> ex.Unlearned:
         """The network, trained from scratch."""

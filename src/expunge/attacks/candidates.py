@@ -42,4 +42,4 @@ def named(part: str, held: object) -> Examples:
     rows = as_examples(held)
     if rows is None:
         raise TypeError(f"task.{part} must be Examples")
-    return Examples(*rows.tensors, ids=[f"{part}/{name}" for name in rows.ids])
+    return rows.renamed(f"{part}/{name}" for name in rows.ids)

@@ -1,23 +1,23 @@
-"""Minibatches by seed, without end."""
+"""Minibatches by seed, without end; and what can be done with a batch whatever its form."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from expunge import _validate
-from expunge.data.examples import Examples, as_examples
+from expunge.data.examples import Batch, Examples, as_examples
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "changed", "tensors_in"]
 
 
 class Batches:
     """An endless stream of minibatches, a new random order each epoch; the last incomplete batch of an epoch is left out.
 
     Args:
-        source: `Examples`, a `TensorDataset`, a tuple of tensors, or anything that can be iterated again and again for
+        source: `Examples`, a `TensorDataset`, a tuple or dict of tensors, or anything that can be iterated again and again for
             batches, such as a `DataLoader`.
         batch_size: examples a batch (fewer where there are fewer); not used where the source makes its own batches.
         seed: decides the order together with the epoch.
@@ -49,13 +49,12 @@ class Batches:
     def __iter__(self) -> Iterator[Any]:
         return self._from_examples(self.examples) if self.examples is not None else self._from_loader()
 
-    def _from_examples(self, examples: Examples) -> Iterator[tuple[Tensor, ...]]:
+    def _from_examples(self, examples: Examples) -> Iterator[Batch]:
         epoch, first = divmod(self._skip, self.per_epoch)
         while True:
             order = torch.randperm(len(examples), generator=_seeded(self._seed, epoch))
             for k in range(first, self.per_epoch):
-                where = order[k * self._size : (k + 1) * self._size]
-                yield tuple(t[where.to(t.device)] for t in examples.tensors)
+                yield examples.batch(order[k * self._size : (k + 1) * self._size])
             epoch, first = epoch + 1, 0
 
     def _from_loader(self) -> Iterator[Any]:
@@ -68,6 +67,18 @@ class Batches:
                 raise ValueError(
                     "retain gave no batch: the retain set is empty, or the iterator cannot be iterated again"
                 )
+
+
+def tensors_in(batch: Batch) -> tuple[Tensor, ...]:
+    """The tensors of a batch, in order."""
+    return tuple(batch.values()) if isinstance(batch, dict) else batch
+
+
+def changed(batch: Batch, how: Callable[[Tensor], Tensor]) -> Batch:
+    """A batch of the same form, each of its tensors changed by `how`."""
+    if isinstance(batch, dict):
+        return {name: how(values) for name, values in batch.items()}
+    return tuple(how(values) for values in batch)
 
 
 def _seeded(seed: int, epoch: int) -> torch.Generator:

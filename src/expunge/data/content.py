@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 from expunge._progress import track
 from expunge.data.examples import Examples, as_examples
 
-__all__ = ["Row", "precision_of", "rows_of"]
+__all__ = ["LABELS", "Row", "precision_of", "rows_of"]
 
 _ROWS = 4096  # examples turned into bytes at a time
-_LABELS = ("label", "labels", "target", "targets", "y")  # keys of batches that are mappings
+LABELS = ("label", "labels", "target", "targets", "y")  # names of fields, whatever their case
 _MASK = "attention_mask"
 _WHOLE = 2**24  # every whole number up to here is a float32
 
@@ -31,14 +31,17 @@ class Row:
 
     Args:
         inputs: bytes of what a model is given: in a tuple the first part of more than one number a row, in a mapping
-            every such part but labels; everything where no part has more than one number.
+            every such part but labels; where no part has more than one number, every part, without labels where names tell
+            them and two or more remain.
         whole: bytes of all parts.
         width: numbers in the inputs; None where the row is masked, and its length is free.
+        names: of the inputs, in order; None for an input that has a position in the place of a name.
     """
 
     inputs: bytes
     whole: bytes
     width: int | None
+    names: tuple[str | None, ...]
 
 
 def rows_of(source: Any, *, precision: torch.dtype, label: str) -> Iterator[Row]:
@@ -70,7 +73,7 @@ def precision_of(*sources: Any) -> torch.dtype:
     for source in sources:
         examples = as_examples(source)
         with torch.random.fork_rng(devices=[]):
-            first: Any = examples.tensors if examples is not None else next(iter(_every_batch(source)), ())
+            first: Any = examples.values if examples is not None else next(iter(_every_batch(source)), ())
         found |= set(_real_types(first))
     return min(found, key=lambda dtype: -torch.finfo(dtype).eps)
 
@@ -126,6 +129,7 @@ class _Part:
     exact: NDArray[np.int64] | None
     is_input: bool
     is_text: bool = False
+    name: str | None = None
 
     def bytes_of(self, row: int, kept: NDArray[np.bool_] | None) -> bytes:
         numbers = self.numbers[row]
@@ -158,7 +162,8 @@ def _rows(batch: Any, precision: torch.dtype) -> Iterator[Row]:
     lengths = {len(part.numbers) for part in parts}
     if len(lengths) > 1:
         raise ValueError(f"the parts of a batch must have one length, a row each, not {sorted(lengths)}")
-    inputs = [part for part in parts if part.is_input] or parts
+    inputs = _inputs(parts)
+    names = tuple(part.name for part in inputs)
     width = None if mask is not None else sum(part.numbers.shape[1] for part in inputs)
     for row in range(lengths.pop()):
         found = [(part, part.bytes_of(row, mask)) for part in parts]
@@ -166,7 +171,19 @@ def _rows(batch: Any, precision: torch.dtype) -> Iterator[Row]:
             inputs=b"".join(content for part, content in found if part in inputs),
             whole=b"".join(content for _, content in found),
             width=width,
+            names=names,
         )
+
+
+def _inputs(parts: list[_Part]) -> list[_Part]:
+    if wide := [part for part in parts if part.is_input]:
+        return wide
+    told = [part for part in parts if part.name is not None and not _is_label(part.name)]
+    return told if len(told) > 1 else parts
+
+
+def _is_label(name: str) -> bool:
+    return name.rpartition("/")[2].lower() in LABELS
 
 
 def _parts(batch: Any, precision: torch.dtype) -> tuple[list[_Part], NDArray[np.bool_] | None]:
@@ -176,8 +193,10 @@ def _parts(batch: Any, precision: torch.dtype) -> tuple[list[_Part], NDArray[np.
         parts: list[_Part] = []
         for key in sorted(named, key=str):
             below, _ = _parts(named[key], precision)
-            inner = [p for p in below if p.numbers.shape[1] > 1 and str(key).lower() not in _LABELS]
-            parts += [replace(p, is_input=p in inner) for p in below]
+            for part in below:
+                is_input = part.numbers.shape[1] > 1 and not _is_label(str(key))
+                name = str(key) if part.name is None else f"{key}/{part.name}"
+                parts.append(replace(part, is_input=is_input, name=name))
         mask = named.get(_MASK)
         return parts, None if mask is None else np.asarray(_cpu(mask)) != 0
     if isinstance(batch, (Tensor, np.ndarray)) or _plain(batch):

@@ -3,8 +3,8 @@
 No theorem sees it: a mechanism that is fed the forgotten rows as retained ones proves, about the wrong data, what it always
 proves. So it is looked up before the run, and the record says how (`expunge.record.COVERAGES`).
 
-Names decide where both sets have them. Without names a row is known by its inputs alone, so that a forgotten picture under a
-new label is found; real numbers are compared in float32, or in the coarser type that one of the sets has, whole numbers
+Ids decide where both sets have them. Without ids a row is known by its inputs alone, so that a forgotten picture under a
+new label is found; where fields have names, inputs are compared with the inputs of the same names; real numbers are compared in float32, or in the coarser type that one of the sets has, whole numbers
 exactly. Without a mask all rows must be of one length. A row that was changed in
 any other number, augmented or rescaled, is another row: this check cannot see it.
 """
@@ -13,7 +13,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 from expunge.data.content import Row, precision_of, rows_of
 from expunge.data.examples import Examples, as_examples
@@ -26,6 +26,7 @@ __all__ = ["check_disjoint", "coverage_of"]
 
 _log = logging.getLogger("expunge")
 _SHOWN = 3
+_Names: TypeAlias = tuple[str | None, ...]
 
 
 def coverage_of(retain: Any, forget: Any) -> str:
@@ -86,10 +87,12 @@ class _Seen:
         self._key = entropy(32)
         self.times = Counter[bytes]()
         self._widths, self._others = set[int | None](), set[int | None]()
+        self._fields, self._other_fields = set[_Names](), set[_Names]()
         self.asked = 0
         for row in forgotten:
             self.times[self._digest(row)] = 0
             self._widths.add(row.width)
+            self._fields.add(row.names)
             self.asked += 1
         self.where: list[int] = []
         self.rows = self.hits = 0
@@ -100,6 +103,7 @@ class _Seen:
         for row in retained:
             name = self._digest(row)
             self._others.add(row.width)
+            self._other_fields.add(row.names)
             if name in self.times:
                 self.times[name] += 1
                 self.hits += 1
@@ -111,12 +115,19 @@ class _Seen:
 
     @property
     def comparable(self) -> bool:
-        """Whether all rows are of one length: else the same row may lie there with more or less padding."""
-        return len(self._widths | self._others) == 1
+        """Whether equal rows would have equal bytes, see `why`."""
+        return not self.why
 
     @property
     def why(self) -> str:
-        """Why not."""
+        """Why an equal row could be overlooked: other fields, or other lengths; "" where it could not."""
+        if not _same_fields(self._fields | self._other_fields):
+            return (
+                f"rows to forget have the inputs {_shown_fields(self._fields)}, retained ones "
+                f"{_shown_fields(self._other_fields)}, and inputs are compared by their names"
+            )
+        if len(self._widths | self._others) == 1:
+            return ""
         return (
             f"rows to forget have {_listed(self._widths)} numbers, retained ones {_listed(self._others)}, so that padding could "
             "hide one (an attention_mask in every batch says what counts)"
@@ -157,6 +168,17 @@ def _words(seen: _Seen, kept: Examples | None) -> str:
         f"retain holds {seen.hits} rows with the content of rows to forget: {', '.join(names)}{more}. Take them out of "
         "retain; if they are other rows that happen to be equal, tell them apart: Examples(..., ids=...) for both sets."
     )
+
+
+def _same_fields(found: set[_Names]) -> bool:
+    """Whether inputs lie in one order: under the same names, or one input alone, which needs none."""
+    if len(found) == 1:
+        return True
+    return all(len(names) == 1 for names in found) and len({names for names in found if names != (None,)}) == 1
+
+
+def _shown_fields(found: set[_Names]) -> str:
+    return ", or ".join(sorted(str([name or "(by position)" for name in names]) for names in found))
 
 
 def _listed(widths: set[int | None]) -> str:

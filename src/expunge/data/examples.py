@@ -1,7 +1,7 @@
-"""Examples held as tensors, with a name for each, and their parts by index or mask."""
+"""Examples held as tensors, by position or by name, with an id for each, and their parts by index or mask."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -12,14 +12,21 @@ from torch.utils.data import TensorDataset
 from expunge import _validate
 from expunge.commitments import labels, texts
 from expunge.data.arrays import as_tensor
+from expunge.data.datasets import read
 
-__all__ = ["Examples", "as_examples", "split"]
+__all__ = ["Batch", "Examples", "as_examples", "split"]
 
 Array = NDArray[Any]
+Batch: TypeAlias = tuple[Tensor, ...] | dict[str, Tensor]
+"""Some examples: tensors by position, or by the names of their fields."""
+
+_RESERVED = ("ids", "groups")
 
 
 class Examples:
-    """Aligned tensors whose first axis counts examples, e.g. `Examples(x, y)`; batches are tuples of tensors.
+    """Aligned tensors whose first axis counts examples: `Examples(x, y)`, or `Examples(input_ids=..., labels=...)`.
+
+    Batches of the first are tuples of tensors, batches of the second are dicts of tensors.
 
     Args:
         tensors: of the same length, on one device; numpy arrays are taken as tensors of the same numbers.
@@ -27,13 +34,23 @@ class Examples:
             position, which is no name: another set of examples has the same positions.
         groups: whose each example is, e.g. the patient's number: a text or whole number for each, of which several may
             be equal, for `Request.groups`; optional.
+        fields: the same as `tensors`, by name, in the place of them.
 
     Attributes:
+        values: every tensor, in order; fields in the order of their names.
+        fields: the names of `values`, sorted; empty where tensors have positions.
+        ids: a text for each example.
         named: whether ids were given.
+        groups: the owner of each example, or None.
 
     Raises:
         ValueError: no tensor, no example, unequal lengths, or an id given twice.
-        TypeError: no tensors, sparse ones, or ids that are neither texts nor whole numbers, or a set.
+        TypeError: no tensors, sparse ones, some by position and others by name, or ids that are neither texts nor whole
+            numbers, or a set.
+
+    >>> rows = Examples(x=torch.zeros(3, 2), labels=torch.tensor([0, 1, 1]), ids=["a", "b", "c"])
+    >>> [tuple(batch) for batch in rows.chunks(2)]
+    [('labels', 'x'), ('labels', 'x')]
     """
 
     def __init__(
@@ -41,17 +58,30 @@ class Examples:
         *tensors: Tensor | Array,
         ids: Iterable[str | int] | None = None,
         groups: Iterable[str | int] | None = None,
+        **fields: Tensor | Array,
     ) -> None:
-        self.tensors = tuple(_tensor(t) for t in tensors)
-        if not tensors:
-            raise TypeError("Examples takes tensors whose first axis counts examples, e.g. Examples(x, y)")
-        lengths = [len(t) for t in self.tensors]
+        if not tensors and not fields:
+            raise TypeError(
+                "Examples takes tensors whose first axis counts examples, e.g. Examples(x, y) or Examples(x=..., labels=...)"
+            )
+        if tensors and fields:
+            raise TypeError(
+                f"Examples takes tensors by position or by name, not both: {len(tensors)} by position, and {', '.join(fields)}"
+            )
+        self.fields = tuple(sorted(fields))
+        given = [fields[name] for name in self.fields] if fields else list(tensors)
+        self.values = tuple(
+            _tensor(value, f"Examples: {name}" if name else "Examples")
+            for name, value in zip(self.fields or [""] * len(given), given, strict=True)
+        )
+        lengths = [len(t) for t in self.values]
         if len(set(lengths)) > 1:
-            raise ValueError(f"tensors must have the same length, not {lengths}")
+            told = dict(zip(self.fields, lengths, strict=True)) if fields else lengths
+            raise ValueError(f"tensors must have the same length, not {told}")
         if lengths[0] == 0:
             raise ValueError("the set of examples is empty")
-        for name, given in (("ids", ids), ("groups", groups)):
-            if isinstance(given, (set, frozenset)):
+        for name, held in (("ids", ids), ("groups", groups)):
+            if isinstance(held, (set, frozenset)):
                 raise TypeError(f"{name} must be in the order of the rows, and a set has none: give a list")
         self.named = ids is not None
         self.ids = texts(ids) if ids is not None else [str(i) for i in range(lengths[0])]
@@ -63,11 +93,78 @@ class Examples:
                 f"groups must name the owner of every example: {len(self.groups)} for {lengths[0]} examples"
             )
 
+    @classmethod
+    def of(
+        cls, dataset: Any, *, ids: Iterable[str | int] | None = None, groups: Iterable[str | int] | None = None
+    ) -> "Examples":
+        """The items of a dataset, read once, as tensors.
+
+        Items that are mappings become fields by name, others tensors by position. What a dataset draws anew at each
+        reading (random crops) is drawn once here, and stays.
+
+        Args:
+            dataset: a `torch.utils.data.Dataset`, or anything with a length and items: each a tensor, numpy array or
+                number, or a tuple, list or mapping of them, and all of one shape.
+            ids: a name for each item, in their order, as for `Examples`.
+            groups: the owner of each item, likewise.
+
+        Raises:
+            ValueError: items of unequal shapes, fields or types; no item.
+            TypeError: no length, or items that hold something else.
+        """
+        found = read(dataset)
+        if isinstance(found, dict):
+            _refuse_reserved(found)
+            return cls(ids=ids, groups=groups, **found)
+        return cls(*found, ids=ids, groups=groups)
+
+    @classmethod
+    def join(cls, parts: Iterable["Examples"]) -> "Examples":
+        """All examples of several sets, in order; `first + second` joins two.
+
+        Sets without ids have positions anew; owners are known where every set names them.
+
+        Raises:
+            ValueError: no set, an id in two of them, or fields, types or shapes of rows that differ.
+            TypeError: something else than `Examples`.
+        """
+        held = list(parts)
+        if not held:
+            raise ValueError("there are no examples to join")
+        first = held[0]
+        for other in held:
+            if not isinstance(other, Examples):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"only Examples can be joined, not {type(other).__name__}")
+            _refuse_unlike(first, other)
+        values = [torch.cat(column) for column in zip(*(part.values for part in held), strict=True)]
+        ids = [name for part in held for name in part.ids] if first.named else None
+        owners = [part.groups for part in held]
+        groups = None if None in owners else [owner for part in owners for owner in part or ()]
+        return _made(first.fields, values, ids, groups)
+
+    def __add__(self, other: "Examples") -> "Examples":
+        return Examples.join([self, other]) if isinstance(other, Examples) else NotImplemented  # pyright: ignore
+
     def __len__(self) -> int:
-        return len(self.tensors[0])
+        return len(self.values[0])
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors, where they have positions, e.g. (x, y).
+
+        Raises:
+            TypeError: they have names: a tensor's place among them would tell nothing. See `values` and `fields`.
+        """
+        if self.fields:
+            raise TypeError(f"Examples(x, y) with tensors by position are needed here, not fields {list(self.fields)}")
+        return self.values
+
+    def batch(self, rows: Tensor | slice) -> Batch:
+        """The rows at these positions, or in this slice, as a batch."""
+        return _batch(self.fields, (t[rows.to(t.device) if isinstance(rows, Tensor) else rows] for t in self.values))
 
     def take(self, index: Tensor | Array | Sequence[int] | Sequence[bool]) -> "Examples":
-        """The examples at `index`, with their ids.
+        """The examples at `index`, with their ids and owners.
 
         Args:
             index: distinct positions from 0, or a mask of one bool for each example.
@@ -77,22 +174,26 @@ class Examples:
             ValueError: a mask of another length, a position that is out of range or given twice, or none at all.
         """
         where = torch.from_numpy(_positions(index, len(self)))
-        tensors = [t[where.to(t.device)] for t in self.tensors]
         taken = where.tolist()
         groups = None if self.groups is None else [self.groups[i] for i in taken]
-        return self._like(tensors, [self.ids[i] for i in taken], groups)
+        return self._like([t[where.to(t.device)] for t in self.values], [self.ids[i] for i in taken], groups)
 
     def to(self, device: torch.device | str) -> "Examples":
         """The same examples on another device."""
-        return self._like([t.to(device) for t in self.tensors], self.ids, self.groups)
+        return self._like([t.to(device) for t in self.values], self.ids, self.groups)
 
-    def chunks(self, size: int) -> Iterator[tuple[Tensor, ...]]:
-        """All examples once, in order."""
+    def renamed(self, ids: Iterable[str | int]) -> "Examples":
+        """The same examples under these ids."""
+        return _made(self.fields, self.values, ids, self.groups)
+
+    def chunks(self, size: int) -> Iterator[Any]:
+        """All examples once, in order, in batches: tuples of tensors, or dicts where tensors have names."""
         _validate.whole(size=size)
-        yield from zip(*(t.split(size) for t in self.tensors), strict=True)
+        for parts in zip(*(t.split(size) for t in self.values), strict=True):
+            yield _batch(self.fields, parts)
 
-    def _like(self, tensors: Sequence[Tensor], ids: list[str], groups: list[str] | None) -> "Examples":
-        made = Examples(*tensors, groups=groups)
+    def _like(self, values: Sequence[Tensor], ids: list[str], groups: list[str] | None) -> "Examples":
+        made = _made(self.fields, values, None, groups)
         made.ids, made.named = list(ids), self.named
         return made
 
@@ -107,6 +208,11 @@ def as_examples(source: Any) -> Examples | None:
         return source
     if isinstance(source, TensorDataset):
         return Examples(*source.tensors)
+    if isinstance(source, Mapping) and source:
+        columns = cast("Mapping[Any, Any]", source)
+        if all(isinstance(k, str) and isinstance(t, (Tensor, np.ndarray)) for k, t in columns.items()):
+            _refuse_reserved(columns)
+            return Examples(**columns)
     if (
         isinstance(source, (tuple, list))
         and source
@@ -123,8 +229,14 @@ def as_examples(source: Any) -> Examples | None:
             f"data must be iterated again and again, and a {type(source).__name__} can be read only once: "
             "pass Examples(x, y), a DataLoader, or an object that opens its batches anew"
         )
-    if source is None or isinstance(source, (str, bytes, Tensor, np.ndarray, dict)) or not isinstance(source, Iterable):
-        raise TypeError(f"data must be Examples, tensors (x, y), or a loader of batches, not {type(source).__name__}")
+    if (
+        source is None
+        or isinstance(source, (str, bytes, Tensor, np.ndarray, Mapping))
+        or not isinstance(source, Iterable)
+    ):
+        raise TypeError(
+            f"data must be Examples, tensors (x, y) or {{name: tensor}}, or a loader of batches, not {type(source).__name__}"
+        )
     return None
 
 
@@ -138,16 +250,50 @@ def split(examples: Examples, sizes: Sequence[int], *, generator: torch.Generato
     return [examples.take(part) for part in order.split([*sizes, len(examples) - sum(sizes)])]
 
 
-def _tensor(value: Any) -> Tensor:
+def _batch(fields: tuple[str, ...], values: Iterable[Tensor]) -> Batch:
+    return dict(zip(fields, values, strict=True)) if fields else tuple(values)
+
+
+def _made(
+    fields: tuple[str, ...], values: Sequence[Tensor], ids: Iterable[str | int] | None, groups: list[str] | None
+) -> Examples:
+    named = dict(zip(fields, values, strict=True)) if fields else {}
+    return Examples(*(() if fields else values), ids=ids, groups=groups, **named)
+
+
+def _refuse_reserved(names: Iterable[str]) -> None:
+    if wrong := [name for name in _RESERVED if name in names]:
+        raise TypeError(f"a field cannot be called {wrong[0]!r}: it is what names the rows or their owners")
+
+
+def _refuse_unlike(first: Examples, other: Examples) -> None:
+    """Raise unless the rows of both can lie in one set."""
+    for what, one, two in (
+        ("fields", first.fields or "by position", other.fields or "by position"),
+        ("number of tensors", len(first.values), len(other.values)),
+        ("ids", "given" if first.named else "none", "given" if other.named else "none"),
+    ):
+        if one != two:
+            raise ValueError(f"examples can be joined where {what} are alike, not {one} and {two}")
+    for k, (one, two) in enumerate(zip(first.values, other.values, strict=True)):
+        if (one.dtype, one.shape[1:], one.device) != (two.dtype, two.shape[1:], two.device):
+            where = first.fields[k] if first.fields else f"tensor {k}"
+            raise ValueError(
+                f"examples can be joined where their rows are alike, not {where} of {one.dtype}, {tuple(one.shape[1:])} on "
+                f"{one.device}, and of {two.dtype}, {tuple(two.shape[1:])} on {two.device}"
+            )
+
+
+def _tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, np.ndarray):
         array = cast("Array", value)
-        value = torch.from_numpy(array.copy()) if array.dtype == np.bool_ else as_tensor("Examples", array)
+        value = torch.from_numpy(array.copy()) if array.dtype == np.bool_ else as_tensor(name, array)
     if not isinstance(value, Tensor) or value.dim() == 0:
         raise TypeError(
-            f"Examples takes tensors whose first axis counts examples, e.g. Examples(x, y), not {type(value).__name__}"
+            f"{name} takes tensors whose first axis counts examples, e.g. Examples(x, y), not {type(value).__name__}"
         )
     if value.layout is not torch.strided:
-        raise TypeError(f"Examples takes dense tensors, not {value.layout}: give tensor.to_dense()")
+        raise TypeError(f"{name} takes dense tensors, not {value.layout}: give tensor.to_dense()")
     return value
 
 

@@ -38,7 +38,7 @@ def digits(seed: int = 0) -> Task:
     held_out, forget, retain = split(
         Examples(images, labels, ids=range(len(images))), [_HELD_OUT, _FORGET], generator=coins
     )
-    everything = Examples(*(torch.cat(pair) for pair in zip(retain.tensors, forget.tensors, strict=True)))
+    everything = retain + forget
     trained = retrain(make_model, everything, loss=cross_entropy, epochs=30, recipe=RECIPE, generator=coins)
     layer = RandomFeatures(64, 512, seed=0)
     return Task(

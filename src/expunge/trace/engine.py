@@ -199,10 +199,9 @@ class Engine:
         optimizer = self._training.optimizer
         for group in optimizer.param_groups:
             group["lr"] = self.settings.recipe.learning_rate * self._factor(step)
-        where = torch.from_numpy(rows)
-        batch: Any = tuple(t[where.to(t.device)] for t in self._data.tensors)
+        batch: Any = self._data.batch(torch.from_numpy(rows))
         if self._program.augment is not None:
-            coins = torch.Generator(self._data.tensors[0].device).manual_seed(self.schedule.seed("augmentation", step))
+            coins = torch.Generator(self._data.values[0].device).manual_seed(self.schedule.seed("augmentation", step))
             seed_coins(self.schedule.seed("augmentation beside its generator", step), self.device)
             batch = self._program.augment(batch, coins)
         seed_coins(self.schedule.seed("step", step), self.device)

@@ -22,11 +22,13 @@ def name_tag(key: bytes, name: str) -> str:
 
 
 def row_digests(key: bytes, data: Examples) -> list[str]:
-    """A keyed digest of each record's content, 32 hexadecimal digits; dtype and shape count."""
-    head = "|".join(f"{t.dtype}{tuple(t.shape[1:])}" for t in data.tensors).encode() + b"\0"
+    """A keyed digest of each record's content, 32 hexadecimal digits; dtypes, shapes and names of fields count."""
+    names = [f"{name}=" for name in data.fields] or [""] * len(data.values)
+    forms = zip(names, data.values, strict=True)
+    head = "|".join(f"{name}{t.dtype}{tuple(t.shape[1:])}" for name, t in forms).encode() + b"\0"
     found: list[str] = []
     for start in range(0, len(data), _ROWS):
-        parts = [_bytes_of(t[start : start + _ROWS]) for t in data.tensors]
+        parts = [_bytes_of(t[start : start + _ROWS]) for t in data.values]
         rows = torch.cat(parts, dim=1).numpy()
         found.extend(keyed(key, "row", head + row.tobytes())[:16].hex() for row in rows)
     return found

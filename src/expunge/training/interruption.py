@@ -12,6 +12,7 @@ from torch import nn
 from expunge._lock import held
 from expunge._progress import track
 from expunge.data import Examples, as_examples
+from expunge.data.batches import tensors_in
 from expunge.errors import StateError
 from expunge.fingerprint import code_digest, model_digest
 from expunge.training.state import Pace, StateFile
@@ -80,7 +81,9 @@ def state_file(
     if examples is None:
         raise ValueError("a state file needs data as Examples(x, y): a loader's order cannot be restored")
     tensors = [*model.named_parameters(), *model.named_buffers()]
-    rows = [[list(t.shape), str(t.dtype)] for t in examples.tensors]
+    rows = [[list(t.shape), str(t.dtype)] for t in examples.values]
+    if examples.fields:
+        rows = [[name, *form] for name, form in zip(examples.fields, rows, strict=True)]
     run: dict[str, Any] = {
         "verb": verb,
         "model": model_digest(model, strict=False),
@@ -95,6 +98,6 @@ def _digest(examples: Examples) -> str:
     """Of every value, in order."""
     found = hashlib.sha256()
     for part in examples.chunks(1 << 14):
-        for rows in part:
+        for rows in tensors_in(part):
             found.update(rows.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()

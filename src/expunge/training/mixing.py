@@ -24,7 +24,7 @@ def telling_rows(examples: Examples) -> list[int]:
     every other one the rows of least and largest sum. Then rows spread over the whole.
     """
     found: list[int] = []
-    for tensor in reversed(examples.tensors):  # labels come last, as a rule
+    for tensor in reversed(examples.values):  # labels come last, as a rule
         flat = tensor.detach().reshape(len(tensor), -1)
         if flat.shape[1] == 1 and not flat.is_floating_point() and not flat.is_complex():
             values = flat[:, 0].unique()

@@ -12,6 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from expunge import _validate
 from expunge.accounting import DPTraining
 from expunge.data import Examples
+from expunge.data.batches import changed, tensors_in
+from expunge.data.examples import Batch
 from expunge.errors import MissingExtra, ModelRefused, RunError
 from expunge.randomness.coins import heads
 from expunge.randomness.secret import Secret
@@ -52,9 +54,7 @@ def dp_training(
         yield step + 1
 
 
-def poisson_batches(
-    examples: Examples, *, sampling_rate: float, secret: Secret, skip: int = 0
-) -> Iterator[tuple[Tensor, ...]]:
+def poisson_batches(examples: Examples, *, sampling_rate: float, secret: Secret, skip: int = 0) -> Iterator[Batch]:
     """Endless batches; every example is in each one with probability `sampling_rate`, independently; some are empty.
 
     Shuffled epochs are no substitute: there an example's absence from one batch tells of the others, and the accounting
@@ -69,7 +69,7 @@ def poisson_batches(
     _validate.positive(sampling_rate=sampling_rate)
     for batch in itertools.count(skip):
         drawn = torch.from_numpy(heads(secret.derive("batch", batch), len(examples), sampling_rate))
-        yield tuple(t[drawn.to(t.device)] for t in examples.tensors)
+        yield examples.batch(drawn)
 
 
 class ExampleGradients:
@@ -99,13 +99,14 @@ class ExampleGradients:
         self._parameters = [named[name] for name in weights.names]
         self._wrapped = _wrap(weights.model)
 
-    def __call__(self, theta: Tensor, batch: tuple[Tensor, ...]) -> Iterator[Tensor]:
+    def __call__(self, theta: Tensor, batch: Batch) -> Iterator[Tensor]:
         """Parts of shape (b, d), b ≤ at_once, float32 or float64."""
         assert theta is self._weights.theta
-        if len(batch[0]) == 0:
-            return
-        self._weights.write(with_grad=False)
-        for part in zip(*(t.split(self._at_once) for t in batch), strict=True):
+        size = len(tensors_in(batch)[0])
+        if size:
+            self._weights.write(with_grad=False)
+        for start in range(0, size, self._at_once):
+            part = _cut(batch, start, start + self._at_once)
             before = coins_mark(self._weights.device)
             rows = self._rows(part)
             self._watch(part, rows, drew=coins_mark(self._weights.device) != before)
@@ -127,16 +128,16 @@ class ExampleGradients:
         filled = [*rows, *itertools.islice((row for row in range(len(examples)) if row not in named), most - len(rows))]
         self._weights.write(with_grad=False)
         with coins_held_still(self._weights.device):
-            alone = [self._single(tuple(t[row : row + 1] for t in examples.tensors)) for row in rows]
+            alone = [self._single(examples.batch(slice(row, row + 1))) for row in rows]
         for batch in (rows, rows[:2], list(reversed(rows))[:2], filled):
             with coins_held_still(self._weights.device):
-                together = self._rows(tuple(t[batch] for t in examples.tensors))
+                together = self._rows(examples.batch(torch.tensor(batch)))
             places = [place for place, row in enumerate(batch) if row in named]
             single = [alone[rows.index(batch[place])] for place in places]
             if apart(together[places], single, relative=self._tolerance, absolute=1e-7):
                 raise ModelRefused(MIXED)
 
-    def _watch(self, batch: tuple[Tensor, ...], rows: Tensor, *, drew: bool) -> None:
+    def _watch(self, batch: Batch, rows: Tensor, *, drew: bool) -> None:
         """Hold one example's gradient in this very batch against its own; all of them take turns.
 
         The choice is no coin, and nothing of it reaches the weights. Where coins were drawn, eight rows are tried with
@@ -144,9 +145,9 @@ class ExampleGradients:
         """
         self._watched += 1
         place = self._watched % len(rows)
-        one = tuple(t[place : place + 1] for t in batch)
+        one = _cut(batch, place, place + 1)
         if drew:
-            few = tuple(torch.cat([t[place : place + 1], t[:place][:4], t[place + 1 :][:4]]) for t in batch)
+            few = changed(batch, lambda t: torch.cat([t[place : place + 1], t[:place][:4], t[place + 1 :][:4]]))
             with coins_held_still(self._weights.device):
                 together = self._rows(few)[:1]
             with coins_held_still(self._weights.device):
@@ -164,14 +165,14 @@ class ExampleGradients:
         self._clear()
         self._wrapped.to_standard_module()
 
-    def _rows(self, batch: tuple[Tensor, ...]) -> Tensor:
+    def _rows(self, batch: Batch) -> Tensor:
         self._backward(batch)
-        size = len(batch[0])
+        size = len(tensors_in(batch)[0])
         rows = [self._of_examples(p, size).reshape(size, -1) for p in self._parameters]
         self._clear()
         return torch.cat(rows, dim=1)
 
-    def _single(self, example: tuple[Tensor, ...]) -> Tensor:
+    def _single(self, example: Batch) -> Tensor:
         """The plain gradient of a batch of one."""
         self._wrapped.disable_hooks()
         try:
@@ -183,7 +184,7 @@ class ExampleGradients:
         self._clear()
         return flat
 
-    def _backward(self, batch: tuple[Tensor, ...]) -> None:
+    def _backward(self, batch: Batch) -> None:
         self._clear()
         with warnings.catch_warnings():
             # Opacus hooks every layer; at the first one torch remarks that the inputs need no gradient, which is so.
@@ -210,6 +211,10 @@ class ExampleGradients:
             parameter.grad = None
             if hasattr(parameter, "grad_sample"):  # an attribute of Opacus
                 cast("Any", parameter).grad_sample = None
+
+
+def _cut(batch: Batch, start: int, stop: int) -> Batch:
+    return changed(batch, lambda t: t[start:stop])
 
 
 def _wrap(model: nn.Module) -> Any:

@@ -58,7 +58,7 @@ def train_private(
 
     Args:
         make_model: builds a model whose weights depend on no data that may be forgotten; called once, under `generator`.
-        data: `Examples` or tensors `(x, y)`, those that may be forgotten among them. A loader cannot be sampled.
+        data: `Examples`, or tensors `(x, y)` or `{name: tensor}`, those that may be forgotten among them. A loader cannot be sampled.
         mechanism: a finished one, e.g. from `calibrate`.
         loss: `loss(model, batch)` returns the mean over the batch of a term for each example.
         learning_rate: of the descent.

@@ -65,6 +65,12 @@ def no_task():
 def refused_inside():
     return task(model=3)
 
+def that_ends_the_program():
+    raise SystemExit(0)
+
+def with_a_long_message():
+    raise ValueError(f"these are wrong: {torch.arange(900.).reshape(30, 30).tolist()}")
+
 def interrupted():
     raise KeyboardInterrupt
 """
@@ -98,6 +104,7 @@ def first(said: str) -> str:
         ("in_the_loss", ("--steps", "3"), ["bad_loss", "helper"], "RuntimeError: mat1 and mat2 shapes"),
         ("in_make_model", ("--mechanism", "retrain"), ["bad_model"], "KeyError: 'layers'"),
         ("in_the_features", ("--mechanism", "exact_ridge"), ["bad_features"], "RuntimeError: no such feature"),
+        ("that_ends_the_program", (), ["that_ends_the_program"], "SystemExit: 0"),
     ],
 )
 def test_an_error_in_the_users_code_shows_its_frames_and_no_others(run, tmp_path, task, options, frames, message):
@@ -116,7 +123,11 @@ def test_an_error_in_the_users_code_shows_its_frames_and_no_others(run, tmp_path
     ("words", "code", "message"),
     [
         (("unlearn", "mine.py:task", "--out", "out", "--epsilon", "-1"), 2, "error: epsilon must be"),
-        (("unlearn", "mine.py:absent", "--out", "out"), 1, "refused: mine.py has no function 'absent'"),
+        (("unlearn", "mine.py:absent", "--out", "out"), 2, "error: mine.py has no function 'absent'"),
+        (("unlearn", "nowhere.py:task", "--out", "out"), 2, "error: no such file: nowhere.py"),
+        (("unlearn", "nowhere:task", "--out", "out"), 2, "error: no module named 'nowhere' here"),
+        (("unlearn", "mine.py", "--out", "out"), 2, "error: name a task as module:function"),
+        (("unlearn", "mine.py:task", "--out", "nowhere/out"), 2, "there is no folder 'nowhere' to make it in"),
         (("unlearn", "mine.py:no_task", "--out", "out"), 1, "refused: mine.py:no_task must return an expunge.Task"),
         (("unlearn", "mine.py:refused_inside", "--out", "out"), 1, "task.model must be a torch.nn.Module"),
         (("unlearn", "mine.py:with_a_loss_that_is_no_number", "--out", "out"), 2, "must return a scalar tensor"),
@@ -137,6 +148,36 @@ def test_a_refusal_says_where_the_users_code_asked_for_it(run):
     assert "in task)" in said
 
 
+def test_a_file_that_is_no_python_is_the_users_error(run, tmp_path):
+    (tmp_path / "broken.py").write_text("x = 1\ndef task(:\n")
+    code, said = run("unlearn", "broken.py:task", "--out", "out")
+    assert code == 3
+    assert first(said).startswith(f"error in your code, {tmp_path / 'broken.py'}:2 in <module>: SyntaxError: ")
+    assert "def task(:" in said
+
+
+def test_an_array_in_a_message_is_cut_short_and_debug_shows_it_and_every_frame(run):
+    code, said = run("unlearn", "mine.py:with_a_long_message", "--out", "out")
+    assert code == 3
+    assert "ValueError: these are wrong: [[0.0, 1.0, " in first(said)
+    assert "expunge --debug shows it whole" in said
+    assert "899.0" not in said
+    assert "load_task" not in said
+    code, said = run("--debug", "unlearn", "mine.py:with_a_long_message", "--out", "out")
+    assert code == 3
+    assert "899.0" in said
+    assert "in load_task" in said
+    assert said.splitlines()[-1].startswith("error in your code, ")
+
+
+def test_debug_shows_where_a_refusal_and_a_mistake_come_from(run):
+    for task, code in (("refused_inside", 1), ("absent", 2)):
+        assert "Traceback" not in run("unlearn", f"mine.py:{task}", "--out", "out")[1]
+        found, said = run("--debug", "unlearn", f"mine.py:{task}", "--out", "out")
+        assert found == code
+        assert said.startswith("Traceback")
+
+
 def fails(error: BaseException) -> Callable[..., None]:
     """Code of a library, as far as anyone can see, that fails."""
     space: dict[str, object] = {"error": error}
@@ -151,6 +192,7 @@ def fails(error: BaseException) -> Callable[..., None]:
         (ModuleNotFoundError("No module named 'torch'", name="torch"), 1, "pip install 'expunge[torch]'"),
         (ModuleNotFoundError("No module named 'other'", name="other"), 5, "No module named 'other'"),
         (PermissionError(13, "Permission denied", "secret.json"), 1, "refused: secret.json: Permission denied"),
+        (FileNotFoundError(2, "No such file or directory", "a.json"), 2, "error: a.json: No such file or directory"),
         (RunError("it went otherwise"), 1, "refused: it went otherwise"),
         (ValueError("steps must be 1 or more"), 2, "error: steps must be 1 or more"),
     ],

@@ -7,6 +7,7 @@
     ├── RunError                   a run went otherwise than its mechanism says; no certificate can follow
     ├── StateError                 a state file is truncated, altered, or belongs to another run
     ├── TaskError                  a task function returned something else than a Task
+    │   └── TaskNotFound           there is no such file, module or function
     ├── OutputError                a file or folder cannot be written, or exists already
     ├── MissingExtra               an optional dependency is not installed
     ├── StillRetained              the retained data hold rows that were to be forgotten
@@ -39,6 +40,7 @@ __all__ = [
     "StateError",
     "StillRetained",
     "TaskError",
+    "TaskNotFound",
     "WeightsMismatch",
 ]
 
@@ -69,6 +71,10 @@ class StateError(ExpungeError):
 
 class TaskError(ExpungeError):
     """A task function returned something else than a Task, or cannot be found."""
+
+
+class TaskNotFound(TaskError):
+    """There is no file, module or function of the name by which a task was named."""
 
 
 class StillRetained(ExpungeError):

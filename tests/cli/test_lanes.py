@@ -241,7 +241,7 @@ BAD: dict[str, tuple[str, tuple[str, ...], int, str]] = {
     "residual": ("task", (*CONVEX, "--residual", "-1"), 2, "residual must be a finite number above 0, not -1.0"),
     "unreachable": ("task", (*CONVEX, "--residual", "1e-19"), 1, "residual=1e-19 cannot be certified in float64"),
     "loss": ("task", (*CONVEX, "--loss", "hinge"), 2, "loss must be one of logistic, squared, smooth_hinge, not 'hinge'"),
-    "no folder": ("later", (*CONVEX, "--head", "nowhere"), 1, "nowhere holds no key of a head"),
+    "no folder": ("later", (*CONVEX, "--head", "nowhere"), 2, "path 'nowhere' does not exist"),
     "no key": ("later", (*CONVEX, "--head", "keyless"), 1, "keyless holds no key of a head"),
     "half a key": ("later", (*CONVEX, "--head", "halfkey"), 1, "holds 5 bytes, not a whole key of 32"),
     "no state": ("later", (*CONVEX, "--head", "stateless"), 1, "cannot read stateless.secret/state/head.state"),
@@ -260,7 +260,7 @@ BAD: dict[str, tuple[str, tuple[str, ...], int, str]] = {
     ),
     "other map": ("other_provenance", NEXT, 2, "task.provenance is 'another map'"),
     "head for noise": ("task", ("--head", "measured_residual"), 2, "takes no --head, which was given and would do nothing"),
-    "head for replay": ("task", ("--mechanism", "replay", "--trace", "trace", "--head", "x"), 2, "takes no --head, which was"),
+    "head for replay": ("task", ("--mechanism", "replay", "--trace", "trace", "--head", "trace"), 2, "takes no --head, which was"),
     "trace for a head": ("task", (*CONVEX, "--trace", "trace"), 2, "mechanism 'measured_residual' takes no --trace"),
     "trace for retrain": ("task", ("--mechanism", "retrain", "--trace", "trace"), 2, "'retrain' takes no --trace"),
     "no trace": ("task", ("--mechanism", "replay"), 2, "mechanism 'replay' needs --trace"),
@@ -363,7 +363,7 @@ def test_a_trace_that_is_broken_absent_or_locked_is_refused(run: Run, home: Path
     before = content(home)
     for options, message in (
         (("trace", "--out", "none"), "v0-step8.pt is missing or cannot be read"),
-        (("nowhere", "--out", "none"), "nowhere is no folder of a traced training"),
+        (("checkpoint", "--out", "none"), "checkpoint is no folder of a traced training"),
         (("empty", "--out", "none"), "empty holds no key"),
         (("locked", "--out", "none"), "locked holds no key; pass key=, the one given to train_shards"),
         (("shards", "--out", "taken"), "taken exists already"),
@@ -533,8 +533,8 @@ def test_a_plan_that_retrains_takes_the_epochs_of_training(run: Run, home: Path,
         ("task", ("--out", "none"), 2, "out=none is of use with --run alone"),
         ("hopeless", ("--run", "--out", "none"), 1, "nothing is run: no lane applies"),
         ("task", ("--run", "--out", "exact_ridge"), 1, "exact_ridge exists already"),
-        ("task", ("--head", "nowhere"), 1, "nowhere holds no key of a head"),
-        ("task", ("--trace", "nowhere"), 1, "nowhere is no folder of a traced training"),
+        ("task", ("--head", "nowhere"), 2, "path 'nowhere' does not exist"),
+        ("task", ("--trace", "nowhere"), 2, "path 'nowhere' does not exist"),
     ],
 )
 def test_a_plan_that_cannot_be_run_says_so(

@@ -157,8 +157,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("--key", "ids.txt", "--ids", "ids.txt"), 1, "holds no key"),
         (
             ("--key", "commitment.key", "--ids", "none.txt"),
-            1,
-            "cannot read the ids none.txt: No such file or directory",
+            2,
+            "path 'none.txt' does not exist",
         ),
         (("--key", "commitment.key"), 2, "either --ids"),
         (("--key", "commitment.key", "--ids", "ids.txt", "--task", "a:b"), 2, "either --ids"),

@@ -2,30 +2,63 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Annotated, Any, NewType, cast, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, NewType, cast, get_args, get_origin, get_type_hints
 
 import typer
+from typer.models import ArgumentInfo, OptionInfo, ParameterInfo
 
-from expunge.exits import INTERRUPTED
+from expunge._version import __version__
+from expunge.exits import INTERRUPTED, exit_codes
 
 __all__ = ["Typed", "assembled"]
 
 Typed = NewType("Typed", frozenset[str])
 """Of a command's parameters: the names of the options that were typed, which are not asked for."""
 
+_MADE = "out"  # the parameter that names what a command makes; every other path is read, and must be there
 
-def assembled(commands: Iterable[Callable[..., None]], groups: dict[str, typer.Typer]) -> typer.Typer:
-    """Make the application of its commands, in the order of its help, and of groups of commands."""
+
+def assembled(
+    commands: Mapping[str, Callable[..., None]], groups: Mapping[str, typer.Typer] | None = None, *, help_: str
+) -> typer.Typer:
+    """Make an application of its commands, in the order of its help, and of groups of commands.
+
+    Help is plain text: in a marked-up one, square brackets would be taken for markup.
+    """
     app = typer.Typer(
-        help="Certified machine unlearning.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+        help=help_, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
     )
-    for run in commands:
-        app.command()(_command(run))
-    for name, group in groups.items():
+    for name, run in commands.items():
+        first = inspect.getdoc(run) or ""
+        app.command(name, short_help=first.partition("\n\n")[0])(_command(run))  # click would cut it in a sentence
+    for name, group in (groups or {}).items():
         app.add_typer(group, name=name)
+    app.callback(help=help_)(_nothing if groups is None else _global_options)
     return app
+
+
+def _nothing() -> None:
+    """With it, a group of one command stays a group."""
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"expunge {__version__}")
+        raise typer.Exit
+
+
+def _global_options(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - said by the callback
+        bool, typer.Option("--version", help="Say which version this is.", is_eager=True, callback=_say_version)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+) -> None:
+    if isinstance(context.obj, exit_codes):
+        context.obj.debug = debug
 
 
 def _command(run: Callable[..., None]) -> Callable[..., None]:
@@ -34,7 +67,7 @@ def _command(run: Callable[..., None]) -> Callable[..., None]:
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(run).parameters.values():
         hint = hints[parameter.name]
-        annotation = typer.Context if hint is Typed else hint
+        annotation = typer.Context if hint is Typed else _checked(parameter, hint)
         plain = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
         parameters.extend(_options(hint) if is_dataclass(hint) else [plain])
 
@@ -58,10 +91,36 @@ def _options(settings: Any) -> Iterator[inspect.Parameter]:
         if is_dataclass(hint):
             yield from _options(hint)
         else:
+            option = inspect.Parameter(entry.name, inspect.Parameter.KEYWORD_ONLY, default=entry.default)
             told = Annotated[hint, typer.Option(help=entry.metadata["help"])]
-            yield inspect.Parameter(
-                entry.name, inspect.Parameter.KEYWORD_ONLY, default=entry.default, annotation=told
-            )  # fmt: skip
+            yield option.replace(annotation=_checked(option, told))
+
+
+def _checked(parameter: inspect.Parameter, hint: Any) -> Any:
+    """The type of a parameter; a path that is read must be there, and so must the folder of one that is made."""
+    kind, *told = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    if Path not in (kind, *get_args(kind)):
+        return hint
+    required = parameter.default is inspect.Parameter.empty
+    info: ParameterInfo = next(
+        (entry for entry in told if isinstance(entry, ParameterInfo)),
+        ArgumentInfo(default=...) if required else OptionInfo(default=...),
+    )
+    info.callback = _in_a_folder if parameter.name == _MADE else _there
+    return Annotated[kind, info]
+
+
+def _there(path: Path | None) -> Path | None:
+    """A path that exists, or that of a job of which the secret folder alone is left."""
+    if path is not None and not path.exists() and not path.with_name(f"{path.name}.secret").exists():
+        raise typer.BadParameter(f"path {str(path)!r} does not exist")
+    return path
+
+
+def _in_a_folder(out: Path | None) -> Path | None:
+    if out is not None and not out.absolute().parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {str(out.parent)!r} to make it in")
+    return out
 
 
 def _built(hint: Any, name: str, given: dict[str, Any]) -> Any:

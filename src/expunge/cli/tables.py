@@ -1,4 +1,4 @@
-"""What commands print: sentences, tables, JSON."""
+"""What commands print: tables, sentences about results, JSON."""
 
 import json
 import math
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Column, Table
 
 from expunge.accounting import Guarantee, Kind, Mechanism, Relation
 from expunge.certificate import Certificate, Verdict
+from expunge.cli.terminal import console, say
 
 __all__ = [
     "fields_of",
@@ -23,25 +23,12 @@ __all__ = [
     "print_plan",
     "print_summary",
     "print_verified",
-    "say",
 ]
 
 
-def say(*lines: str, style: str | None = None, whole: bool = False) -> None:
-    """Print lines as they are, whatever signs they hold.
-
-    Args:
-        lines: of text.
-        style: of the terminal, e.g. a colour.
-        whole: break no line, so that it can be copied.
-    """
-    for line in lines:
-        _console().print(line, style=style, soft_wrap=whole)
-
-
 def print_json(content: Mapping[str, Any]) -> None:
-    """Print JSON."""
-    print(json.dumps(content, indent=2, ensure_ascii=False))
+    """Print JSON, in ASCII: an escape of JSON's own is the one that every reader undoes."""
+    print(json.dumps(content, indent=2))
 
 
 def fields_of(mechanism: Mechanism) -> dict[str, Any]:
@@ -167,9 +154,4 @@ def _print_table(columns: Sequence[str], rows: Sequence[_Row], *, title: str | N
     table = Table(names, *(Column(column, overflow="fold") for column in columns[1:]), title=title)
     for row in rows:
         table.add_row(*row.cells, style=row.style)
-    _console().print(table)
-
-
-def _console() -> Console:
-    """Standard output as it is now: of that width, and no sign in a text is taken for markup."""
-    return Console(markup=False, highlight=False, emoji=False)
+    console().print(table)

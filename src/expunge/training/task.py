@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.data import Examples, as_examples
-from expunge.errors import TaskError
+from expunge.errors import TaskError, TaskNotFound
 from expunge.training.loss import Loss
 from expunge.training.randomness import mode
 from expunge.training.task_module import module_of
@@ -127,14 +127,15 @@ def load_task(where: str) -> Task:
     """Call the function named by `module:function` or `path/to/file.py:function`.
 
     Raises:
-        TaskError: no such module or function, or it returns something else than a `Task`.
+        TaskNotFound: no such file, module or function.
+        TaskError: it returns something else than a `Task`.
     """
     module_name, separator, function_name = where.rpartition(":")
     if not separator or not module_name or not function_name:
-        raise TaskError(f"name a task as module:function or file.py:function, not {where!r}")
+        raise TaskNotFound(f"name a task as module:function or file.py:function, not {where!r}")
     function = getattr(module_of(module_name), function_name, None)
     if not callable(function):
-        raise TaskError(f"{module_name} has no function {function_name!r}")
+        raise TaskNotFound(f"{module_name} has no function {function_name!r}")
     task: object = cast("Callable[[], object]", function)()
     if not isinstance(task, Task):
         raise TaskError(f"{where} must return an expunge.Task, not {type(task).__name__}")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from expunge.errors import TaskError
+from expunge.errors import TaskNotFound
 
 __all__ = ["module_of"]
 
@@ -23,7 +23,7 @@ def module_of(name: str) -> ModuleType:
     brought under the same name is forgotten first.
 
     Raises:
-        TaskError: no such file or module.
+        TaskNotFound: no such file or module.
     """
     if name.endswith(".py"):
         return _file(Path(name), name)
@@ -34,7 +34,7 @@ def module_of(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise
-        raise TaskError(
+        raise TaskNotFound(
             f"no module named {name!r} here; give a path to a .py file, or run where it can be imported"
         ) from error
 
@@ -42,7 +42,7 @@ def module_of(name: str) -> ModuleType:
 def _file(given: Path, name: str) -> ModuleType:
     path = given.resolve()
     if not path.is_file():
-        raise TaskError(f"no such file: {name}")
+        raise TaskNotFound(f"no such file: {name}")
     _enter(str(path.parent))
     known = _name_for(path)
     spec = importlib.util.spec_from_file_location(known, path)

@@ -8,18 +8,23 @@ from expunge.cli.application import assembled
 from expunge.cli.commands.audits import audit
 from expunge.cli.commands.budgets import calibrate
 from expunge.cli.commands.certificates import report, verify
-from expunge.cli.commands.commitments import commitment
+from expunge.cli.commands.commitments import open_
 from expunge.cli.commands.demos import demo
 from expunge.cli.commands.runs import plan, unlearn
+from expunge.cli.terminal import print_on_any_terminal
 from expunge.exits import exit_codes
 
 __all__ = ["app", "main"]
 
+_COMMITMENTS = assembled({"open": open_}, help_="Keyed commitments in certificates.")
+
 # In the order of the help: what a newcomer calls first stands first.
-app = assembled((demo, plan, unlearn, verify, report, audit, calibrate), groups={"commitment": commitment})
+_COMMANDS = {run.__name__: run for run in (demo, plan, unlearn, verify, report, audit, calibrate)}
+app = assembled(_COMMANDS, {"commitment": _COMMITMENTS}, help_="Certified machine unlearning.")
 
 
 def main() -> None:
     """Run the command line; errors become messages and exit codes (`expunge.exits`)."""
-    with exit_codes():
-        app()
+    print_on_any_terminal()
+    with exit_codes() as codes:
+        app(obj=codes)

@@ -10,7 +10,8 @@ import expunge as ex
 from expunge._files import write_new
 from expunge.certificate import verdict
 from expunge.cli.parameters import Json
-from expunge.cli.tables import print_json, print_verified, say
+from expunge.cli.tables import print_json, print_verified
+from expunge.cli.terminal import say
 from expunge.errors import NothingTested, OutputError
 from expunge.exits import NOTHING_TESTED
 

@@ -1,26 +1,19 @@
-"""The command `expunge commitment open`: whether a certificate speaks of these rows."""
+"""Commands about keyed commitments in certificates."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from expunge.certificate import Certificate, verify
+from expunge.cli.parameters import Json
+from expunge.cli.tables import print_json
+from expunge.cli.terminal import say
 from expunge.commitments import open_ids, read_ids, read_key
 
-__all__ = ["commitment"]
-
-commitment = typer.Typer(help="Keyed commitments in certificates.", no_args_is_help=True)
+__all__ = ["open_"]
 
 
-@commitment.callback()
-def _group() -> None:  # pyright: ignore[reportUnusedFunction]  # with it `open` stays a command of its own
-    """Keyed commitments in certificates."""
-
-
-@commitment.command("open")
 def open_(
     certificate: Path,
     key: Annotated[
@@ -29,7 +22,7 @@ def open_(
     ids: Annotated[Path | None, typer.Option(help="The ids: one a line, or a list in a .json file.")] = None,
     task: Annotated[str | None, typer.Option(help="A task whose forget set it is; needs torch.")] = None,
     name: Annotated[str, typer.Option(help="Which commitment of the certificate.")] = "forget",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check that a certificate's commitment is to exactly these ids or rows. Exit code 1 where it is not."""
     if (ids is None) is (task is None):
@@ -48,6 +41,6 @@ def open_(
 
         open_commitment(held[name], load_task(str(task)).forget, key=secret)
     if as_json:
-        print(json.dumps({"opened": True, "name": name}))
+        print_json({"opened": True, "name": name})
     else:
-        Console().print(f"opened: the commitment '{name}' is to exactly these rows", style="green", highlight=False)
+        say(f"opened: the commitment '{name}' is to exactly these rows", style="green")

@@ -11,7 +11,8 @@ import typer
 import expunge as ex
 from expunge.cli.application import Typed
 from expunge.cli.parameters import Delta, Epsilon, InRelation, Json, TaskName, budget_of
-from expunge.cli.tables import print_json, print_plan, print_summary, say
+from expunge.cli.tables import print_json, print_plan, print_summary
+from expunge.cli.terminal import say
 from expunge.errors import OutputError, RunError
 from expunge.jobs.options import COMPARED, FAMILIES, HEADS, LANES, Settings, refuse_extreme, refuse_options
 

@@ -18,8 +18,7 @@ import torch
 
 import expunge as ex
 import expunge.jobs.demos
-import expunge.jobs.networks
-import expunge.jobs.replays
+import expunge.jobs.unlearning
 from expunge.cli.commands import main
 from expunge.errors import ExpungeError
 from expunge.trace import Trace, rewind, train_traced

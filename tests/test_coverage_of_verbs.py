@@ -13,8 +13,8 @@ import expunge as ex
 from expunge.accounting import Budget
 from expunge.certificate.format import digest
 from expunge.errors import ClaimRefused, RunError, StillRetained, TaskError
-from expunge.jobs import lanes
-from expunge.jobs.options import Settings
+from expunge.jobs.unlearning import run_unlearner
+from expunge.unlearners.table import made as unlearner
 
 COINS = torch.Generator().manual_seed(0)
 X, Y = torch.randn(64, 8, generator=COINS), torch.randint(3, (64,), generator=COINS)
@@ -145,8 +145,8 @@ def task(**changes: Any) -> ex.Task:
 
 
 LANES = {
-    "exact_ridge": Settings(), "measured_residual": Settings(regularization=1e-2, residual=1e-8),
-    "retrain": Settings(epochs=1), "output_perturbation": Settings(epochs=1),
+    "exact_ridge": {}, "measured_residual": {"regularization": 1e-2, "residual": 1e-8},
+    "retrain": {"epochs": 1}, "output_perturbation": {"epochs": 1},
 }  # fmt: skip
 
 
@@ -154,11 +154,10 @@ LANES = {
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Take a task through a lane; the certificate."""
 
-    def go(lane: str, made: ex.Task, settings: Settings | None = None) -> ex.Certificate:
-        for room in ("networks", "heads"):
-            monkeypatch.setattr(f"expunge.jobs.{room}.load_task", lambda _: made)
+    def go(lane: str, made: ex.Task, settings: dict[str, Any] | None = None) -> ex.Certificate:
+        monkeypatch.setattr("expunge.jobs.unlearning.load_task", lambda _: made)
         chosen = LANES[lane] if settings is None else settings
-        lanes.run_lane("a:task", tmp_path / lane, lane, Budget(epsilon=1.0, delta=1e-5), chosen)
+        run_unlearner("a:task", tmp_path / lane, unlearner(lane, chosen), Budget(epsilon=1.0, delta=1e-5))
         return ex.Certificate.load(tmp_path / lane / "certificate.json")
 
     return go
@@ -186,15 +185,15 @@ def test_a_forget_set_without_names_is_committed_to_by_its_content(run: Any, tmp
 @pytest.mark.parametrize(
     ("lane", "settings", "foreign"),
     [
-        ("exact_ridge", Settings(epochs=1), "--epochs"),
-        ("retrain", Settings(rescale=False), "--rescale"),
-        ("measured_residual", Settings(ridge=2.0), "--ridge"),
-        ("output_perturbation", Settings(loss="squared"), "--loss"),
-        ("output_perturbation", replace(Settings(), noisy=replace(Settings().noisy, steps=3)), "--steps"),
+        ("exact_ridge", {"epochs": 1}, "--epochs"),
+        ("retrain", {"rescale": False}, "--rescale"),
+        ("measured_residual", {"ridge": 2.0}, "--ridge"),
+        ("output_perturbation", {"loss": "squared"}, "--loss"),
+        ("output_perturbation", {"steps": 3}, "--steps"),
     ],
 )
 def test_a_setting_that_a_lane_does_not_take_is_refused_by_name(
-    lane: str, settings: Settings, foreign: str, run: Any, tmp_path: Path
+    lane: str, settings: dict[str, Any], foreign: str, run: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(
         ValueError, match=f"mechanism '{lane}' takes no {foreign}, which was given and would do nothing"
@@ -207,12 +206,12 @@ def test_a_setting_that_a_lane_does_not_take_is_refused_by_name(
     ("lane", "changes", "settings", "error", "reason"),
     [
         ("retrain", {"make_model": None}, None, TaskError, "needs task.make_model"),
-        ("output_perturbation", {}, Settings(epochs=-1), ValueError, "epochs must be a finite number above 0"),
-        ("gradient_clipping", {"retain": (batch for batch in KEPT.chunks(8))}, Settings(), TaskError, "read only once"),
+        ("output_perturbation", {}, {"epochs": -1}, ValueError, "epochs must be a finite number above 0"),
+        ("gradient_clipping", {"retain": (batch for batch in KEPT.chunks(8))}, {}, TaskError, "read only once"),
     ],
 )
 def test_what_the_end_would_refuse_is_told_before_the_run(
-    lane: str, changes: dict[str, Any], settings: Settings | None, error: type[Exception], reason: str, run: Any
+    lane: str, changes: dict[str, Any], settings: dict[str, Any] | None, error: type[Exception], reason: str, run: Any
 ) -> None:
     with pytest.raises(error, match=reason):
         run(lane, task(loss=never, **changes), settings)
@@ -225,7 +224,7 @@ class NoLength:
 
 def test_a_loader_without_length_is_refused_before_the_run(run: Any) -> None:
     with pytest.raises(TypeError, match="the loader has no length"):
-        run("gradient_clipping", task(retain=NoLength(), loss=never), Settings(epochs=1))
+        run("gradient_clipping", task(retain=NoLength(), loss=never), {"epochs": 1})
     norm = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
     with pytest.raises(TypeError, match="the loader has no length"):
         ex.unlearn(norm, NoLength(), CLIPPING, loss=never, buffers="reset")

@@ -30,6 +30,7 @@ from expunge.accounting import (
     best_schedule,
     best_steps,
     calibrate,
+    compose,
     delta_at,
     fewest_steps,
     frontier,
@@ -37,8 +38,10 @@ from expunge.accounting import (
     group_mu,
     guarantee,
     interval,
+    remaining,
+    requests_left,
 )
-from expunge.certificate import Certificate, compose, issue, remaining, requests_left, verify
+from expunge.certificate import Certificate, issue, verify
 from expunge.record import RunRecord
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from expunge.features import RandomFeatures, TangentFeatures
     from expunge.heads import AnalyticHead, ConvexHead, EqualScores
     from expunge.jobs.planner import Plan, plan
+    from expunge.jobs.unlearning import unlearn
     from expunge.recovery import Recipe
     from expunge.recovery.fine_tuning import recover
     from expunge.trace import Shards, Trace, rewind, train_shards, train_traced
@@ -56,7 +60,6 @@ if TYPE_CHECKING:
     from expunge.unlearners.null_start import null_start
     from expunge.unlearners.private import train_private
     from expunge.unlearners.retrain import retrain
-    from expunge.unlearners.run import unlearn
 
 __all__ = [
     "AnalyticHead",
@@ -156,7 +159,7 @@ _TORCH_BACKED = {
     "train_private": "unlearners.private",
     "train_shards": "trace",
     "train_traced": "trace",
-    "unlearn": "unlearners.run",
+    "unlearn": "jobs.unlearning",
 }
 
 

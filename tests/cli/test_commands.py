@@ -317,7 +317,8 @@ def test_plan_compares_the_lanes_and_names_the_next_command(folder: Path, monkey
         work()
         return 1e-3
 
-    monkeypatch.setattr("expunge.jobs.planner._timed", millisecond)
+    for room in ("costs", "exact_ridge", "measured_residual"):
+        monkeypatch.setattr(f"expunge.unlearners.{room}.timed", millisecond)
     done = run("plan", "digits_of_mine:task", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "expunge unlearn digits_of_mine:task --mechanism exact_ridge --out unlearned" in " ".join(

@@ -12,7 +12,10 @@ from torch.utils.data import DataLoader, TensorDataset
 import expunge as ex
 import lane_tasks
 from expunge.errors import TaskError
+from expunge.jobs import unlearning
 from expunge.jobs.comparison import accuracies, accuracy
+from expunge.unlearners import noisy
+from expunge.unlearners.output_perturbation import OutputPerturbation
 
 
 def right(model: nn.Module, rows: ex.Examples) -> float:
@@ -89,18 +92,13 @@ def test_no_data_is_an_error():
 
 
 def test_a_task_that_cannot_be_measured_is_refused_before_it_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Any):
-    from expunge.jobs import networks
-
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("it was run")
 
     task = replace(lane_tasks.task(), held_out=[{"x": X}])
-    monkeypatch.setattr(networks, "load_task", lambda _: task)
-    monkeypatch.setattr(networks, "unlearn", never)
-    mechanism = ex.OutputPerturbation(init_clip=0.5, noise_std=4.0)
+    monkeypatch.setattr(unlearning, "load_task", lambda _: task)
+    monkeypatch.setattr(noisy, "run_executor", never)
+    way = OutputPerturbation(init_clip=0.5, noise_std=4.0)
     with pytest.raises(TaskError, match=r"set task\.accuracy"):
-        networks.run_task(
-            "its:name", tmp_path / "out", mechanism, ex.Budget(epsilon=1.0, delta=1e-5), relation=ex.Relation.RETRAINED,
-            epochs=1, recipe=ex.Recipe(), rescale=True, resume=False,
-        )  # fmt: skip
+        unlearning.run_unlearner("its:name", tmp_path / "out", way, ex.Budget(epsilon=1.0, delta=1e-5))
     assert list(tmp_path.iterdir()) == []

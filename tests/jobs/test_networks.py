@@ -13,12 +13,16 @@ import expunge as ex
 import lane_tasks
 from expunge.certificate import Certificate
 from expunge.errors import OutputError, StateError, TaskError
-from expunge.jobs import networks
+from expunge.jobs import unlearning
+from expunge.unlearners import noisy
+from expunge.unlearners.model_clipping import ModelClipping
+from expunge.unlearners.protocol import Unlearner
+from expunge.unlearners.retrain import Retraining
 from interrupted import interrupted
 
 BUDGET = ex.Budget(epsilon=1.0, delta=1e-5)
-MECHANISM = ex.calibrate(lambda s: ex.ModelClipping(model_clip=0.5, learning_rate=0.1, steps=6, noise_std=s), BUDGET)
-RECIPE = ex.Recipe(learning_rate=0.1, batch_size=32)
+TRAINING: dict[str, Any] = {"epochs": 2, "recovery_lr": 0.1, "batch_size": 32}
+WAY = ModelClipping(model_clip=0.5, learning_rate=0.1, weight_decay=0.0, steps=6, **TRAINING)
 
 
 @pytest.fixture(autouse=True)
@@ -31,16 +35,11 @@ def always_save(monkeypatch: pytest.MonkeyPatch) -> None:
 def go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Run the task into `out`, interrupted after so many calls of its loss; says how many there were."""
 
-    def run(
-        after: int | None = None, *, resume: bool = False, mechanism: ex.Mechanism = MECHANISM, **changes: Any
-    ) -> int:
+    def run(after: int | None = None, *, resume: bool = False, way: Unlearner = WAY, **changes: Any) -> int:
         task = replace(lane_tasks.task(), **changes)
-        monkeypatch.setattr(networks, "load_task", lambda _: task)
+        monkeypatch.setattr(unlearning, "load_task", lambda _: task)
         with interrupted(after) as counted:
-            networks.run_task(
-                "its:name", tmp_path / "out", mechanism, BUDGET, relation=ex.Relation.RETRAINED, epochs=2,
-                recipe=RECIPE, rescale=True, resume=resume,
-            )  # fmt: skip
+            unlearning.run_unlearner("its:name", tmp_path / "out", way, BUDGET, resume=resume)
         return counted.calls
 
     return run
@@ -84,14 +83,14 @@ def test_an_interrupted_task_goes_on_where_it_was(
 def test_a_recovery_that_goes_on_is_of_the_weights_that_were_certified_first(go, tmp_path: Path, monkeypatch):
     """A second run of the mechanism would be a second release of noise, and a certificate of other weights."""
     made: list[ex.RunRecord] = []
-    whole = networks.unlearn
+    whole = noisy.run_executor
 
     def kept_once(*a: Any, **k: Any) -> Any:
         done = whole(*a, **k)
         made.append(done.record)
         return done
 
-    monkeypatch.setattr(networks, "unlearn", kept_once)
+    monkeypatch.setattr(noisy, "run_executor", kept_once)
     with pytest.raises(KeyboardInterrupt):
         go(9)
     go(resume=True)
@@ -106,7 +105,7 @@ def test_an_interrupted_task_is_not_resumed_with_another_mechanism(go, tmp_path:
         go(9)
     before = left(tmp_path)
     with pytest.raises(StateError, match="another run"):
-        go(resume=True, mechanism=replace(MECHANISM, noise_std=2 * MECHANISM.noise_std))
+        go(resume=True, way=replace(WAY, steps=7))
     assert left(tmp_path) == before
 
 
@@ -119,16 +118,16 @@ def test_nothing_is_kept_of_a_task_that_fails_before_its_first_state(go, tmp_pat
 
 def test_a_retraining_goes_on_too(go, tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
-        go(5, mechanism=ex.Retrain())
+        go(5, way=Retraining(**TRAINING))
     assert left(tmp_path) == {"run.state"}
-    assert STEPS - 6 - 5 <= go(resume=True, mechanism=ex.Retrain()) < STEPS - 6
+    assert STEPS - 6 - 5 <= go(resume=True, way=Retraining(**TRAINING)) < STEPS - 6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_retraining_from_a_copy_of_the_trained_model_is_refused_before_it(go, tmp_path: Path, dtype: torch.dtype):
     trained = lane_tasks.task().model
     with pytest.raises(TaskError, match=r"with the values that task\.model has"):
-        go(mechanism=ex.Retrain(), model=trained, make_model=lambda: copy.deepcopy(trained).to(dtype))
+        go(way=Retraining(**TRAINING), model=trained, make_model=lambda: copy.deepcopy(trained).to(dtype))
     assert not (tmp_path / "out").exists()
 
 
@@ -136,11 +135,11 @@ def loader(rows: ex.Examples) -> DataLoader[Any]:
     return DataLoader(TensorDataset(*rows.tensors), batch_size=30, shuffle=True)
 
 
-@pytest.mark.parametrize("mechanism", [MECHANISM, ex.Retrain()])
-def test_loaders_of_batches_will_do(go, tmp_path: Path, mechanism: ex.Mechanism):
+@pytest.mark.parametrize("way", [WAY, Retraining(**TRAINING)])
+def test_loaders_of_batches_will_do(go, tmp_path: Path, way: Unlearner):
     task = lane_tasks.task()
     parts = {name: loader(getattr(task, name)) for name in ("retain", "forget", "held_out")}
-    go(mechanism=mechanism, **parts)
+    go(way=way, **parts)
     ex.verify(tmp_path / "out" / "certificate.json", weights=tmp_path / "out" / "model.safetensors")
 
 
@@ -169,7 +168,7 @@ def test_what_cannot_be_written_is_not_lost(go, tmp_path: Path, monkeypatch: pyt
         raise OutputError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(networks, "write", full)
+        patch.setattr(unlearning, "write", full)
         with pytest.raises(OutputError, match="full"):
             go()
     assert left(tmp_path) == {"certified.state"}

@@ -7,10 +7,11 @@ import pytest
 
 from expunge import Budget, Relation
 from expunge.cli.commands import main
-from expunge.jobs.options import FAMILIES, LANES, TAKES, Noisy, Settings
+from expunge.jobs.options import FAMILIES, Noisy, calibrated
+from expunge.unlearners.options import NAMES, OPTIONS
+from expunge.unlearners.table import UNLEARNERS, options
 
-SET = {f.name for part in (Noisy, Settings) for f in fields(part)} - {"noisy"}
-VALUES = {"optimizer": "sgd", "loss": "squared", "head": ".", "trace": ".", "rescale": "", "relation": "center"}
+VALUES = {"optimizer": "sgd", "loss": "squared", "head": ".", "trace": ".", "rescale": "", "blind": ""}
 
 
 @pytest.fixture
@@ -29,39 +30,41 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 def typed(name: str) -> list[str]:
     """The option with its default, where it has one: what was typed counts, and not whether it differs."""
-    default = {f.name: f.default for part in (Noisy, Settings) for f in fields(part)}
-    value = VALUES.get(name, str(default.get(name)))
+    value = VALUES.get(name, str(OPTIONS[name].default))
     return [word for word in (f"--{name.replace('_', '-')}", value) if word]
 
 
-def test_every_setting_is_taken_by_some_mechanism_and_no_other_name_is() -> None:
-    assert set(TAKES) == set(LANES)
-    assert set().union(*TAKES.values()) == SET | {"relation"}
+def test_the_list_of_options_is_that_of_the_unlearners_fields() -> None:
+    assert tuple(UNLEARNERS) == NAMES
+    taken = {name: options(name) for name in NAMES}
+    assert set().union(*taken.values()) == set(OPTIONS)
+    for own in taken.values():
+        assert all(default == OPTIONS[name].default for name, default in own.items())
 
 
 @pytest.mark.parametrize(
-    ("lane", "name"), [(lane, name) for lane in LANES for name in sorted((SET | {"relation"}) - TAKES[lane])]
+    ("way", "name"), [(way, name) for way in NAMES for name in sorted(set(OPTIONS) - set(options(way)))]
 )
-def test_unlearn_refuses_it(lane: str, name: str, run) -> None:
-    need = ["--trace", "."] if lane == "replay" else []
-    code, told = run("unlearn", "nowhere:task", "--out", "o", "--mechanism", lane, *need, *typed(name))
-    assert (code, f"mechanism '{lane}' takes no --{name.replace('_', '-')}, which was given" in told) == (2, True), told
+def test_unlearn_refuses_it(way: str, name: str, run) -> None:
+    code, told = run("unlearn", "nowhere:task", "--out", "o", "--mechanism", way, *typed(name))
+    assert (code, f"mechanism '{way}' takes no --{name.replace('_', '-')}, which was given" in told) == (2, True), told
 
 
-@pytest.mark.parametrize("lane", LANES)
-def test_unlearn_takes_what_the_mechanism_knows(lane: str, run) -> None:
+@pytest.mark.parametrize("way", NAMES)
+def test_unlearn_takes_what_the_mechanism_knows(way: str, run) -> None:
     """It goes on to the task, which is not there."""
-    words = [word for name in sorted(TAKES[lane]) for word in typed(name)]
-    code, told = run("unlearn", "nowhere:task", "--out", "o", "--mechanism", lane, *words)
+    words = [word for name in sorted(options(way)) for word in typed(name)]
+    code, told = run("unlearn", "nowhere:task", "--out", "o", "--mechanism", way, *words)
     assert (code, "no module named 'nowhere'" in told) == (2, True), told
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_calibrate_refuses_it(family: str, run) -> None:
-    for name in sorted({f.name for f in fields(Noisy)} - TAKES[family]):
+    own = {f.name for f in fields(FAMILIES[family])}
+    for name in sorted({f.name for f in fields(Noisy)} - own):
         code, told = run("calibrate", "--mechanism", family, *typed(name))
         assert (code, f"takes no --{name.replace('_', '-')}" in told) == (2, True), told
-    words = [word for name in sorted({f.name for f in fields(Noisy)} & TAKES[family]) for word in typed(name)]
+    words = [word for name in sorted({f.name for f in fields(Noisy)} & own) for word in typed(name)]
     assert run("calibrate", "--mechanism", family, *words)[0] == 0
 
 
@@ -76,13 +79,13 @@ def test_a_folder_that_is_there_is_no_new_one(out: str, run) -> None:
     assert (code, "exists already" in told) == (1, True), told
 
 
-NUMBERS = {f.name for part in (Noisy, Settings) for f in fields(part) if isinstance(f.default, float)}
+NUMBERS = {name for name, own in OPTIONS.items() if own.kind is float}
 
 
 CALLS = [
     *(("plan", name, ()) for name in sorted(NUMBERS | {"epsilon", "delta", "training_epochs"})),
     *(
-        ("unlearn", name, ("--out", "o", "--mechanism", next(lane for lane in LANES if name in TAKES[lane])))
+        ("unlearn", name, ("--out", "o", "--mechanism", next(way for way in NAMES if name in options(way))))
         for name in sorted(NUMBERS)
     ),
     *(("unlearn", name, ("--out", "o")) for name in ("epsilon", "delta")),
@@ -104,5 +107,6 @@ def test_a_number_beyond_what_floats_can_carry_is_refused_by_name_before_the_tas
 @pytest.mark.parametrize("name", ["init_clip", "grad_clip", "model_clip"])
 @pytest.mark.parametrize("mechanism", sorted(FAMILIES))
 def test_within_that_range_every_radius_is_calibrated_for(mechanism, name, value):
-    found = Noisy(**{name: value}).calibrated(mechanism, Budget(epsilon=1.0, delta=1e-5), Relation.RETRAINED)
+    given = {name: value} if name in {f.name for f in fields(FAMILIES[mechanism])} else {}
+    found = calibrated(mechanism, given, Budget(epsilon=1.0, delta=1e-5), Relation.RETRAINED)
     assert 0 < found.noise_std < float("inf")

@@ -13,18 +13,23 @@ from expunge import (
     Budget,
     ConvexHead,
     Examples,
-    GradientClipping,
     ModelClipping,
     OutputPerturbation,
     Recipe,
     calibrate,
     delta_at,
 )
-from expunge.jobs import planner
 from expunge.jobs.comparison import featured
-from expunge.jobs.digits import digits, mechanisms
+from expunge.jobs.digits import digits, mechanisms, unlearners
 from expunge.jobs.planner import plan
+from expunge.jobs.unlearning import chosen
 from expunge.trace import train_shards, train_traced
+from expunge.unlearners import exact_ridge, measured_residual
+from expunge.unlearners.exact_ridge import ExactHead
+from expunge.unlearners.gradient_clipping import GradientClipping
+from expunge.unlearners.measured_residual import NoisyHead
+from expunge.unlearners.replay import Replaying
+from expunge.unlearners.retrain import Retraining
 
 BUDGET = Budget(epsilon=1.0, delta=1e-5)
 
@@ -34,27 +39,44 @@ def task():
     return digits(0)
 
 
-def planned(task, budget=BUDGET, **how):
-    return plan(task, budget, **{"mechanisms": mechanisms(budget)} | how)
+def planned(task, budget=BUDGET, *, noisy=None, batch_size=128, epochs=5, training_epochs=30, **how):
+    """Of the noisy mechanisms (by default the demo's), retraining, heads and a replay."""
+    training = {"epochs": epochs, "batch_size": batch_size}
+    ways = (
+        [replace(way, **training) for name, way in unlearners(5).items() if name != "retrain"]
+        if noisy is None
+        else noisy
+    )
+    own = {name: {one: how[one] for one in taken if one in how} for name, taken in TAKES.items()}
+    others = [
+        Retraining(epochs=training_epochs, batch_size=batch_size), ExactHead(**own["exact"]), NoisyHead(**own["noisy"]),
+        Replaying(**own["replay"]),
+    ]  # fmt: skip
+    return plan(task, None, budget, unlearners=[*ways, *others])
+
+
+TAKES = {"exact": ("ridge", "learned"), "noisy": ("learned",), "replay": ("traced",)}
 
 
 def test_on_the_demo_it_recommends_the_exact_head(task):
     found = planned(task)
-    assert found.recommended == "exact_ridge"
-    assert found.option("exact_ridge").seconds < found.option("retrain").seconds
-    assert "times as fast as retraining" in found.reason
+    assert found.name == "exact_ridge"
+    assert found.recommended is found.unlearners[found.best]
+    assert found.quote("exact_ridge").seconds < found.quote("retrain").seconds
+    assert found.reason.startswith("It is the cheapest that meets epsilon=1, delta=1e-05, in about ")
 
 
 def test_without_a_feature_map_it_says_that_nothing_beats_retraining(task):
     found = planned(replace(task, features=None))
-    assert found.recommended == "retrain"
-    assert "nothing that proves (1, 1e-05) and keeps anything is cheaper" in found.reason
+    assert found.name == "retrain"
+    assert "3 noisy methods are passed over: at this budget the noise leaves so little" in found.reason
+    assert "Next time: train with a trace" in found.reason
     for lane in ("exact_ridge", "measured_residual"):
-        assert "names no feature map" in found.option(lane).why
+        assert "names no feature map" in found.quote(lane).why
 
 
 def test_the_convex_head_meets_the_budget_and_reads_the_retained_features(task):
-    option = planned(task).option("measured_residual")
+    option = planned(task).quote("measured_residual")
     assert (option.epsilon, option.delta, option.kind) == (1.0, 1e-5, "epsilon_delta")
     assert option.applies
     assert option.keeps
@@ -65,24 +87,24 @@ def test_the_convex_head_meets_the_budget_and_reads_the_retained_features(task):
 def test_a_noisy_mechanism_at_small_epsilon_saves_nothing(task):
     found = planned(task)
     for name, mechanism in mechanisms(BUDGET).items():
-        option = found.option(name)
+        option = found.quote(name)
         assert option.applies
         assert not option.keeps
         assert option.gap == delta_at(mechanism, 0.0)
         assert "saves nothing: a start that never saw data" in option.why
-    assert found.option("output_perturbation").gap == pytest.approx(0.1066, abs=2e-4)
+    assert found.quote("output_perturbation").gap == pytest.approx(0.1066, abs=2e-4)
 
 
 def test_at_a_large_epsilon_a_noisy_mechanism_may_be_recommended(task):
     large = Budget(epsilon=50.0, delta=1e-5)
-    found = planned(replace(task, features=None), large, recovery_epochs=1)
-    assert found.recommended in mechanisms(large)
-    assert found.option(found.recommended).keeps
+    found = planned(replace(task, features=None), large, epochs=1)
+    assert found.name in mechanisms(large)
+    assert found.quote(found.name).keeps
 
 
 def test_a_mechanism_beyond_the_budget_does_not_apply(task):
     loud = calibrate(lambda s: OutputPerturbation(init_clip=0.5, noise_std=s), Budget(epsilon=5.0, delta=1e-5))
-    option = planned(task, mechanisms={"output_perturbation": loud}).option("output_perturbation")
+    option = planned(task, noisy=[chosen(loud)]).quote("foreign")
     assert not option.applies
     assert option.why.startswith("proves epsilon=5 only, 1 is asked")
 
@@ -101,7 +123,7 @@ def test_a_trace_says_how_many_steps_are_repeated(task, tmp_path):
         task.make_model, rows, loss=task.loss, epochs=3, steps_per_epoch=10, folder=tmp_path / "trace",
         recipe=Recipe(learning_rate=0.1), first_epochs=late, checkpoints=[20],
     )  # fmt: skip
-    option = planned(task, trace=trace).option("replay")
+    option = planned(task, traced=trace).quote("replay")
     assert option.applies
     assert option.steps == 10
     assert "10 of 30 steps are repeated" in option.why
@@ -113,21 +135,21 @@ def test_shards_say_exactly_how_many_steps_are_repeated_and_what_is_expected(tas
         recipe=Recipe(learning_rate=0.1),
     )  # fmt: skip
     few = replace(task, forget=task.forget.take([0]), make_model=task.make_model)
-    found = planned(few, shards=shards)
-    option, cost = found.option("shards"), shards.cost(few.forget.ids)
+    found = planned(few, traced=shards)
+    option, cost = found.quote("replay"), shards.cost(few.forget.ids)
     _, part = shards.plan.cell(shards.key, few.forget.ids[0])
     assert option.steps == cost.steps == sum(shards.plan.stage_steps[part:])
     assert (option.applies, option.kind, option.epsilon) == (True, "exact", 0.0)
     # one record: stage j (2, 4, 6 steps) is replayed with chance (j + 1)/3
     assert f"{option.steps} of 48 steps are repeated, in 1 of 4 shards" in option.why
     assert f"{2 / 3 + 8 / 3 + 6:.0f} on average" in option.why
-    assert 0 < option.seconds < found.option("retrain").seconds
-    assert "not trained in shards" in planned(task).option("shards").why
+    assert 0 < option.seconds < found.quote("retrain").seconds
+    assert "left no trace" in planned(task).quote("replay").why
     stranger = replace(task, forget=task.held_out)
-    assert "is not in the trace" in planned(stranger, shards=shards).option("shards").why
-    assert "no make_model" in planned(replace(few, make_model=None), shards=shards).option("shards").why
-    quick = planned(replace(few, features=None), shards=shards, training_epochs=1e6)
-    assert (quick.recommended, quick.lane) == ("shards", "replay")
+    assert "is not in the trace" in planned(stranger, traced=shards).quote("replay").why
+    assert "no make_model" in planned(replace(few, make_model=None), traced=shards).quote("replay").why
+    quick = planned(replace(few, features=None), traced=shards, training_epochs=1e6)
+    assert quick.name == "replay"
 
 
 def test_a_replay_is_timed_with_batches_of_its_own_size_and_its_augmentation(task, tmp_path, monkeypatch):
@@ -145,7 +167,7 @@ def test_a_replay_is_timed_with_batches_of_its_own_size_and_its_augmentation(tas
         task.make_model, rows, loss=task.loss, epochs=2, steps_per_epoch=100, folder=tmp_path / "t",
         augment=lambda batch, generator: batch, recipe=Recipe(learning_rate=0.1),
     )  # fmt: skip
-    planned(replace(task, loss=loss, augment=augment), trace=trace, recipe=Recipe(batch_size=64))
+    planned(replace(task, loss=loss, augment=augment), traced=trace, batch_size=64)
     assert set(sizes) == {64, *calls}
     assert 13 <= min(calls) == max(calls) <= 15  # 1,437 rows over 100 steps
 
@@ -159,9 +181,9 @@ def test_the_heads_are_as_wide_as_the_network_whatever_labels_are_forgotten(task
             seen.append(settings["classes"])
             super().__init__(**settings)
 
-    monkeypatch.setattr(planner, "AnalyticHead", Watched)
+    monkeypatch.setattr(exact_ridge, "AnalyticHead", Watched)
     made, real = [], torch.zeros
-    monkeypatch.setattr(planner.torch, "zeros", lambda *size, **how: made.append(size) or real(*size, **how))
+    monkeypatch.setattr(measured_residual.torch, "zeros", lambda *size, **how: made.append(size) or real(*size, **how))
     planned(replace(task, forget=zeros))
     assert seen == [10, 10]
     assert (512, 10) in made
@@ -170,12 +192,12 @@ def test_the_heads_are_as_wide_as_the_network_whatever_labels_are_forgotten(task
 def test_labels_beyond_the_networks_outputs_and_one_output_are_no_case_for_a_head(task):
     narrow = replace(task, model=nn.Linear(64, 4), loss=lambda m, b: m(b[0]).square().mean())
     for lane in ("exact_ridge", "measured_residual"):
-        assert planned(narrow).option(lane).why.startswith("the network has 4 outputs, and labels reach 9")
+        assert planned(narrow).quote(lane).why.startswith("the network has 4 outputs, and labels reach 9")
     one = replace(
         narrow, model=nn.Linear(64, 1),
         **{name: Examples(getattr(task, name).tensors[0], 0 * getattr(task, name).tensors[1]) for name in ("retain", "forget")},
     )  # fmt: skip
-    assert planned(one).option("measured_residual").why == "it needs 2 outputs at least, the network has 1"
+    assert planned(one).quote("measured_residual").why == "it needs 2 outputs at least, the network has 1"
 
 
 def test_a_head_at_hand_must_have_learned_the_forget_set(task):
@@ -188,29 +210,26 @@ def test_a_head_at_hand_must_have_learned_the_forget_set(task):
     wide = featured(task, rows)
     exact.learn(wide, rows.tensors[1], ids=rows.ids)
     convex.fit(Examples(wide, rows.tensors[1], ids=rows.ids))
-    for head, lane, other in (
-        (exact, "exact_ridge", "measured_residual"),
-        (convex, "measured_residual", "exact_ridge"),
-    ):
-        found = planned(task, head=head)
-        assert found.option(lane).applies
-        assert "a first one" not in found.option(lane).why
-        assert "a first one" in found.option(other).why
-        strangers = Examples(*task.forget.tensors, ids=["nobody", *task.forget.ids[1:]])
-        refused = planned(replace(task, forget=strangers), head=head)
-        assert refused.option(lane).why.startswith("1 of the 144 forgotten rows were never learned by the head")
-        assert not refused.option(lane).applies
-        assert refused.option(other).applies
+    strangers = Examples(*task.forget.tensors, ids=["nobody", *task.forget.ids[1:]])
+    for way in (ExactHead(learned=exact), NoisyHead(learned=convex)):
+        found = plan(task, None, BUDGET, unlearners=[way]).quotes[0]
+        assert found.applies
+        assert "a first one" not in found.why
+        assert "a first one" in plan(task, None, BUDGET, unlearners=[type(way)()]).quotes[0].why
+        refused = plan(replace(task, forget=strangers), None, BUDGET, unlearners=[way]).quotes[0]
+        assert refused.why.startswith("1 of the 144 forgotten rows were never learned by the head")
+        assert not refused.applies
 
 
 def test_what_does_not_apply_says_why(task):
-    found = planned(replace(task, provenance="", make_model=None, model=nn.BatchNorm1d(64)), recovery_epochs=1)
-    reasons = {option.lane: option.why for option in found.options if not option.applies}
+    found = planned(replace(task, provenance="", make_model=None, model=nn.BatchNorm1d(64)), epochs=1)
+    reasons = {quote.unlearner: quote.why for quote in found.quotes if not quote.applies}
     assert "not declared (provenance)" in reasons["exact_ridge"]
     assert "no make_model" in reasons["retrain"]
     assert "left no trace" in reasons["replay"]
     assert "buffer" in reasons["gradient_clipping"]
-    assert (found.recommended, found.reason) == ("none", "no lane applies; see the reasons")
+    assert (found.recommended, found.name) == (None, "none")
+    assert found.reason.startswith("No way to unlearn applies to this task")
 
 
 def test_it_changes_nothing_and_is_json(task):
@@ -224,13 +243,13 @@ def test_it_changes_nothing_and_is_json(task):
 
 def test_model_clipping_is_judged_by_its_profile_and_not_by_its_mu(task):
     chain = calibrate(lambda s: ModelClipping(model_clip=0.5, learning_rate=0.1, steps=50, noise_std=s), BUDGET)
-    option = planned(task, mechanisms={"model_clipping": chain}).option("model_clipping")
+    option = planned(task, noisy=[chosen(chain)]).quote("foreign")
     assert option.gap < 0.2 < chain.mu()
 
 
-@pytest.mark.parametrize("field", ["recovery_epochs", "training_epochs", "ridge"])
+@pytest.mark.parametrize("field", ["epochs", "training_epochs", "ridge"])
 def test_bad_settings_are_refused_by_name(task, field):
-    with pytest.raises(ValueError, match=field):
+    with pytest.raises(ValueError, match=field.removeprefix("training_")):
         planned(task, **{field: 0})
 
 
@@ -242,14 +261,7 @@ def test_a_forget_set_that_cannot_be_counted_is_refused(task):
 @pytest.mark.parametrize("settings", [{"learning_rate": 0.05}, {"steps": 4000}], ids=str)
 def test_a_mechanism_that_leaves_nothing_of_the_weights_has_noise_beyond_any_number(task, settings):
     """All decays in one step, or in so many that what is left is no float: told, not divided by."""
-    gone = calibrate(
-        lambda s: GradientClipping(
-            **{"init_clip": 0.5, "grad_clip": 1.0, "learning_rate": 0.01, "weight_decay": 20.0, "steps": 50} | settings,
-            noise_std=s,
-        ),
-        BUDGET,
-    )
-    found = planned(task, mechanisms={"gradient_clipping": gone})
-    assert found.option("gradient_clipping").noise_to_weight == inf
+    found = planned(task, noisy=[GradientClipping(**settings)])
+    assert found.quote("gradient_clipping").noise_to_weight == inf
     plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert [o["noise_to_weight"] for o in plain["options"] if o["lane"] == "gradient_clipping"] == [None]
+    assert [q["noise_to_weight"] for q in plain["quotes"] if q["unlearner"] == "gradient_clipping"] == [None]

@@ -34,7 +34,6 @@ LISTED: dict[str, tuple[set[str], str]] = {
     "replicates/rows.py": ({"torch.rand", "torch.randint", "torch.Generator(", "manual_seed("}, MEASURED),
     "replicates/stack.py": ({"manual_seed("}, MEASURED),
     "testing/executors.py": ({"torch.randn", "torch.Generator(", "manual_seed("}, MEASURED),
-    "jobs/planner.py": ({"torch.Generator(", "manual_seed("}, "a rehearsal whose result is thrown away"),
     "features/random.py": ({"torch.randn", "torch.Generator(", "manual_seed("}, PUBLIC),
     "features/tangent.py": (
         {"torch.rand", "torch.randint", "torch.randperm", "torch.Generator(", "manual_seed(", "set_rng_state("}, PUBLIC,

@@ -66,7 +66,7 @@ def _command(run: Callable[..., None]) -> Callable[..., None]:
     hints = get_type_hints(run, include_extras=True)
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(run).parameters.values():
-        hint = hints[parameter.name]
+        hint = _declared(hints[parameter.name])
         annotation = typer.Context if hint is Typed else _checked(parameter, hint)
         plain = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
         parameters.extend(_options(hint) if is_dataclass(hint) else [plain])
@@ -74,13 +74,19 @@ def _command(run: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(run)
     def command(**given: Any) -> None:
         try:
-            run(**{name: _built(hints[name], name, given) for name in inspect.signature(run).parameters})
+            run(**{name: _built(_declared(hints[name]), name, given) for name in inspect.signature(run).parameters})
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
 
     cast("Any", command).__signature__ = inspect.Signature(parameters)
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
+
+
+def _declared(hint: Any) -> Any:
+    """The dataclass of options behind `Annotated[Any, Options]`, as one made at run time is named; or the hint itself."""
+    inside = getattr(hint, "__metadata__", ())
+    return inside[0] if inside and is_dataclass(inside[0]) else hint
 
 
 def _options(settings: Any) -> Iterator[inspect.Parameter]:
@@ -110,12 +116,11 @@ def _checked(parameter: inspect.Parameter, hint: Any) -> Any:
     return Annotated[kind, info]
 
 
-def _there(given: Path | list[Path] | None) -> Path | list[Path] | None:
-    """Paths that exist, or are those of jobs of which the secret folder alone is left."""
-    for path in given if isinstance(given, list) else [given]:
-        if path is not None and not path.exists() and not path.with_name(f"{path.name}.secret").exists():
-            raise typer.BadParameter(f"path {str(path)!r} does not exist")
-    return given
+def _there(path: Path | None) -> Path | None:
+    """A path that exists, or that of a job of which the secret folder alone is left."""
+    if path is not None and not path.exists() and not path.with_name(f"{path.name}.secret").exists():
+        raise typer.BadParameter(f"path {str(path)!r} does not exist")
+    return path
 
 
 def _in_a_folder(out: Path | None) -> Path | None:

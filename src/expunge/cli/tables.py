@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 from rich.cells import cell_len
 from rich.table import Column, Table
 
-from expunge.accounting import Budget, Guarantee, Kind, Mechanism, Relation, Remaining
+from expunge.accounting import Guarantee, Kind, Mechanism, Relation
 from expunge.certificate import Certificate, Verdict
 from expunge.cli.terminal import console, say
 
@@ -18,7 +18,6 @@ __all__ = [
     "fields_of",
     "print_audited",
     "print_calibrated",
-    "print_composed",
     "print_demo",
     "print_json",
     "print_plan",
@@ -45,41 +44,6 @@ def print_calibrated(found: Mechanism, proven: Sequence[Guarantee], lower: Mappi
         if p.relation in lower:
             rows.append(_Row(("  proved lower", f"{lower[p.relation]:.6f}")))
     _print_table(("field", "value"), rows, title=found.name)
-
-
-def print_composed(
-    releases: Sequence[tuple[str, str, float]],
-    together: Guarantee,
-    budget: Budget | None,
-    left: Remaining | None,
-    *,
-    limits: Sequence[str],
-    assumed: Sequence[str],
-) -> None:
-    """What releases prove together, what they leave of a budget, and what is assumed.
-
-    Args:
-        releases: certificate, mechanism and ε of each alone.
-        together: all of them.
-        budget: what was asked of all together; None where nothing was.
-        left: of the budget.
-        limits: forget sets to which releases are limited, where they are.
-        assumed: sentences.
-    """
-    rows = [_Row((path, name, f"{epsilon:.6g}")) for path, name, epsilon in releases]
-    _print_table(("certificate", "mechanism", "epsilon alone"), rows, title=f"releases: {len(rows)}")
-    numbers = f"epsilon={together.epsilon:.6g} at delta={together.delta:g}, relation '{together.relation}'"
-    say(f"Together they prove {'exact' if together.kind is Kind.EXACT else numbers}.")
-    say(*(f"They speak of {limit} only." for limit in limits))
-    if budget is not None and left is not None:
-        asked = f"the budget (epsilon={budget.epsilon:g}, delta={budget.delta:g})"
-        if together.epsilon > budget.epsilon:
-            say(f"They exceed {asked}.", style="red")
-        elif left.retrain:
-            say(f"Nothing is left of {asked}: serve the next request by retraining, which starts a new account.")
-        else:
-            say(f"Left of {asked}: one more release of at most epsilon={left.epsilon:.6g} (mu={left.mu:.6g}).")
-    say("Assumed, as no certificate shows it:", *(f"- {sentence}" for sentence in assumed))
 
 
 def print_verified(certificate: Certificate, found: Verdict, *, weights: bool, untested: str | None) -> None:
@@ -120,18 +84,18 @@ def print_summary(summary: Mapping[str, Any]) -> None:
 
 
 def print_plan(found: Any) -> None:
-    """The lanes beside one another, why each applies or not, and the one to take."""
+    """The ways beside one another, why each applies or not, and the one to take."""
     rows: list[_Row] = []
-    for o in found.options:
-        proven = f"epsilon={o.epsilon:.4g}" if o.kind == Kind.EPSILON_DELTA else o.kind
-        seconds = "" if o.seconds is None else f"{o.seconds:.3g}"
-        noise = "" if o.noise_to_weight is None else f"{o.noise_to_weight:.3g}"
-        told = (proven, str(o.steps), seconds, noise, o.reads) if o.applies else ("does not apply",)
-        style = "bold green" if o.lane == found.recommended else None if o.applies and o.keeps else "dim"
-        rows.append(_Row((o.lane, *told), style))
-    _print_table(("lane", "guarantee", "steps", "seconds", "noise / weights", "reads"), rows)
-    say(*(f"{o.lane}: {o.why}" for o in found.options))
-    say(f"Recommended: {found.recommended}: {found.reason}.")
+    for q in found.quotes:
+        proven = f"epsilon={q.epsilon:.4g}" if q.kind == Kind.EPSILON_DELTA else q.kind
+        seconds = "" if q.seconds is None else f"{q.seconds:.3g}"
+        noise = "" if q.noise_to_weight is None else f"{q.noise_to_weight:.3g}"
+        told = (proven, str(q.steps), seconds, noise) if q.applies else ("no",)
+        style = "bold green" if q.unlearner == found.name else None if q.applies and q.keeps else "dim"
+        rows.append(_Row((q.unlearner, *told), style))
+    _print_table(("unlearner", "guarantee", "steps", "seconds", "noise / weights"), rows)
+    say(*(f"{q.unlearner}: {q.why}{f'. Reads {q.reads}' if q.applies else ''}." for q in found.quotes))
+    say(f"Recommended: {found.name}. {found.reason}.")
 
 
 def print_audited(found: Any, out: Path) -> None:

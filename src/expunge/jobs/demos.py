@@ -2,19 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from expunge._files import write_new
-from expunge.accounting import Budget, Mechanism, Relation, Retrain
+from expunge.accounting import Budget, Relation
 from expunge.certificate import Certificate
 from expunge.jobs.comparison import compare
-from expunge.jobs.digits import RECIPE, digits, mechanisms
+from expunge.jobs.digits import RECIPE, digits, mechanisms, unlearners
 from expunge.jobs.folder import working_folder, write
-from expunge.jobs.networks import certified, with_recovery
-from expunge.recovery.fine_tuning import recover
 from expunge.report import render
 from expunge.report.curves import Comparison
 from expunge.report.page import control, table
+from expunge.unlearners.working import Run
 
 __all__ = ["run_demo"]
 
@@ -31,15 +30,11 @@ def run_demo(
         )  # fmt: skip
         task = digits(0)
         pages: dict[str, Certificate] = {}
-        for name, mechanism in cast("dict[str, Mechanism]", {**chosen, "retrain": Retrain()}).items():
+        for name, unlearner in unlearners(epochs).items():
             folder = work / name
             folder.mkdir()
-            done = certified(task, mechanism, epochs=epochs, recipe=RECIPE, state=None)
-            released = done.model
-            if name != "retrain":
-                released = recover(done.model, task.retain, loss=task.loss, epochs=epochs, recipe=RECIPE, rescale=True)
-                done = with_recovery(done, epochs=epochs, recipe=RECIPE, rescale=True)
-            pages[name] = write(folder, done, released, budget, Relation.RETRAINED, {}, comparison)
+            done = unlearner.forget(task, budget, Relation.RETRAINED, Run())
+            pages[name] = write(folder, done, done.model, budget, Relation.RETRAINED, {}, comparison)
         write_new(work / "comparison.json", (json.dumps(comparison.to_dict(), indent=1) + "\n").encode())
         write_new(work / "report.html", render(pages["gradient_clipping"], comparison).encode())
     return comparison, table(comparison), control(comparison)

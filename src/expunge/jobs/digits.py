@@ -1,25 +1,24 @@
 """The main job on real data that ships with scikit-learn: forget 10 % of the digits, certify, verify, report."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expunge.accounting import (
-    Budget,
-    GradientClipping,
-    Mechanism,
-    ModelClipping,
-    OutputPerturbation,
-    calibrate,
-)
+from expunge.accounting import Budget, Mechanism, Relation
 from expunge.data import Examples, split
 from expunge.errors import MissingExtra
 from expunge.features import RandomFeatures
 from expunge.recovery import Recipe
 from expunge.training.task import Task
-from expunge.unlearners.retrain import retrain
+from expunge.unlearners.gradient_clipping import GradientClipping
+from expunge.unlearners.model_clipping import ModelClipping
+from expunge.unlearners.output_perturbation import OutputPerturbation
+from expunge.unlearners.protocol import Unlearner
+from expunge.unlearners.retrain import Retraining, retrain
 
-__all__ = ["RECIPE", "digits", "mechanisms"]
+__all__ = ["RECIPE", "digits", "mechanisms", "unlearners"]
 
 RECIPE = Recipe(learning_rate=0.4, batch_size=128)
 _HELD_OUT, _FORGET = 360, 144  # a fifth held out; forget a tenth of the 1,437 trained on
@@ -57,17 +56,24 @@ def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return F.cross_entropy(model(batch[0]), batch[1])
 
 
-def mechanisms(budget: Budget) -> dict[str, Mechanism]:
-    """The three noisy methods, calibrated to the budget. Their radii were fixed before any model was trained."""
+def unlearners(epochs: int) -> dict[str, Unlearner]:
+    """The three noisy methods and retraining, with so many epochs after them. Their radii were fixed before any model was trained."""
+    training: dict[str, Any] = {"epochs": epochs, "recovery_lr": RECIPE.learning_rate, "batch_size": RECIPE.batch_size}
     return {
-        "gradient_clipping": calibrate(
-            lambda s: GradientClipping(
-                init_clip=0.5, grad_clip=1.0, learning_rate=0.01, weight_decay=20.0, steps=20, noise_std=s
-            ),
-            budget,
+        "gradient_clipping": GradientClipping(
+            init_clip=0.5, grad_clip=1.0, learning_rate=0.01, weight_decay=20.0, steps=20, **training
         ),
-        "model_clipping": calibrate(
-            lambda s: ModelClipping(model_clip=0.5, learning_rate=0.1, steps=20, noise_std=s), budget
-        ),
-        "output_perturbation": calibrate(lambda s: OutputPerturbation(init_clip=0.5, noise_std=s), budget),
+        "model_clipping": ModelClipping(model_clip=0.5, learning_rate=0.1, weight_decay=0.0, steps=20, **training),
+        "output_perturbation": OutputPerturbation(init_clip=0.5, **training),
+        "retrain": Retraining(**training),
+    }
+
+
+def mechanisms(budget: Budget) -> dict[str, Mechanism]:
+    """The noisy mechanisms of `unlearners`, calibrated to the budget."""
+    task = digits(0)
+    return {
+        name: unlearner.mechanism(task, budget, Relation.RETRAINED)
+        for name, unlearner in unlearners(5).items()
+        if name != "retrain"
     }

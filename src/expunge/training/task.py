@@ -1,19 +1,20 @@
 """What a command needs of a user: one Python function that returns a `Task`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from expunge.data import Examples, as_examples
+from expunge.data import Examples, Request, as_examples
+from expunge.data.joins import joined
 from expunge.errors import TaskError, TaskNotFound
 from expunge.training.loss import Loss
 from expunge.training.randomness import mode
 from expunge.training.task_module import module_of
 
-__all__ = ["Task", "accuracies", "accuracy", "featured", "labelled", "load_task", "outputs"]
+__all__ = ["Task", "accuracies", "accuracy", "featured", "labelled", "load_task", "outputs", "resolved"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,31 @@ class Task:
                 as_examples(getattr(self, name))
             except (TypeError, ValueError) as error:
                 raise TaskError(f"task.{name}: {error}") from error
+
+
+def resolved(task: Task, request: Request | None) -> Task:
+    """The task with the request's rows as its forget set, and all others as its retain set.
+
+    Raises:
+        TaskError: there is no request, or the data are no `Examples`.
+        ValueError: an id or owner is unknown, no row is left; or labels or features are asked for, which
+            `ConvexHead.unlearn` corrects.
+    """
+    if request is None:
+        if task.forget is None:
+            raise TaskError("nothing is to be forgotten: give a request, e.g. Request.rows(ids), or task.forget")
+        return task
+    if request.kinds & {"labels", "features"}:
+        raise ValueError("labels and features are corrected by expunge.ConvexHead.unlearn; here rows and owners leave")
+    parts = [as_examples(part) for part in (task.retain, task.forget) if part is not None]
+    if any(part is None for part in parts):
+        raise TaskError("a request names rows: give the task's data as Examples(..., ids=...), not as a loader")
+    rows = joined(*cast("list[Examples]", parts)) if len(parts) > 1 else cast("Examples", parts[0])
+    leaving = request.positions(rows)
+    staying = sorted(set(range(len(rows))) - set(leaving))
+    if not staying:
+        raise ValueError("the request leaves no row: there is nothing to train on")
+    return replace(task, retain=rows.take(staying), forget=rows.take(leaving))
 
 
 def labelled(task: Task, part: str) -> Examples:

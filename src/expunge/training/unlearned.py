@@ -1,7 +1,9 @@
 """What every unlearner returns: a model, and the record of the run that a certificate is issued from."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 from expunge.accounting import Mechanism
 from expunge.data import Examples
+from expunge.errors import RunError
 from expunge.record import NO_NOISE, UNCHECKED, RunRecord, weights_digest
 from expunge.training.randomness import environment, mode
 from expunge.training.tensors import dtype_name, named_parameters, saved_tensors
@@ -27,6 +30,7 @@ class Unlearned:
             told to the operator and kept out of the record.
         certified: with the certified weights, where `model` was trained on after them.
         features: the map from rows to what `model` takes, where it is a head; None where it takes the rows.
+        saver: what `save` calls; set by a run on a task.
         notes: what the operator is told of this run beside the certificate, JSON-ready.
     """
 
@@ -36,6 +40,20 @@ class Unlearned:
     certified: nn.Module | None = None
     features: Callable[[Tensor], Tensor] | None = None
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    saver: Callable[[Path], Any] | None = None
+
+    def save(self, folder: str | os.PathLike[str]) -> Any:
+        """Write weights, certificate and report into a new folder, keys into `<folder>.secret`; returns the certificate.
+
+        Raises:
+            OutputError: the folder exists, or something cannot be written.
+            RunError: the run was of a model alone, without a task: use `issue`.
+        """
+        if self.saver is None:
+            raise RunError(
+                "this run knows no task, hence no forget set to commit to: use expunge.issue(done.record, ...)"
+            )
+        return self.saver(Path(folder))
 
     @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
     def predict(self, rows: Examples | Tensor) -> Tensor:

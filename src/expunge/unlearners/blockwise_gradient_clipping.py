@@ -14,7 +14,7 @@ from expunge.training.task import Task
 from expunge.training.weights import clip_
 from expunge.unlearners.certified import Executor
 from expunge.unlearners.noisy import Noisy
-from expunge.unlearners.options import option, shared
+from expunge.unlearners.options import option
 
 __all__ = ["BlockwiseGradientClipping", "blockwise_gradient_clipping", "layer_sizes"]
 
@@ -79,12 +79,12 @@ class BlockwiseGradientClipping(Noisy):
 
     name: ClassVar[str] = mechanisms.BlockwiseGradientClipping.name
 
-    init_clip: float = shared("init_clip")
-    grad_clip: float = shared("grad_clip")
-    learning_rate: float = shared("learning_rate")
-    weight_decay: float = shared("weight_decay")
-    steps: int = shared("steps")
-    blind: bool = option(True, "Hide layers that had no noise yet from the gradient.")
+    init_clip: float = option("init_clip")
+    grad_clip: float = option("grad_clip")
+    learning_rate: float = option("learning_rate")
+    weight_decay: float = option("weight_decay")
+    steps: int = option("steps")
+    blind: bool = option("blind")
 
     @property
     def executor(self) -> Executor:

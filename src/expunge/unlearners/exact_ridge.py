@@ -15,7 +15,6 @@ from expunge.data import Examples
 from expunge.data.coverage import coverage_of
 from expunge.errors import ExpungeError, StateError
 from expunge.heads import AnalyticHead
-from expunge.heads.analytic import GRID
 from expunge.training.task import Task, featured, labelled, outputs
 from expunge.training.unlearned import Unlearned
 from expunge.unlearners.costs import Costs, timed
@@ -52,9 +51,9 @@ class ExactHead:
     name: ClassVar[str] = "exact_ridge"
     reads: ClassVar[str] = "the head's state and the forgotten rows"
 
-    ridge: float = option(1.0, "Exact head: ridge.")
-    grid: float = option(GRID, "Exact head: public step to which features are rounded, so that sums are whole numbers.")
-    head: Path | None = option(None, "Heads: the folder of the last call, to forget from.")
+    ridge: float = option("ridge")
+    grid: float = option("grid")
+    head: Path | None = option("head")
     learned: AnalyticHead | None = None
 
     def __post_init__(self) -> None:
@@ -70,9 +69,11 @@ class ExactHead:
 
     def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:
         """The rows to subtract and one solution, timed on the first 1,024."""
-        held = self._held()
-        head = held if isinstance(held, AnalyticHead) else None
-        why = needs(task) or strangers(head, labelled(task, "forget"))
+        head = self._held()
+        why = needs(task)
+        if not why and head is not None and not isinstance(head, AnalyticHead):
+            why = f"{self.head} holds a convex head, not an exact one: leave --head out to fit a new head"
+        why = why or strangers(head, labelled(task, "forget"))
         if not why and head is not None and head.grid is None:
             why = "the head's sums are in floating point, from which nothing exact follows: fit a new one"
         if why:

@@ -12,7 +12,7 @@ from expunge.training.task import Task
 from expunge.training.weights import clip_
 from expunge.unlearners.certified import Executor
 from expunge.unlearners.noisy import Noisy
-from expunge.unlearners.options import shared
+from expunge.unlearners.options import option
 
 __all__ = ["GradientClipping", "gradient_clipping"]
 
@@ -49,11 +49,11 @@ class GradientClipping(Noisy):
 
     name: ClassVar[str] = mechanisms.GradientClipping.name
 
-    init_clip: float = shared("init_clip")
-    grad_clip: float = shared("grad_clip")
-    learning_rate: float = shared("learning_rate")
-    weight_decay: float = shared("weight_decay")
-    steps: int = shared("steps")
+    init_clip: float = option("init_clip")
+    grad_clip: float = option("grad_clip")
+    learning_rate: float = option("learning_rate")
+    weight_decay: float = option("weight_decay")
+    steps: int = option("steps")
 
     @property
     def executor(self) -> Executor:

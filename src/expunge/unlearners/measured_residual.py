@@ -53,10 +53,10 @@ class NoisyHead:
     name: ClassVar[str] = MeasuredResidual.name
     reads: ClassVar[str] = "the head's state and the retained features"
 
-    loss: str = option("logistic", "Convex head: logistic, squared or smooth_hinge.")
-    regularization: float = option(1e-4, "Convex head: lambda of its objective.")
-    residual: float = option(1e-9, "Convex head: the largest norm of the gradient where it stops.")
-    head: Path | None = option(None, "Heads: the folder of the last call, to forget from.")
+    loss: str = option("loss")
+    regularization: float = option("regularization")
+    residual: float = option("residual")
+    head: Path | None = option("head")
     learned: ConvexHead | None = None
 
     def mechanism(self, task: Task, budget: Budget, relation: Relation) -> MeasuredResidual:
@@ -74,9 +74,11 @@ class NoisyHead:
 
     def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:
         """Features of the retained rows, and as many passes of two products over them as a rule of thumb says."""
-        held = self._held(budget)
-        head = held if isinstance(held, ConvexHead) else None
-        why = needs(task) or strangers(head, labelled(task, "forget"))
+        head = self._held(budget)
+        why = needs(task)
+        if not why and head is not None and not isinstance(head, ConvexHead):
+            why = f"{self.head} holds an exact head, not a convex one: leave --head out to fit a new head"
+        why = why or strangers(head, labelled(task, "forget"))
         if not why and (width := outputs(task, labelled(task, "retain"))) < 2:
             why = f"it needs 2 outputs at least, the network has {width}"
         if why:

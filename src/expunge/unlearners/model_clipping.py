@@ -12,7 +12,7 @@ from expunge.training.task import Task
 from expunge.training.weights import clip_
 from expunge.unlearners.certified import Executor
 from expunge.unlearners.noisy import Noisy
-from expunge.unlearners.options import shared
+from expunge.unlearners.options import option
 
 __all__ = ["ModelClipping", "model_clipping"]
 
@@ -47,10 +47,10 @@ class ModelClipping(Noisy):
 
     name: ClassVar[str] = mechanisms.ModelClipping.name
 
-    model_clip: float = shared("model_clip")
-    learning_rate: float = shared("learning_rate")
-    weight_decay: float = shared("weight_decay")
-    steps: int = shared("steps")
+    model_clip: float = option("model_clip")
+    learning_rate: float = option("learning_rate")
+    weight_decay: float = option("weight_decay")
+    steps: int = option("steps")
 
     @property
     def executor(self) -> Executor:

@@ -26,7 +26,7 @@ from expunge.training.unlearned import Unlearned
 from expunge.training.weights import FlatWeights
 from expunge.unlearners.certified import Executor, run_executor
 from expunge.unlearners.costs import Costs
-from expunge.unlearners.options import shared
+from expunge.unlearners.options import option
 from expunge.unlearners.protocol import KEEPS_NOTHING, Quote
 from expunge.unlearners.retrain import retrain
 from expunge.unlearners.working import Run
@@ -54,11 +54,11 @@ class Noisy(ABC):
     reads: ClassVar[str] = "retained data"
 
     noise_std: float | None = None
-    epochs: float = shared("epochs")
-    recovery_lr: float = shared("recovery_lr")
-    optimizer: str = shared("optimizer")
-    batch_size: int = shared("batch_size")
-    rescale: bool = shared("rescale")
+    epochs: float = option("epochs")
+    recovery_lr: float = option("recovery_lr")
+    optimizer: str = option("optimizer")
+    batch_size: int = option("batch_size")
+    rescale: bool = option("rescale")
     trained: nn.Module | None = None
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from expunge.training.task import Task
 from expunge.training.weights import clip_
 from expunge.unlearners.certified import Executor
 from expunge.unlearners.noisy import Noisy
-from expunge.unlearners.options import shared
+from expunge.unlearners.options import option
 
 __all__ = ["OutputPerturbation", "output_perturbation"]
 
@@ -45,7 +45,7 @@ class OutputPerturbation(Noisy):
 
     name: ClassVar[str] = mechanisms.OutputPerturbation.name
 
-    init_clip: float = shared("init_clip")
+    init_clip: float = option("init_clip")
 
     @property
     def executor(self) -> Executor:

@@ -217,15 +217,13 @@ class PrivateTraining:
     reads: ClassVar[str] = "all data, once; nothing at a request"
 
     noise_multiplier: float | None = None
-    sample_clip: float = option(1.0, "Private training: radius for the gradient of each example.")
-    sampling_rate: float = option(0.05, "Private training: chance of every example to be in a batch.")
-    private_steps: int = option(500, "Private training: steps.")
-    expected_batch: float = option(
-        50.0, "Private training: a public round number, near sampling_rate times the rows, by which sums are divided."
-    )
-    group_size: int = option(1, "Private training: the most rows that a request may hold.")
-    private_lr: float = option(0.5, "Private training: learning rate.")
-    momentum: float = option(0.0, "Private training: momentum.")
+    sample_clip: float = option("sample_clip")
+    sampling_rate: float = option("sampling_rate")
+    private_steps: int = option("private_steps")
+    expected_batch: float = option("expected_batch")
+    group_size: int = option("group_size")
+    private_lr: float = option("private_lr")
+    momentum: float = option("momentum")
     trained: Unlearned | None = None
 
     def mechanism(self, task: Task, budget: Budget, relation: Relation) -> DPTraining:

@@ -45,7 +45,7 @@ class Replaying:
     name: ClassVar[str] = Replay.name
     reads: ClassVar[str] = "retained data and a checkpoint"
 
-    trace: Path | None = option(None, "Replay: the folder of a traced training, of one model or of shards.")
+    trace: Path | None = option("trace")
     traced: Trace | Shards | None = None
     shards: int = 1
     epochs: int = 5
@@ -99,7 +99,7 @@ class Replaying:
         done = _finished(traced, task, retain, forget) or _replay(traced, task, retain, forget)
         settings = (traced if isinstance(traced, Trace) else traced.traces[0]).manifest.settings
         training = {"training": {"epochs": len(settings["steps"]), "recipe": dict(settings["recipe"])}}
-        notes = {**done.notes, "trace": str(traced.folder)}
+        notes = {**done.notes, "trace": str(self.trace or traced.folder)}
         return replace(done, record=replace(done.record, procedure=training), notes=notes)
 
     def _opened(self) -> Trace | Shards | None:

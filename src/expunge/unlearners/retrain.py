@@ -24,7 +24,7 @@ from expunge.training.tensors import named_parameters
 from expunge.training.unlearned import Unlearned, noiseless_record
 from expunge.training.weights import public_names
 from expunge.unlearners.costs import Costs
-from expunge.unlearners.options import shared
+from expunge.unlearners.options import option
 from expunge.unlearners.protocol import Quote
 from expunge.unlearners.working import Run
 
@@ -79,10 +79,10 @@ class Retraining:
     name: ClassVar[str] = Retrain.name
     reads: ClassVar[str] = "retained data"
 
-    epochs: float = shared("epochs")
-    recovery_lr: float = shared("recovery_lr")
-    optimizer: str = shared("optimizer")
-    batch_size: int = shared("batch_size")
+    epochs: float = option("epochs")
+    recovery_lr: float = option("recovery_lr")
+    optimizer: str = option("optimizer")
+    batch_size: int = option("batch_size")
 
     def __post_init__(self) -> None:
         _validate.positive(epochs=self.epochs)
@@ -122,10 +122,11 @@ class Retraining:
         coins = run.generator(0)
         if run.on_epoch is not None:
             run.on_epoch(0, build(task.make_model, run.generator(3) or secret_generator()))
-        return retrain(
+        done = retrain(
             task.make_model, task.retain, loss=task.loss, forget=task.forget, epochs=self.epochs, recipe=self.recipe,
             state=run.state("run") if keeps else None, generator=coins, on_epoch=run.on_epoch,
         )  # fmt: skip
+        return replace(done, certified=done.model)
 
 
 def refuse_trained(task: Task) -> None:

@@ -13,7 +13,7 @@ from expunge.training.task import Task
 from expunge.training.weights import clip_
 from expunge.unlearners.certified import Executor
 from expunge.unlearners.noisy import Noisy
-from expunge.unlearners.options import option, shared
+from expunge.unlearners.options import option
 
 __all__ = ["ScheduledGradientClipping", "scheduled_gradient_clipping"]
 
@@ -50,14 +50,12 @@ class ScheduledGradientClipping(Noisy):
 
     name: ClassVar[str] = mechanisms.ScheduledGradientClipping.name
 
-    init_clip: float = shared("init_clip")
-    grad_clip: float = shared("grad_clip")
-    learning_rate: float = shared("learning_rate")
-    weight_decay: float = shared("weight_decay")
-    steps: int = shared("steps")
-    last_rate: float = option(
-        0.1, "Learning rate of the last noisy step, as a share of the first; between them on a line."
-    )
+    init_clip: float = option("init_clip")
+    grad_clip: float = option("grad_clip")
+    learning_rate: float = option("learning_rate")
+    weight_decay: float = option("weight_decay")
+    steps: int = option("steps")
+    last_rate: float = option("last_rate")
 
     @property
     def executor(self) -> Executor:

@@ -50,7 +50,7 @@ def made(name: str, given: dict[str, Any]) -> Unlearner:
     if name not in UNLEARNERS:
         raise ValueError(f"mechanism must be one of {', '.join(UNLEARNERS)}, not {name!r}")
     kind = UNLEARNERS[name]
-    foreign = [option for option in given if option not in options_of(kind)]
+    foreign = [one for one in given if one not in options_of(kind)]
     if foreign:
         takers = [other for other, one in UNLEARNERS.items() if foreign[0] in options_of(one)]
         raise ValueError(

@@ -1,0 +1,187 @@
+"""The verb `unlearn`: carry a request out with any unlearner, in memory or into a folder with a certificate."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, overload
+
+from torch import nn
+
+from expunge.accounting import Budget, Mechanism, Relation
+from expunge.certificate import Certificate
+from expunge.data import Request, commit, new_commitment_key
+from expunge.errors import RunError
+from expunge.jobs.folder import summary, working_folder, write
+from expunge.jobs.planner import plan
+from expunge.training.task import Task, accuracies, load_task, resolved
+from expunge.training.unlearned import Unlearned
+from expunge.training.weights import save_weights
+from expunge.unlearners import run as verbs
+from expunge.unlearners.certified import Executor
+from expunge.unlearners.executors import EXECUTORS
+from expunge.unlearners.foreign import Foreign
+from expunge.unlearners.options import NAMES
+from expunge.unlearners.protocol import Unlearner
+from expunge.unlearners.table import made
+from expunge.unlearners.working import Run, keys_in
+
+__all__ = ["chosen", "released_accuracies", "run_unlearner", "unlearn"]
+
+_BUDGET = Budget(epsilon=1.0, delta=1e-5)
+Way = Unlearner | Mechanism | tuple[Mechanism, Executor] | str
+"""A way to unlearn: an unlearner, the name of one, a finished mechanism, or somebody's own mechanism with its executor."""
+
+
+@overload
+def unlearn(
+    task: Task,
+    request: Request | None = None,
+    unlearner: Way | None = None,
+    *,
+    budget: Budget = _BUDGET,
+    relation: Relation = Relation.RETRAINED,
+    seed: int | None = None,
+    on_epoch: Callable[[int, nn.Module], None] | None = None,
+) -> Unlearned: ...
+@overload
+def unlearn(model: nn.Module, retain: Any, mechanism: Mechanism, /, **how: Any) -> Unlearned: ...
+def unlearn(task: Any, request: Any = None, unlearner: Any = None, **how: Any) -> Unlearned:
+    """Remove what a request names from a trained model; returns the model that has unlearned, with its record.
+
+    `unlearn(task, request, unlearner)` takes any unlearner; without one it runs what `plan` recommends. `done.save(folder)`
+    then writes weights, certificate and report. `unlearn(model, retain, mechanism, loss=...)` runs a finished mechanism on a
+    model, without recovery: see `expunge.unlearners.run`.
+
+    Args:
+        task: model, data and loss.
+        request: what is to be forgotten; None where the task's own `forget` says it.
+        unlearner: one of `expunge.unlearners` or anybody's own, or the name of one; a finished mechanism; or a pair
+            (mechanism, executor), of which no certificate can be issued; by default what `plan` recommends.
+        how: `budget`, by default (1, 1e-5); `relation`, the reading to certify; `seed`, for experiments that are repeated,
+            never for a release; `on_epoch`, called after every epoch of recovery.
+
+    Raises:
+        RunError: no unlearner is given, and `plan` recommends none.
+        ExpungeError, TypeError, ValueError: what the unlearner refuses; the message names what to change.
+    """
+    if isinstance(task, nn.Module):
+        return verbs.unlearn(task, request, unlearner, **how)
+    return _unlearn(task, request, unlearner, **how)
+
+
+def _unlearn(
+    task: Task,
+    request: Request | None,
+    unlearner: Way | None,
+    *,
+    budget: Budget = _BUDGET,
+    relation: Relation = Relation.RETRAINED,
+    seed: int | None = None,
+    on_epoch: Callable[[int, nn.Module], None] | None = None,
+) -> Unlearned:
+    if not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"unlearn takes an expunge.Task, or a model and its retained data, not {type(task).__name__}")
+    asked = resolved(task, request)
+    if unlearner is None:
+        found = plan(asked, None, budget, relation=relation)
+        if found.recommended is None:
+            raise RunError(f"nothing is run: {found.reason}")
+        unlearner = found.recommended
+    way = chosen(unlearner)
+    begun = time.perf_counter()
+    done = way.forget(asked, budget, relation, Run(seed=seed, on_epoch=on_epoch))
+    notes = {**done.notes, "unlearner": way.name, "seconds": time.perf_counter() - begun}
+    saver = partial(_saved, asked, replace(done, notes=notes), budget, relation)
+    return replace(done, notes=notes, saver=saver)
+
+
+def chosen(way: Way) -> Unlearner:
+    """The unlearner that is meant.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: no unlearner has this name.
+    """
+    if isinstance(way, str):
+        return made(way, {})
+    if isinstance(way, tuple):
+        mechanism, steps = way
+        return Foreign(of=mechanism, steps=steps)
+    if type(way) in EXECUTORS:
+        return Foreign(of=way, steps=EXECUTORS[type(way)])  # pyright: ignore[reportArgumentType]
+    if isinstance(way, Unlearner):
+        return way
+    raise TypeError(
+        f"{way!r} is no unlearner: give one of expunge.unlearners or its name ({', '.join(NAMES)}), an object with learn, quote "
+        "and forget, or a pair (mechanism, executor)"
+    )
+
+
+def run_unlearner(
+    where: str,
+    out: Path,
+    unlearner: Unlearner,
+    budget: Budget,
+    *,
+    relation: Relation = Relation.RETRAINED,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Take a task file through an unlearner to a verified certificate in a new folder; returns a summary.
+
+    Work is done in `<out>.partial`, readable by its owner alone, which becomes `out` at the end. After an interruption its
+    state files stay, and the same call with `resume` goes on from them. With a loader of batches, whose order and content
+    are not known, nothing is kept.
+
+    Args:
+        where: see `load_task`.
+        out: the folder to make.
+        unlearner: how.
+        budget: what the certificate is to meet.
+        relation: the reading that noise is calibrated to and that is certified.
+        resume: go on where an interrupted call stopped.
+
+    Raises:
+        OutputError: `out` exists, or `<out>.partial` does and `resume` is not set.
+        ExpungeError, TypeError, ValueError: what the unlearner refuses.
+    """
+    with working_folder(out, resume=resume) as work:
+        task = load_task(where)
+        original = accuracies(task, task.model)  # first: what cannot be measured is refused before hours of work
+        begun = time.perf_counter()
+        done = unlearner.forget(task, budget, relation, Run(folder=work))
+        seconds = time.perf_counter() - begun
+        certificate = _written(work, task, done, budget, relation)
+    measured = {"original": original, "released": released_accuracies(task, done)}
+    notes = {**done.notes, "unlearner": unlearner.name, "seconds": seconds, "start_clipped": done.start_clipped}
+    return summary(out, certificate, measured, **notes)
+
+
+def _saved(task: Task, done: Unlearned, budget: Budget, relation: Relation, out: Path) -> Certificate:
+    with working_folder(out, resume=False) as work:
+        return _written(work, task, done, budget, relation)
+
+
+def _written(work: Path, task: Task, done: Unlearned, budget: Budget, relation: Relation) -> Certificate:
+    """What is published of a run; its state files go last, so that whatever fails before can go on from them."""
+    commitments = {"forget": commit(task.forget, key=new_commitment_key(keys_in(work) / "commitment.key"))}
+    if done.certified is not None:
+        save_weights(done.certified, work / "certified.safetensors")
+    certificate = write(work, done, done.model, budget, relation, commitments)
+    for state in work.glob("*.state"):
+        state.unlink()
+    return certificate
+
+
+def released_accuracies(task: Task, done: Unlearned) -> dict[str, float]:
+    """Accuracies of what is released, on the data that the task measures."""
+    if done.features is None:
+        return accuracies(task, done.model)
+    return {part: _right(done, task, part) for part in ("held_out", "forget")}
+
+
+def _right(done: Unlearned, task: Task, part: str) -> float:
+    """The share of right labels."""
+    rows = getattr(task, part)
+    return float((done.predict(rows).argmax(1).cpu() == rows.tensors[1].cpu()).double().mean())

@@ -64,6 +64,38 @@ def test_a_certificate_verifies_without_torch(tmp_path):
     assert run_python(WITHOUT_TORCH + code, tmp_path) == "verified"
 
 
+def test_a_module_at_hand_is_verified_by_whoever_has_imported_nothing_else():
+    pytest.importorskip("torch")
+    code = """
+    import torch, expunge
+    from expunge.record import NoiseRecord
+    module = torch.nn.Linear(2, 1, bias=False)
+    record = expunge.RunRecord(
+        mechanism=expunge.OutputPerturbation(init_clip=1.0, noise_std=2.0), steps_done=0,
+        noise=NoiseRecord(
+            count=1, std=2.0, dimension=2, self_test="passed", generator="secret", stream="aes-256-ctr/1", grid=2.0**-12
+        ),
+        layers=(("weight", 2),), weights_dtype="float32", center="zero", buffers="none", public=(),
+        certified="sha256:" + "0" * 64, coverage="ids",
+    )
+    certificate = expunge.issue(record, released=module)
+    expunge.verify(certificate, weights=module)
+    module.weight.data += 1
+    try:
+        expunge.verify(certificate, weights=module)
+    except expunge.errors.WeightsMismatch:
+        pass
+    else:
+        raise SystemExit("other weights passed")
+    try:
+        expunge.verify(certificate, weights=3)
+    except TypeError as error:
+        print(error)
+    """
+    told = "weights must be a safetensors path, a digest 'sha256:...', or a torch module, not int"
+    assert run_python(code) == told
+
+
 def test_a_name_that_needs_torch_says_how_to_install_it():
     code = """
     try:

@@ -30,7 +30,6 @@ from expunge.accounting import (
     best_schedule,
     best_steps,
     calibrate,
-    compose,
     delta_at,
     fewest_steps,
     frontier,
@@ -38,10 +37,8 @@ from expunge.accounting import (
     group_mu,
     guarantee,
     interval,
-    remaining,
-    requests_left,
 )
-from expunge.certificate import Certificate, issue, verify
+from expunge.certificate import Certificate, compose, issue, remaining, requests_left, verify
 from expunge.record import RunRecord
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from rich.console import Console
 from expunge._origins import of_library
 from expunge.errors import ExpungeError, TaskNotFound
 
-__all__ = ["INTERRUPTED", "NOTHING_TESTED", "exit_codes"]
+__all__ = ["INTERRUPTED", "NOTHING_TESTED", "REFUSED", "exit_codes"]
 
 REFUSED, MISTAKE, YOURS, NOTHING_TESTED, OURS, INTERRUPTED = 1, 2, 3, 4, 5, 130
 

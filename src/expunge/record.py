@@ -6,8 +6,10 @@ guess of the trained weights, which the certificate's law does not allow for.
 """
 
 import hashlib
+import importlib
 import json
 import os
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import singledispatch
@@ -35,6 +37,8 @@ __all__ = [
     "weights_digest",
     "weights_tensors",
 ]
+
+_READER_OF_MODULES = "expunge.training.tensors"  # by name: this room imports no torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,10 +329,17 @@ def weights_tensors(weights: object) -> tuple[TensorInfo, ...]:
 
     Raises:
         WeightsMismatch: the file cannot be read, or is no whole safetensors file.
+        TypeError: they are neither.
     """
+    if (
+        sys.modules.get("torch") is not None
+    ):  # whoever holds a module has it; the reader of modules registers itself here
+        importlib.import_module(_READER_OF_MODULES)
+        reader = weights_tensors.dispatch(type(weights))
+        if reader is not weights_tensors.dispatch(object):
+            return reader(weights)
     raise TypeError(
-        f"weights must be a safetensors path, a digest 'sha256:...', or a torch module, not {type(weights).__name__}; "
-        "for a module, import expunge.training.tensors first"
+        f"weights must be a safetensors path, a digest 'sha256:...', or a torch module, not {type(weights).__name__}"
     )
 
 

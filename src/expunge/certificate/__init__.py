@@ -7,11 +7,23 @@ A certificate says what *was recorded*. That the run took place as recorded rest
 digest shows damage, not forgery by someone who computes a new digest.
 """
 
+from expunge.certificate.composition import compose, remaining, requests_left
 from expunge.certificate.format import SCHEMA, Certificate, digest
 from expunge.certificate.issue import issue
 from expunge.certificate.verdict import Verdict, verdict
 from expunge.certificate.verify import verify
 
-__all__ = ["SCHEMA", "Certificate", "Verdict", "digest", "issue", "verdict", "verify"]
+__all__ = [
+    "SCHEMA",
+    "Certificate",
+    "Verdict",
+    "compose",
+    "digest",
+    "issue",
+    "remaining",
+    "requests_left",
+    "verdict",
+    "verify",
+]
 
 _digest = digest  # its name when this room was one file

@@ -116,11 +116,12 @@ def _checked(parameter: inspect.Parameter, hint: Any) -> Any:
     return Annotated[kind, info]
 
 
-def _there(path: Path | None) -> Path | None:
-    """A path that exists, or that of a job of which the secret folder alone is left."""
-    if path is not None and not path.exists() and not path.with_name(f"{path.name}.secret").exists():
-        raise typer.BadParameter(f"path {str(path)!r} does not exist")
-    return path
+def _there(given: Path | list[Path] | None) -> Path | list[Path] | None:
+    """Paths that exist, or are those of jobs of which the secret folder alone is left."""
+    for path in given if isinstance(given, list) else [given]:
+        if path is not None and not path.exists() and not path.with_name(f"{path.name}.secret").exists():
+            raise typer.BadParameter(f"path {str(path)!r} does not exist")
+    return given
 
 
 def _in_a_folder(out: Path | None) -> Path | None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 from rich.cells import cell_len
 from rich.table import Column, Table
 
-from expunge.accounting import Guarantee, Kind, Mechanism, Relation
+from expunge.accounting import Budget, Guarantee, Kind, Mechanism, Relation, Remaining
 from expunge.certificate import Certificate, Verdict
 from expunge.cli.terminal import console, say
 
@@ -18,6 +18,7 @@ __all__ = [
     "fields_of",
     "print_audited",
     "print_calibrated",
+    "print_composed",
     "print_demo",
     "print_json",
     "print_plan",
@@ -44,6 +45,41 @@ def print_calibrated(found: Mechanism, proven: Sequence[Guarantee], lower: Mappi
         if p.relation in lower:
             rows.append(_Row(("  proved lower", f"{lower[p.relation]:.6f}")))
     _print_table(("field", "value"), rows, title=found.name)
+
+
+def print_composed(
+    releases: Sequence[tuple[str, str, float]],
+    together: Guarantee,
+    budget: Budget | None,
+    left: Remaining | None,
+    *,
+    limits: Sequence[str],
+    assumed: Sequence[str],
+) -> None:
+    """What releases prove together, what they leave of a budget, and what is assumed.
+
+    Args:
+        releases: certificate, mechanism and ε of each alone.
+        together: all of them.
+        budget: what was asked of all together; None where nothing was.
+        left: of the budget.
+        limits: forget sets to which releases are limited, where they are.
+        assumed: sentences.
+    """
+    rows = [_Row((path, name, f"{epsilon:.6g}")) for path, name, epsilon in releases]
+    _print_table(("certificate", "mechanism", "epsilon alone"), rows, title=f"releases: {len(rows)}")
+    numbers = f"epsilon={together.epsilon:.6g} at delta={together.delta:g}, relation '{together.relation}'"
+    say(f"Together they prove {'exact' if together.kind is Kind.EXACT else numbers}.")
+    say(*(f"They speak of {limit} only." for limit in limits))
+    if budget is not None and left is not None:
+        asked = f"the budget (epsilon={budget.epsilon:g}, delta={budget.delta:g})"
+        if together.epsilon > budget.epsilon:
+            say(f"They exceed {asked}.", style="red")
+        elif left.retrain:
+            say(f"Nothing is left of {asked}: serve the next request by retraining, which starts a new account.")
+        else:
+            say(f"Left of {asked}: one more release of at most epsilon={left.epsilon:.6g} (mu={left.mu:.6g}).")
+    say("Assumed, as no certificate shows it:", *(f"- {sentence}" for sentence in assumed))
 
 
 def print_verified(certificate: Certificate, found: Verdict, *, weights: bool, untested: str | None) -> None:

@@ -3,6 +3,7 @@
 import codecs
 import io
 import sys
+import textwrap
 
 from rich.console import Console
 
@@ -39,8 +40,12 @@ def say(*lines: str, style: str | None = None, whole: bool = False) -> None:
         style: of the terminal, e.g. a colour.
         whole: break no line at all, so that it can be copied.
     """
+    out = console()
     for line in lines:
-        console().print(line, style=style, soft_wrap=whole, overflow="ignore", crop=False)
+        parts = [line] if whole else textwrap.wrap(
+            line, out.width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False
+        )  # fmt: skip
+        out.print("\n".join(parts), style=style, soft_wrap=True)
 
 
 def _in_words(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -6,7 +6,7 @@ code, 4 an audit that could have refuted nothing, 5 a fault of expunge, 130 inte
 
 from expunge.cli.application import assembled
 from expunge.cli.commands.audits import audit
-from expunge.cli.commands.budgets import calibrate
+from expunge.cli.commands.budgets import calibrate, compose
 from expunge.cli.commands.certificates import report, verify
 from expunge.cli.commands.commitments import open_
 from expunge.cli.commands.demos import demo
@@ -19,7 +19,7 @@ __all__ = ["app", "main"]
 _COMMITMENTS = assembled({"open": open_}, help_="Keyed commitments in certificates.")
 
 # In the order of the help: what a newcomer calls first stands first.
-_COMMANDS = {run.__name__: run for run in (demo, plan, unlearn, verify, report, audit, calibrate)}
+_COMMANDS = {run.__name__: run for run in (demo, plan, unlearn, verify, report, audit, calibrate, compose)}
 app = assembled(_COMMANDS, {"commitment": _COMMITMENTS}, help_="Certified machine unlearning.")
 
 

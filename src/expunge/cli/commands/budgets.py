@@ -1,17 +1,21 @@
-"""Commands about budgets, before any run. They need no torch."""
+"""Commands about budgets: what meets one, what several releases leave of it. They need no torch."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import expunge as ex
+from expunge.accounting.mechanisms.assumptions import ANY_FORGET_SET
+from expunge.certificate.composition import ASSUMED
 from expunge.cli.application import Typed
 from expunge.cli.parameters import Delta, Epsilon, InRelation, Json, budget_of
-from expunge.cli.tables import fields_of, print_calibrated, print_json
-from expunge.jobs.options import FAMILIES, Noisy, calibrated
+from expunge.cli.tables import fields_of, print_calibrated, print_composed, print_json
+from expunge.exits import REFUSED
+from expunge.jobs.options import FAMILIES, Noisy, calibrated, refuse_extreme
 
-__all__ = ["calibrate"]
+__all__ = ["calibrate", "compose"]
 
 
 def calibrate(
@@ -36,3 +40,50 @@ def calibrate(
         print_json({"mechanism": {"name": found.name} | fields_of(found), "guarantees": guarantees})
         return
     print_calibrated(found, proven, lower)
+
+
+def compose(
+    certificates: Annotated[list[Path], typer.Argument(help="One of each release from the same original model.")],
+    epsilon: Annotated[
+        float | None, typer.Option(help="Budget for all releases together: epsilon; says what is left of it.")
+    ] = None,
+    delta: Annotated[float, typer.Option(help="Delta of the joint claim, and of the budget.")] = 1e-5,
+    relation: InRelation = ex.Relation.RETRAINED,
+    as_json: Json = False,
+) -> None:
+    """What several certificates prove together, and what is left of a budget.
+
+    Exit code 1 where a certificate does not verify, or where all together exceed the budget.
+    """
+    refuse_extreme(delta=delta)
+    budget = None if epsilon is None else budget_of(epsilon, delta)
+    together = ex.compose(certificates, delta=delta, relation=relation)  # verifies each
+    loaded = {str(path): ex.Certificate.load(path) for path in certificates}
+    spent = [made.mechanism for made in loaded.values()]
+    left = None if budget is None else ex.remaining(budget, spent, relation=relation)
+    alone = {path: ex.guarantee(made.mechanism, delta=delta, relation=relation) for path, made in loaded.items()}
+    exceeded = budget is not None and together.epsilon > budget.epsilon
+    if as_json:
+        releases = [
+            {
+                "certificate": path,
+                "mechanism": made.mechanism.name,
+                "epsilon": alone[path].epsilon,
+                "covers": _covers(made),
+            }
+            for path, made in loaded.items()
+        ]
+        told = {"releases": releases, "together": asdict(together), "assumed": list(ASSUMED)}
+        asked = None if budget is None else asdict(budget)
+        print_json(told | {"budget": asked, "remaining": left and asdict(left), "exceeded": exceeded})
+    else:
+        rows = [(path, made.mechanism.name, alone[path].epsilon) for path, made in loaded.items()]
+        limits = sorted({_covers(made) for made in loaded.values()} - {ANY_FORGET_SET})
+        print_composed(rows, together, budget, left, limits=limits, assumed=ASSUMED)
+    if exceeded:
+        raise typer.Exit(REFUSED)
+
+
+def _covers(certificate: ex.Certificate) -> str:
+    """The forget sets of which a certificate speaks."""
+    return certificate.mechanism.covers.format(**fields_of(certificate.mechanism))

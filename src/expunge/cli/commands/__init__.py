@@ -9,7 +9,7 @@ from expunge.cli.commands.audits import audit
 from expunge.cli.commands.budgets import calibrate, compose
 from expunge.cli.commands.certificates import report, verify
 from expunge.cli.commands.commitments import open_
-from expunge.cli.commands.demos import demo
+from expunge.cli.commands.demos import demo, init
 from expunge.cli.commands.runs import plan, unlearn
 from expunge.cli.terminal import print_on_any_terminal
 from expunge.exits import exit_codes
@@ -19,7 +19,7 @@ __all__ = ["app", "main"]
 _COMMITMENTS = assembled({"open": open_}, help_="Keyed commitments in certificates.")
 
 # In the order of the help: what a newcomer calls first stands first.
-_COMMANDS = {run.__name__: run for run in (demo, plan, unlearn, verify, report, audit, calibrate, compose)}
+_COMMANDS = {run.__name__: run for run in (demo, init, plan, unlearn, verify, report, audit, calibrate, compose)}
 app = assembled(_COMMANDS, {"commitment": _COMMITMENTS}, help_="Certified machine unlearning.")
 
 

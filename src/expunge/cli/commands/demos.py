@@ -1,14 +1,44 @@
 """Commands for a first look."""
 
+import shlex
+from enum import StrEnum
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from expunge._files import write_new
 from expunge.cli.parameters import Delta, Epsilon, Json, budget_of
 from expunge.cli.tables import print_demo, print_json
+from expunge.cli.terminal import say
 
-__all__ = ["demo"]
+__all__ = ["Starter", "demo", "init"]
+
+
+class Starter(StrEnum):
+    """What the data of a new task file are."""
+
+    VISION = "vision"
+    TABULAR = "tabular"
+    DICT = "dict"
+
+
+def init(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, which ends in .py.")] = Path(
+        "task.py"
+    ),
+    kind: Annotated[
+        Starter, typer.Option(help="The data: pictures, a table, or batches that are dicts.")
+    ] = Starter.VISION,
+) -> None:
+    """Write a commented task file that runs as it stands. Needs no torch."""
+    if out.suffix != ".py":
+        raise ValueError(f"FILE must end in .py, not be {str(out)!r}")
+    write_new(out, (files("expunge.cli.starters") / f"{kind}.py").read_bytes())
+    named = shlex.quote(f"{out}:task")
+    say(f"wrote {out}; it runs as it stands. Next:")
+    say(f"  expunge plan {named}", f"  expunge unlearn {named} --out unlearned", whole=True)
 
 
 def demo(

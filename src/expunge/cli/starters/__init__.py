@@ -1,0 +1,1 @@
+"""Task files that run as they stand: `expunge init` copies one."""

@@ -94,7 +94,7 @@ def plan(
     forget = as_examples(asked.forget)
     if forget is None:
         raise ValueError("task.forget must be Examples: the plan counts and times its rows")
-    ways = tuple(cast("Any", kind)() for kind in UNLEARNERS.values()) if unlearners is None else tuple(unlearners)
+    ways = tuple(kind() for kind in UNLEARNERS.values()) if unlearners is None else tuple(unlearners)
     costs = Costs(asked)
     quotes = tuple(way.quote(asked, budget, relation, costs) for way in ways)
     best, reason = _recommend(quotes, budget)

@@ -23,6 +23,7 @@ from expunge.unlearners.certified import Executor
 from expunge.unlearners.executors import EXECUTORS
 from expunge.unlearners.foreign import Foreign
 from expunge.unlearners.options import NAMES
+from expunge.unlearners.plain import Plain
 from expunge.unlearners.protocol import Unlearner
 from expunge.unlearners.table import made
 from expunge.unlearners.working import Run, keys_in
@@ -30,8 +31,8 @@ from expunge.unlearners.working import Run, keys_in
 __all__ = ["chosen", "released_accuracies", "run_unlearner", "unlearn"]
 
 _BUDGET = Budget(epsilon=1.0, delta=1e-5)
-Way = Unlearner | Mechanism | tuple[Mechanism, Executor] | str
-"""A way to unlearn: an unlearner, the name of one, a finished mechanism, or somebody's own mechanism with its executor."""
+Way = Unlearner | Mechanism | tuple[Mechanism, Executor] | Callable[[nn.Module, Any, Any], nn.Module | None] | str
+"""A way to unlearn: an unlearner or its name, a finished mechanism, a mechanism with its executor, or a plain function."""
 
 
 @overload
@@ -58,7 +59,8 @@ def unlearn(task: Any, request: Any = None, unlearner: Any = None, **how: Any) -
         task: model, data and loss.
         request: what is to be forgotten; None where the task's own `forget` says it.
         unlearner: one of `expunge.unlearners` or anybody's own, or the name of one; a finished mechanism; or a pair
-            (mechanism, executor), of which no certificate can be issued; by default what `plan` recommends.
+            (mechanism, executor) or a plain function `unlearn(model, retain, forget)`, of which no certificate can be issued;
+            by default what `plan` recommends.
         how: `budget`, by default (1, 1e-5); `relation`, the reading to certify; `seed`, for experiments that are repeated,
             never for a release; `on_epoch`, called after every epoch of recovery.
 
@@ -113,6 +115,8 @@ def chosen(way: Way) -> Unlearner:
         return Foreign(of=way, steps=EXECUTORS[type(way)])  # pyright: ignore[reportArgumentType]
     if isinstance(way, Unlearner):
         return way
+    if callable(way):
+        return Plain(way)
     raise TypeError(
         f"{way!r} is no unlearner: give one of expunge.unlearners or its name ({', '.join(NAMES)}), an object with learn, quote "
         "and forget, or a pair (mechanism, executor)"

@@ -1,6 +1,6 @@
-"""Contracts that anyone can run on a mechanism or an executor of their own, as scikit-learn's `check_estimator`.
+"""Contracts that anyone can run on a mechanism, an executor or an unlearner of their own, as scikit-learn's `check_estimator`.
 
-`check_mechanism` needs no torch; `check_executor` loads it on first use. Both return nothing, or raise
+`check_mechanism` needs no torch; `check_executor` and `check_unlearner` load it on first use. All return nothing, or raise
 `ContractViolation` with the contract that is broken, the fields and the numbers. What they check, and why:
 docs/contracts.md.
 
@@ -17,16 +17,19 @@ from expunge.testing.mechanisms import check_mechanism
 
 if TYPE_CHECKING:
     from expunge.testing.executors import check_executor
+    from expunge.testing.unlearners import check_unlearner
 
-__all__ = ["ContractViolation", "check_executor", "check_mechanism"]
+__all__ = ["ContractViolation", "check_executor", "check_mechanism", "check_unlearner"]
+
+_TORCH_BACKED = {"check_executor": "executors", "check_unlearner": "unlearners"}
 
 
 def __getattr__(name: str) -> Any:
-    if name != "check_executor":
+    if name not in _TORCH_BACKED:
         raise AttributeError(f"module 'expunge.testing' has no attribute {name!r}")
     try:
-        return importlib.import_module("expunge.testing.executors").check_executor
+        return getattr(importlib.import_module(f"expunge.testing.{_TORCH_BACKED[name]}"), name)
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise MissingExtra("expunge.testing.check_executor needs torch: pip install 'expunge[torch]'") from error
+        raise MissingExtra(f"expunge.testing.{name} needs torch: pip install 'expunge[torch]'") from error

@@ -1,7 +1,7 @@
 """The closed table of ways to unlearn: plan, run, audit, compare and the command line are made from it."""
 
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 from expunge.unlearners.blockwise_gradient_clipping import BlockwiseGradientClipping
 from expunge.unlearners.exact_ridge import ExactHead
@@ -18,9 +18,9 @@ from expunge.unlearners.scheduled_gradient_clipping import ScheduledGradientClip
 
 __all__ = ["UNLEARNERS", "made", "options"]
 
-UNLEARNERS: MappingProxyType[str, type[Unlearner]] = MappingProxyType(
+UNLEARNERS: MappingProxyType[str, Any] = MappingProxyType(
     {
-        kind.name: cast("type[Unlearner]", kind)
+        kind.name: kind
         for kind in (
             GradientClipping,
             ScheduledGradientClipping,

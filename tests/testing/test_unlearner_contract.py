@@ -1,0 +1,162 @@
+"""Every unlearner of the table keeps the contract, somebody's own too; and each broken promise is named."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import expunge as ex
+import lane_tasks
+from expunge.errors import RunError
+from expunge.testing import ContractViolation, check_unlearner
+from expunge.trace import train_traced
+from expunge.training.unlearned import Unlearned, noiseless_record
+from expunge.unlearners import Quote, Retraining
+from expunge.unlearners.options import NAMES
+from expunge.unlearners.plain import Plain
+from expunge.unlearners.table import made
+
+BUDGET = ex.Budget(epsilon=1.0, delta=1e-5)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "gradient_clipping": {"epochs": 1, "steps": 5}, "scheduled_gradient_clipping": {"epochs": 1, "steps": 5},
+    "blockwise_gradient_clipping": {"epochs": 1, "steps": 3}, "model_clipping": {"epochs": 1, "steps": 5, "weight_decay": 0.0},
+    "output_perturbation": {"epochs": 1}, "retrain": {"epochs": 1}, "exact_ridge": {},
+    "measured_residual": {"regularization": 1e-2, "residual": 1e-8}, "dp_training": {"private_steps": 5, "group_size": 30},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "replay"])
+def test_every_unlearner_of_the_table_keeps_its_contract(name: str) -> None:
+    check_unlearner(made(name, OPTIONS[name]), lane_tasks.task(), budget=BUDGET)
+
+
+def test_a_replay_releases_what_it_quoted(tmp_path: Any) -> None:
+    """It changes its trace, so that it cannot be run twice: the parts of the contract one by one."""
+    late = dict.fromkeys(lane_tasks.everything().ids[:40], 2)
+    trace = train_traced(
+        lane_tasks.make_model, lane_tasks.everything(), loss=lane_tasks.loss, epochs=3, steps_per_epoch=4,
+        folder=tmp_path / "trace", first_epochs=late, checkpoints=[8], recipe=lane_tasks.RECIPE,
+    )  # fmt: skip
+    way = replace(made("replay", {}), traced=trace)
+    quote = ex.plan(lane_tasks.task(), None, BUDGET, unlearners=[way]).quote("replay")
+    done = ex.unlearn(lane_tasks.task(), None, way)
+    assert quote.steps == done.notes["replayed"]["steps"] == 4
+    assert len(done.predict(lane_tasks.task().held_out)) == 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refit:
+    """Anybody's own: the last layer is drawn anew and trained on the retained rows, which forgets nothing below it."""
+
+    epochs: float = 1
+    name = "refit"
+    reads = "retained data"
+
+    def mechanism(self, task: ex.Task, budget: ex.Budget, relation: ex.Relation) -> Any:
+        return ex.Retrain()
+
+    def learn(self, task: ex.Task, rows: ex.Examples, home: Any) -> "Refit":
+        return self
+
+    def quote(self, task: ex.Task, budget: ex.Budget, relation: ex.Relation, costs: Any) -> Quote:
+        steps = round(self.epochs * costs.per_epoch(32))
+        return Quote(
+            unlearner=self.name, applies=True, why="trains once more", kind="exact", epsilon=0.0, delta=0.0, steps=steps,
+            seconds=steps * costs.step(32),
+        )  # fmt: skip
+
+    def forget(self, task: ex.Task, budget: ex.Budget, relation: ex.Relation, run: Any) -> Unlearned:
+        return Retraining(epochs=self.epochs, batch_size=32).forget(task, budget, relation, run)
+
+
+def test_somebodys_own_class_is_planned_run_and_certified_without_an_edit(tmp_path: Any) -> None:
+    check_unlearner(Refit(), lane_tasks.task())
+    found = ex.plan(lane_tasks.task(), None, BUDGET, unlearners=[Refit()])
+    assert found.recommended == Refit()
+    done = ex.unlearn(lane_tasks.task(), None, Refit())
+    done.save(tmp_path / "out")
+    ex.verify(tmp_path / "out" / "certificate.json", weights=tmp_path / "out" / "model.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(Refit):
+    fault: str = ""
+
+    def quote(self, *asked: Any) -> Quote:
+        quote = super().quote(*asked)
+        if self.fault == "name":
+            return replace(quote, unlearner="other")
+        return replace(quote, kind="epsilon_delta") if self.fault == "kind" else quote
+
+    def forget(self, task: ex.Task, budget: ex.Budget, relation: ex.Relation, run: Any) -> Unlearned:
+        if self.fault == "task":
+            next(task.model.parameters()).data.add_(1.0)
+        if self.fault == "coins":
+            torch.rand(1)
+        if self.fault == "seed":
+            run = replace(run, seed=None)
+        done = super().forget(task, budget, relation, run)
+        if self.fault == "nan":
+            next(done.model.parameters()).data.fill_(float("nan"))
+            done = replace(done, record=noiseless_record(ex.Retrain(), done.model))
+        return done
+
+
+@pytest.mark.parametrize(
+    ("fault", "contract"),
+    [
+        ("name", "a quote names its unlearner"), ("kind", "a quote states the mechanism's kind"),
+        ("task", "leaves the task as it was"), ("coins", "leaves torch's coins as they were"),
+        ("seed", "the same seed gives the same bits"), ("nan", "the same seed|released weights are finite"),
+    ],
+)  # fmt: skip
+def test_a_broken_promise_is_named(fault: str, contract: str) -> None:
+    task = replace(lane_tasks.task(), model=nn.Sequential(*lane_tasks.make_model().children()))
+    with pytest.raises(ContractViolation, match=contract):
+        check_unlearner(Broken(fault=fault), task)
+
+
+def test_a_plain_function_runs_and_is_certified_by_nobody(tmp_path: Any) -> None:
+    def nothing(model: nn.Module, retain: Any, forget: Any) -> None:
+        """Keep the trained weights."""
+
+    done = ex.unlearn(lane_tasks.task(), None, nothing)
+    assert torch.equal(done.model[0].weight, lane_tasks.task().model[0].weight)
+    with pytest.raises(RunError, match="nothing is proven, epsilon=1 was asked"):
+        done.save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not ex.plan(lane_tasks.task(), None, BUDGET, unlearners=[Plain(nothing)]).quotes[0].applies
+
+
+def test_a_mechanism_with_its_own_executor_runs_and_gets_no_certificate(tmp_path: Any) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Mine(ex.OutputPerturbation):
+        name = "mine"
+
+    def steps(mechanism: Any, theta: Any, gradient: Any, batches: Any, noise: Any) -> Any:
+        noise.add_(theta, released=True)
+        yield from ()
+
+    done = ex.unlearn(lane_tasks.task(), None, (Mine(init_clip=0.5, noise_std=4.0), steps))
+    assert done.record.mechanism.name == "mine"
+    with pytest.raises(RunError, match="Mine is not in the table of mechanisms"):
+        done.save(tmp_path / "out")
+
+
+def test_without_an_unlearner_the_recommended_one_runs() -> None:
+    done = ex.unlearn(lane_tasks.task())
+    assert done.notes["unlearner"] in {"exact_ridge", "measured_residual"}
+    with pytest.raises(RunError, match="nothing is run: No way to unlearn applies"):
+        ex.unlearn(lane_tasks.hopeless())
+
+
+def test_a_request_names_the_rows_that_leave() -> None:
+    task, names = lane_tasks.task(), lane_tasks.everything().ids[50:60]
+    done = ex.unlearn(task, ex.Request.rows(names), "exact_ridge")
+    assert done.notes["rows"] == 290
+    with pytest.raises(ValueError, match="unknown ids"):
+        ex.unlearn(task, ex.Request.rows(["nobody"]), "exact_ridge")
+    with pytest.raises(ValueError, match="mechanism must be one of"):
+        ex.unlearn(task, None, "none such")

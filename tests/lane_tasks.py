@@ -58,6 +58,16 @@ def later() -> ex.Task:
     return replace(task(), retain=everything().take(range(40, 300)), forget=everything().take(range(30, 40)))
 
 
+def unmeasured() -> ex.Task:
+    """Without held-out data."""
+    return replace(task(), held_out=None)
+
+
+def unparted() -> ex.Task:
+    """All data, and no request."""
+    return replace(task(), data=everything(), retain=None, forget=None)
+
+
 def mixed() -> ex.Task:
     """Patients 20 to 39, of whom 20 to 29 belong to the first request."""
     return replace(task(), retain=everything().take(range(40, 300)), forget=everything().take(range(20, 40)))

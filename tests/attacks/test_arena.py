@@ -22,7 +22,7 @@ from expunge import (
 )
 from expunge.attacks import Arena, Effort, audit_task, distances, membership
 from expunge.attacks.arena import fine_tuning, gradient_ascent, mechanism, nothing, retraining
-from expunge.errors import StateError
+from expunge.errors import StateError, TaskError
 from expunge.replicates import Pictures
 
 NOISY = OutputPerturbation(init_clip=0.01, noise_std=0.0746126327)
@@ -180,6 +180,10 @@ def test_the_audit_of_a_task_has_all_its_parts():
         ({"make_model": None}, NOISY, "canaries", "has no make_model"),
         ({"public": ("0*",)}, NOISY, "canaries", "matches no parameter"),
         ({"forget": Examples(*rows(9)), "held_out": Examples(*rows(10))}, NOISY, "canaries", "at least 20 rows"),
+        ({"held_out": None}, NOISY, "null start", "has no held_out"),
+        ({"held_out": None}, NOISY, "membership", "task.held_out must be Examples"),
+        ({"forget": Examples(*rows(9)), "held_out": None}, NOISY, "canaries", "at least 20 rows"),
+        ({"held_out": Examples(a=torch.zeros(9, 40), labels=torch.zeros(9).long())}, NOISY, "membership", "task.held_out must be"),
         ({}, PRIVATE, "canaries", "does not start from a trained model"),
         ({}, Retrain(), "two worlds", "retraining is exact"),
         (
@@ -210,6 +214,17 @@ def test_a_request_of_one_row_is_audited_with_held_out_rows_as_canaries():
     found = audit(task(forget=Examples(x[40:41], y[40:41])))
     assert found.details["canaries"]["candidates"] == {"forget": 1, "held_out": 60}
     assert [f.evidence.candidates for f in found.findings if f.attack.startswith("canaries")] == [61]
+
+
+def test_a_task_without_held_out_data_is_audited_with_the_rows_of_the_request():
+    found = audit(task(held_out=None))
+    assert found.details["canaries"]["candidates"] == {"forget": 20, "held_out": 0}
+    assert [f.evidence.candidates for f in found.findings if f.attack.startswith("canaries")] == [20]
+
+
+def test_a_task_whose_data_are_not_parted_is_not_audited():
+    with pytest.raises(TaskError, match="a request must name what is to be forgotten"):
+        audit(Task(model=make_model(), loss=loss, data=Examples(*rows(40))))
 
 
 class Normed(nn.Module):

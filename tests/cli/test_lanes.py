@@ -566,3 +566,19 @@ def test_an_audit_of_a_certificate_that_claims_nothing_attacks_its_head_and_refu
     assert found["refuted_by"] == []
     assert [finding["delta"] for finding in found["findings"]] == [1e-5] * len(found["findings"])
     assert found["findings"]
+
+
+@pytest.mark.parametrize("mechanism", ["exact_ridge", "retrain"])
+def test_a_task_without_held_out_data_is_unlearned_and_says_what_was_not_measured(run: Run, mechanism: str) -> None:
+    call = ("unlearn", "lane_tasks:unmeasured", "--mechanism", mechanism, "--epochs", "1", "--out", "out")
+    code, out, err = run(*call) if mechanism == "retrain" else run(*(w for w in call if w not in ("--epochs", "1")))
+    assert code == 0, err
+    for name in ("original", "released"):
+        assert re.search(rf"{name}\W+none given\W+0\.\d{{3}}", out)
+
+
+def test_a_task_whose_data_no_request_parts_is_a_mistake_that_is_told(run: Run) -> None:
+    code, _, err = run("unlearn", "lane_tasks:unparted", "--mechanism", "retrain", "--out", "out")
+    assert code != 0
+    assert "a request must name what is to be forgotten" in err
+    assert not Path("out").exists()

@@ -7,7 +7,7 @@ import torch
 
 from expunge.accounting import ExactRidge, GridRidge, MeasuredResidual, Replay, UndeclaredFeatures
 from expunge.attacks.attacked import Attacked
-from expunge.attacks.candidates import enough, named
+from expunge.attacks.candidates import candidates_of, enough, named
 from expunge.attacks.head_canaries import convex_lane, exact_lane, head_canaries
 from expunge.attacks.heads import HeadArena, bits, convex, exact, head_membership
 from expunge.attacks.parts import How, Part, left_out
@@ -98,7 +98,7 @@ def _replay(how: How, of: Replay, coins: torch.Generator) -> Part:
     task = how.task
     if task.make_model is None:
         return left_out("the task has no make_model: no traced training can be run")
-    rows, where = enough(*(named(name, getattr(task, name)) for name in ("forget", "held_out")))
+    rows, where = enough(*candidates_of(task))
     found = replay_canaries(
         task.make_model, named("retain", task.retain), rows, loss=task.loss, epochs=max(1, round(how.training_epochs)),
         recipe=how.recipe, augment=task.augment, shards=of.shards, delta=how.delta, confidence=how.confidence,

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from expunge._progress import track
 from expunge.accounting import Mechanism, Retrain
 from expunge.attacks.arena import Arena, mechanism, retraining
-from expunge.attacks.candidates import enough, named
+from expunge.attacks.candidates import candidates_of, enough, named
 from expunge.attacks.membership import membership
 from expunge.attacks.one_training import canaries, losses
 from expunge.attacks.parts import How, Part, left_out
 from expunge.attacks.worlds import two_worlds
 from expunge.audit.null_start import null_start
-from expunge.data import Examples, as_examples
+from expunge.data import Examples
 from expunge.data.joins import joined
-from expunge.errors import ExpungeError, ModelRefused
+from expunge.errors import ExpungeError, ModelRefused, TaskError
 from expunge.recovery import rescale_
 from expunge.recovery.fine_tuning import recover
 from expunge.replicates import Pictures, RunBatches, Stack, accuracy_runs, recover_runs, unlearn_runs
@@ -99,6 +99,8 @@ def _stacked_starts(how: How, pictures: Pictures, rows: Mapping[str, Tensor]) ->
 
 def _single_starts(how: How) -> tuple[list[float], list[float]]:
     task = how.task
+    if task.held_out is None:
+        raise TaskError("the task has no held_out, data that no training saw, to measure accuracy on")
     n = min(how.effort.seeds, _SLOW if how.effort.runs else _SLOWEST)
     centre = at_the_centre(task.model, public=task.public, buffers=cast("Any", task.buffers), center=task.center)
     starts = [(start, run) for run in range(n) for start in (task.model, centre)]
@@ -159,7 +161,7 @@ def network_canaries(how: How) -> Part:
 
     try:
         retain = named("retain", task.retain)
-        candidates, where = enough(*(named(part, getattr(task, part)) for part in ("forget", "held_out")))
+        candidates, where = enough(*candidates_of(task))
         found = canaries(
             learn, release, candidates, score=partial(losses, loss=task.loss), delta=how.delta,
             confidence=how.confidence, generator=coins,
@@ -230,11 +232,17 @@ def _held(task: Task) -> tuple[Pictures, dict[str, Tensor]]:
         raise ModelRefused(
             "a stack of runs covers all weights and a ball around zero; this task has public parts or a centre"
         )
-    parts = {name: as_examples(getattr(task, name)) for name in ("retain", "forget", "held_out")}
-    for name, examples in parts.items():
-        if examples is None or len(examples.tensors) != 2 or examples.tensors[0].dtype != torch.float32:
+    held: dict[str, Examples] = {}
+    for name in ("retain", "forget", "held_out"):
+        rows = getattr(task, name)
+        if (
+            not isinstance(rows, Examples)
+            or rows.fields
+            or len(rows.values) != 2
+            or rows.values[0].dtype != torch.float32
+        ):
             raise ValueError(f"task.{name} must be Examples(x, y), x float32, to be run many times at once")
-    held = cast("dict[str, Examples]", parts)
+        held[name] = rows
     x, y = (torch.cat([e.tensors[k] for e in held.values()]) for k in (0, 1))
     rows = dict(zip(held, torch.arange(len(y)).split([len(e) for e in held.values()]), strict=True))
     return Pictures(x, y), rows

@@ -59,6 +59,7 @@ def audit_task(
 
     Raises:
         StateError: the state file is damaged or belongs to another audit.
+        TaskError: the task's data are not parted, see `Task.parts`.
     """
     _validate.positive(recovery_epochs=recovery_epochs, training_epochs=training_epochs)
     check(delta, confidence)
@@ -66,7 +67,7 @@ def audit_task(
     settings = [repr(attacked), certificate, delta, confidence, repr(recipe), recovery_epochs, training_epochs]
     kept = Kept(state, repr([*settings, rescale, spend, seed, batch_size, str(relation)]))
     how = How(
-        task, attacked, delta, confidence, recipe, recovery_epochs, training_epochs, rescale, spend, seed,
+        task.parts(), attacked, delta, confidence, recipe, recovery_epochs, training_epochs, rescale, spend, seed,
         recipe.batch_size if batch_size is None else batch_size,
     )  # fmt: skip
     parts = _parts(attacked, spend, relation)

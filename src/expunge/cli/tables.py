@@ -102,7 +102,7 @@ def print_verified(certificate: Certificate, found: Verdict, *, weights: bool, u
 def print_summary(summary: Mapping[str, Any]) -> None:
     """What a job made: accuracies, the claim, where secrets lie, what is to be deleted."""
     rows = [
-        _Row((name, *(f"{summary['accuracy'][name][part]:.3f}" for part in ("held_out", "forget"))))
+        _Row((name, *(_share(summary["accuracy"][name].get(part)) for part in ("held_out", "forget"))))
         for name in ("original", "released")
     ]
     _print_table(("accuracy", "held out", "forgotten data"), rows)
@@ -117,6 +117,10 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         say(f"Replayed {steps}. {summary['trace']} has forgotten; delete copies of it.")
     if summary.get("delete"):
         say(f"{summary['delete']} still holds what the forgotten rows added: delete it.")
+
+
+def _share(value: float | None) -> str:
+    return "none given" if value is None else f"{value:.3f}"
 
 
 def print_plan(found: Any) -> None:

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 from expunge._progress import track
 from expunge.data.examples import Examples, as_examples
 
-__all__ = ["LABELS", "Row", "precision_of", "rows_of"]
+__all__ = ["Row", "is_label", "precision_of", "rows_of"]
 
 _ROWS = 4096  # examples turned into bytes at a time
-LABELS = ("label", "labels", "target", "targets", "y")  # names of fields, whatever their case
+_LABELS = ("label", "labels", "target", "targets", "y")  # names of fields, whatever their case
 _MASK = "attention_mask"
 _WHOLE = 2**24  # every whole number up to here is a float32
 
@@ -178,12 +178,13 @@ def _rows(batch: Any, precision: torch.dtype) -> Iterator[Row]:
 def _inputs(parts: list[_Part]) -> list[_Part]:
     if wide := [part for part in parts if part.is_input]:
         return wide
-    told = [part for part in parts if part.name is not None and not _is_label(part.name)]
+    told = [part for part in parts if part.name is not None and not is_label(part.name)]
     return told if len(told) > 1 else parts
 
 
-def _is_label(name: str) -> bool:
-    return name.rpartition("/")[2].lower() in LABELS
+def is_label(name: str) -> bool:
+    """Whether a field of this name holds labels, as in "labels", "Y" or "batch/target"."""
+    return name.rpartition("/")[2].lower() in _LABELS
 
 
 def _parts(batch: Any, precision: torch.dtype) -> tuple[list[_Part], NDArray[np.bool_] | None]:
@@ -194,7 +195,7 @@ def _parts(batch: Any, precision: torch.dtype) -> tuple[list[_Part], NDArray[np.
         for key in sorted(named, key=str):
             below, _ = _parts(named[key], precision)
             for part in below:
-                is_input = part.numbers.shape[1] > 1 and not _is_label(str(key))
+                is_input = part.numbers.shape[1] > 1 and not is_label(str(key))
                 name = str(key) if part.name is None else f"{key}/{part.name}"
                 parts.append(replace(part, is_input=is_input, name=name))
         mask = named.get(_MASK)

@@ -18,10 +18,10 @@ from expunge import _validate
 from expunge._fixed import fixed
 from expunge.accounting import GridRidge, UndeclaredFeatures
 from expunge.commitments import texts
-from expunge.data import new_commitment_key
+from expunge.data import Examples, new_commitment_key
 from expunge.data.arrays import Names, Numbers, as_tensor, names_in
 from expunge.errors import RunError, StillRetained
-from expunge.heads.rows import Rows, checked_grid, checked_key, checked_rows, name_of, real
+from expunge.heads.rows import Rows, checked_grid, checked_key, checked_rows, given, name_of, real
 from expunge.heads.saved import mark_of, pack, unpack, write
 from expunge.heads.solver import Method, Solver
 from expunge.heads.statistics import Inverse, Sums, add, subtract, sums_of
@@ -135,11 +135,12 @@ class AnalyticHead:
         sums = self._sums
         return torch.zeros(self.classes, dtype=torch.int64) if sums is None else cast("Tensor", sums.counts).clone()
 
-    def learn(self, X: Numbers, Y: Numbers, *, ids: Names) -> None:  # noqa: N803 - the field's notation
+    def learn(self, X: Numbers | Examples, Y: Numbers | None = None, *, ids: Names | None = None) -> None:  # noqa: N803 - the field's notation
         """Add rows.
 
         Args:
-            X: features, shape (n, d), a tensor or numpy array of any real type that float64 holds exactly.
+            X: features, shape (n, d), a tensor or numpy array of any real type that float64 holds exactly; or
+                `Examples(x, y, ids=...)`, which say all three.
             Y: labels, shape (n,), whole numbers; or targets, shape (n, outputs).
             ids: a name for each row, new to this head.
 
@@ -151,7 +152,7 @@ class AnalyticHead:
 
         The state is unchanged where anything is raised.
         """
-        rows = self._checked(X, Y, ids, first=self._sums is None)
+        rows = self._checked(*given(X, Y, ids), first=self._sums is None)
         for (name, _), row_id in zip(rows.digests, rows.names, strict=True):
             if name in self._ledger:
                 raise ValueError(f"ids: {row_id!r} is learned already; forget it first to learn it anew")
@@ -161,14 +162,14 @@ class AnalyticHead:
         self._take(total, self._solver.updated(rows, self._sums, 1))
         self._ledger.update(rows.digests)
 
-    def forget(self, X: Numbers, Y: Numbers, *, ids: Names) -> None:  # noqa: N803
+    def forget(self, X: Numbers | Examples, Y: Numbers | None = None, *, ids: Names | None = None) -> None:  # noqa: N803
         """Subtract rows, given exactly as they were learned; the arguments and errors of `learn`.
 
         Raises:
             ValueError: a row of this id was never learned or is forgotten already (no trace is left to tell which), or was
                 learned with another x or y. Features must be the same to the last bit, or with `grid` to the same step.
         """
-        rows = self._checked(X, Y, ids)
+        rows = self._checked(*given(X, Y, ids))
         for (name, content), row_id in zip(rows.digests, rows.names, strict=True):
             if name not in self._ledger:
                 raise ValueError(f"ids: {row_id!r} was never learned, or is forgotten already; nothing was forgotten")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,9 +24,9 @@ BLOCK = 2048  # rows; the rounding bound grows with it, the overhead falls
 LARGEST_NORM = 1e14  # of a row: sums of squares over 2^29 of them fit in the float32 of directions and factors
 
 Chunk: TypeAlias = tuple[Any, ...]
-Rows: TypeAlias = Examples | Iterable[Chunk] | Callable[[], Iterable[Chunk]]
-"""`Examples(x, y)` or `Examples(x, y, group)`; or chunks `(x, y, ids)` or `(x, y, ids, group)` from something that can be
-iterated again and again, or from a function that opens it anew. x: shape (b, d), y and group: (b,) whole numbers; tensors
+Rows: TypeAlias = Examples | Chunk | Iterable[Chunk] | Callable[[], Iterable[Chunk]]
+"""`Examples(x, y)` or `Examples(x, y, group)`; or one chunk `(x, y, ids)` or `(x, y, ids, group)`; or many of them from
+something that can be iterated again and again, or from a function that opens it anew. x: shape (b, d), y and group: (b,) whole numbers; tensors
 or numpy arrays."""
 
 
@@ -186,7 +187,7 @@ def _chunks(rows: Rows) -> Iterator[tuple[Any, Any, list[str], Any]]:
             start += len(ids)
             yield parts[0], parts[1], ids, parts[2] if len(parts) > 2 else None
         return
-    source: object = rows() if callable(rows) else rows
+    source: object = rows() if callable(rows) else [rows] if _is_chunk(rows) else rows
     if not isinstance(source, Iterable) or isinstance(source, (str, bytes, Tensor)):
         raise TypeError(f"rows must be Examples or chunks (x, y, ids), not {type(source).__name__}")
     if not callable(rows) and isinstance(source, Iterator):
@@ -196,6 +197,11 @@ def _chunks(rows: Rows) -> Iterator[tuple[Any, Any, list[str], Any]]:
             raise TypeError("a chunk of rows must be (x, y, ids) or (x, y, ids, group)")
         x, y, ids, *group = cast("Chunk", chunk)
         yield x, y, names_in(ids), group[0] if group else None
+
+
+def _is_chunk(rows: object) -> bool:
+    """Whether these are arrays of one chunk, and not chunks."""
+    return isinstance(rows, tuple) and bool(rows) and isinstance(cast("Chunk", rows)[0], (Tensor, np.ndarray))
 
 
 def _within(what: str, value: Tensor, least: int, above: int) -> None:

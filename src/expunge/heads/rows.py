@@ -4,6 +4,7 @@ import hmac
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expunge._progress import track
+from expunge.data import Examples
 from expunge.data.arrays import as_tensor, names_in, numbers, wholes
 from expunge.errors import NonFinite
 
-__all__ = ["DIGEST", "LARGEST_STEP", "Rows", "checked_grid", "checked_key", "checked_rows", "name_of", "real"]
+__all__ = ["DIGEST", "LARGEST_STEP", "Rows", "checked_grid", "checked_key", "checked_rows", "given", "name_of", "real"]
 
 DIGEST = 16  # bytes: among 10^9 rows two collide with odds below 10^-20
 
@@ -92,6 +94,25 @@ def checked_rows(
         twice = next(name for k, name in enumerate(names) if name in names[:k])
         raise ValueError(f"ids: {twice!r} is given twice")
     return Rows(x, y, classes, names, digests)
+
+
+def given(x: Any, y: Any, ids: Any) -> tuple[Any, Any, Any]:
+    """Features, labels and ids, given one by one or as `Examples(x, y, ids=...)` in the place of x.
+
+    Raises:
+        TypeError: labels or ids are missing, are given twice, or the examples are no Examples(x, y) with ids.
+    """
+    if not isinstance(x, Examples):
+        if y is None or ids is None:
+            raise TypeError("give X, Y and ids=, or Examples(x, y, ids=...)")
+        return x, y, ids
+    if y is not None or ids is not None:
+        raise TypeError("Examples hold labels and ids already: give no Y and no ids beside them")
+    if len(x.tensors) != 2 or not x.named:
+        raise TypeError(
+            f"a head takes Examples(x, y, ids=...), not {len(x.tensors)} tensors with{'' if x.named else 'out'} ids"
+        )
+    return *x.tensors, x.ids
 
 
 def _in_steps(name: str, values: Tensor, grid: Tensor | None, *, first: bool) -> Tensor:

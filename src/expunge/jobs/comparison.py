@@ -12,6 +12,7 @@ from expunge import _validate
 from expunge._progress import track
 from expunge.accounting import Mechanism, guarantee
 from expunge.data import Examples, as_examples
+from expunge.errors import TaskError
 from expunge.heads import AnalyticHead
 from expunge.recovery import Recipe
 from expunge.recovery.fine_tuning import recover
@@ -72,7 +73,7 @@ def compare(
         for seed, name in jobs:
             if seed not in tasks:
                 tasks.clear()
-                tasks[seed] = make_task(seed)
+                tasks[seed] = _checked(make_task(seed))
             if name == "exact_ridge":
                 points, took = _head(tasks[seed], cast("float", ridge), epochs)
                 steps[name] = 0
@@ -110,6 +111,12 @@ def compare(
     return Comparison(
         title=title, epsilon=epsilon, delta=delta, seeds=seeds, epochs=epochs, lanes=lanes, environment=environment
     )
+
+
+def _checked(task: Task) -> Task:
+    if task.held_out is None:
+        raise TaskError("a comparison needs task.held_out, data that no training saw: accuracy is measured on them")
+    return task.parts()
 
 
 def _lane(

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from expunge.accounting import Budget, Relation
 from expunge.data import Request, as_examples
-from expunge.training.task import Task, resolved
+from expunge.training.task import Task
 from expunge.unlearners.costs import Costs
 from expunge.unlearners.protocol import Quote, Unlearner
 from expunge.unlearners.table import UNLEARNERS
@@ -90,7 +90,7 @@ def plan(
     Raises:
         ValueError: the forget set is not `Examples`, or an option is out of its range.
     """
-    asked = resolved(task, request)
+    asked = task.parts(request)
     forget = as_examples(asked.forget)
     if forget is None:
         raise ValueError("task.forget must be Examples: the plan counts and times its rows")

@@ -15,7 +15,7 @@ from expunge.data import Request, commit, new_commitment_key
 from expunge.errors import RunError
 from expunge.jobs.folder import summary, working_folder, write
 from expunge.jobs.planner import plan
-from expunge.training.task import Task, accuracies, load_task, resolved
+from expunge.training.task import Task, accuracies, load_task, measured
 from expunge.training.unlearned import Unlearned
 from expunge.training.weights import save_weights
 from expunge.unlearners import run as verbs
@@ -85,7 +85,7 @@ def _unlearn(
 ) -> Unlearned:
     if not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"unlearn takes an expunge.Task, or a model and its retained data, not {type(task).__name__}")
-    asked = resolved(task, request)
+    asked = task.parts(request)
     if unlearner is None:
         found = plan(asked, None, budget, relation=relation)
         if found.recommended is None:
@@ -182,7 +182,7 @@ def released_accuracies(task: Task, done: Unlearned) -> dict[str, float]:
     """Accuracies of what is released, on the data that the task measures."""
     if done.features is None:
         return accuracies(task, done.model)
-    return {part: _right(done, task, part) for part in ("held_out", "forget")}
+    return {part: _right(done, task, part) for part in measured(task)}
 
 
 def _right(done: Unlearned, task: Task, part: str) -> float:

@@ -1,6 +1,6 @@
 """What a command needs of a user: one Python function that returns a `Task`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -8,41 +8,50 @@ import torch
 from torch import Tensor, nn
 
 from expunge.data import Examples, Request, as_examples
-from expunge.data.joins import joined
+from expunge.data.content import is_label
 from expunge.errors import TaskError, TaskNotFound
 from expunge.training.loss import Loss
 from expunge.training.randomness import mode
 from expunge.training.task_module import module_of
 
-__all__ = ["Task", "accuracies", "accuracy", "featured", "labelled", "load_task", "outputs", "resolved"]
+__all__ = ["Task", "accuracies", "accuracy", "featured", "labelled", "load_task", "measured", "outputs"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A trained model, its data parted into what stays and what goes, and a loss.
+    """A trained model, the data that it was trained on, and its loss.
+
+    The data come in one of two forms: all of them as `data`, of which a `Request` names what leaves, see `parts`; or parted
+    already, as `retain` and `forget`. Tensors become `Examples` here, once: every field of data is `Examples` or a loader.
 
     Args:
         model: trained on retained and forgotten data.
-        retain: the retained data: `Examples`, tensors `(x, y)`, or a loader of batches.
+        data: everything that the model was trained on: `Examples` with ids, of owners or rows.
+        retain: the retained data: `Examples`, tensors `(x, y)` or `{name: tensor}`, or a loader of batches.
         forget: the data to forget; used for its commitment and for measuring, never by the mechanism.
-        held_out: data that no training saw.
+        held_out: data that no training saw; without them no accuracy is measured on such data.
         loss: `loss(model, batch)` returns a scalar tensor.
         make_model: builds a fresh model, for retraining; optional.
         public: patterns of parameters and buffers that do not depend on the forgotten data.
         buffers: "refuse" or "reset", see `unlearn`.
         center: a public checkpoint at the ball's centre; by default zero.
         accuracy: `accuracy(model, batch)` returns one number an example, 1 for a right answer; by default the largest
-            of the model's outputs for the batch's first tensor is compared with its second.
+            of the model's outputs for the batch's first tensor is compared with its second, or, where a batch has two
+            named fields, for the one with the label, e.g. "labels".
         features: a feature map for exact heads, from rows x to shape (n, d); optional.
         provenance: why that map does not depend on data that may be forgotten, in a line; "" where this is not known.
         augment: `augment(batch, generator) -> batch`, for replays: the one that the trace was made with; optional.
+
+    Raises:
+        TaskError: a field is not what it should be, or the data come in both forms or in none.
     """
 
     model: nn.Module
-    retain: Any
-    forget: Any
-    held_out: Any
     loss: Loss
+    data: Any = None
+    retain: Any = None
+    forget: Any = None
+    held_out: Any = None
     make_model: Callable[[], nn.Module] | None = None
     public: Sequence[str] = ()
     buffers: str = "refuse"
@@ -61,48 +70,94 @@ class Task:
             raise TaskError("task.make_model must be a function that builds a fresh model")
         if self.augment is not None and not callable(self.augment):
             raise TaskError(f"task.augment must be a function augment(batch, generator), not {self.augment!r}")
-        for name in ("retain", "forget", "held_out"):
+        self._check_form()
+        for name in ("data", "retain", "forget", "held_out"):
+            given = getattr(self, name)
+            if given is None:
+                continue
             try:
-                as_examples(getattr(self, name))
+                examples = as_examples(given)
             except (TypeError, ValueError) as error:
                 raise TaskError(f"task.{name}: {error}") from error
+            if name == "data" and examples is None:
+                raise TaskError(
+                    f"task.data must be Examples, of which a request can take rows, not {type(given).__name__}: give loaders "
+                    "of batches as retain= and forget=, or read a dataset with Examples.of(dataset, ids=...)"
+                )
+            object.__setattr__(self, name, given if examples is None else examples)
 
+    def _check_form(self) -> None:
+        given = [name for name in ("retain", "forget") if getattr(self, name) is not None]
+        if self.data is not None and given:
+            raise TaskError(f"give task.data, or task.retain and task.forget, not data and {' and '.join(given)}")
+        if self.data is None and len(given) < 2:
+            missing = [name for name in ("retain", "forget") if name not in given]
+            raise TaskError(
+                f"task.{' and task.'.join(missing)} must be given: give data=, all that the model was trained on, or retain= and forget="
+            )
 
-def resolved(task: Task, request: Request | None) -> Task:
-    """The task with the request's rows as its forget set, and all others as its retain set.
+    def everything(self) -> Examples:
+        """All examples that the model was trained on: `data`, or what is retained and what is to be forgotten.
 
-    Raises:
-        TaskError: there is no request, or the data are no `Examples`.
-        ValueError: an id or owner is unknown, no row is left; or labels or features are asked for, which
-            `ConvexHead.unlearn` corrects.
-    """
-    if request is None:
-        if task.forget is None:
-            raise TaskError("nothing is to be forgotten: give a request, e.g. Request.rows(ids), or task.forget")
-        return task
-    if request.kinds & {"labels", "features"}:
-        raise ValueError("labels and features are corrected by expunge.ConvexHead.unlearn; here rows and owners leave")
-    parts = [as_examples(part) for part in (task.retain, task.forget) if part is not None]
-    if any(part is None for part in parts):
-        raise TaskError("a request names rows: give the task's data as Examples(..., ids=...), not as a loader")
-    rows = joined(*cast("list[Examples]", parts)) if len(parts) > 1 else cast("Examples", parts[0])
-    leaving = request.positions(rows)
-    staying = sorted(set(range(len(rows))) - set(leaving))
-    if not staying:
-        raise ValueError("the request leaves no row: there is nothing to train on")
-    return replace(task, retain=rows.take(staying), forget=rows.take(leaving))
+        Raises:
+            TaskError: they are loaders of batches, or cannot be joined.
+        """
+        if self.data is not None:
+            return self.data
+        if not isinstance(self.retain, Examples) or not isinstance(self.forget, Examples):
+            raise TaskError("a loader of batches has no rows to name: give task.retain and task.forget as Examples")
+        try:
+            return self.retain + self.forget
+        except ValueError as error:
+            raise TaskError(f"task.retain and task.forget cannot be one set: {error}") from error
+
+    def parts(self, request: Request | None = None) -> "Task":
+        """The task of one request: the same, with what stays as `retain` and what goes as `forget`.
+
+        Args:
+            request: names rows or owners to delete; may be left out where the task has `retain` and `forget`.
+
+        Raises:
+            TaskError: no request where one is needed, one that changes rows in the place of deleting them, one that leaves
+                none, or ids and owners that are not among the data.
+        """
+        if request is None:
+            if self.data is not None:
+                raise TaskError(
+                    "task.data holds all that the model was trained on: a request must name what is to be forgotten"
+                )
+            return self
+        if changes := request.kinds & {"labels", "features"}:
+            raise TaskError(
+                f"a request for {' and '.join(sorted(changes))} changes rows and deletes none: only a ConvexHead carries it out, "
+                "ConvexHead.unlearn(rows, request)"
+            )
+        rows = self.everything()
+        try:
+            gone = request.positions(rows)
+        except ValueError as error:
+            raise TaskError(f"the request does not fit the task's data: {error}") from error
+        if len(gone) == len(rows):
+            raise TaskError(f"the request takes all {len(rows)} rows: nothing would be left to train on")
+        stays = torch.ones(len(rows), dtype=torch.bool)
+        stays[gone] = False
+        return replace(self, data=None, retain=rows.take(stays), forget=rows.take(gone))
 
 
 def labelled(task: Task, part: str) -> Examples:
     """The rows of a part of a task, "retain", "forget" or "held_out", as a head needs them.
 
     Raises:
-        TaskError: they are no `Examples(x, y)` with a label for each row.
+        TaskError: they are no `Examples(x, y)` with a label for each row, or are not given.
     """
-    rows = as_examples(getattr(task, part))
-    if rows is None or len(rows.tensors) != 2 or rows.tensors[1].dim() != 1 or rows.tensors[1].is_floating_point():
+    rows = getattr(task, part)
+    if not isinstance(rows, Examples) or rows.fields or len(rows.values) != 2 or not _labels(rows.values[1]):
         raise TaskError(f"a head needs task.{part} as Examples(x, y) with a label for each row")
     return rows
+
+
+def _labels(values: Tensor) -> bool:
+    return values.dim() == 1 and not values.is_floating_point()
 
 
 @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
@@ -133,7 +188,7 @@ def accuracy(model: nn.Module, data: Any, of: Callable[[nn.Module, Any], Tensor]
 
     Raises:
         ValueError: no data.
-        TaskError: without `of`, batches that are no (x, y), or outputs of the model that are no scores for y.
+        TaskError: without `of`, batches that are neither (x, y) nor one field and a label, or outputs of the model that are no scores for y.
     """
     examples = as_examples(data)
     batches: Any = examples.chunks(1024) if isinstance(examples, Examples) else data
@@ -144,17 +199,26 @@ def accuracy(model: nn.Module, data: Any, of: Callable[[nn.Module, Any], Tensor]
     return float(torch.cat(hits).mean())
 
 
+def measured(task: Task) -> tuple[str, ...]:
+    """The parts of a task that accuracy is measured on: "held_out" where it is given, and "forget"."""
+    return ("forget",) if task.held_out is None else ("held_out", "forget")
+
+
 def accuracies(task: Task, model: nn.Module) -> dict[str, float]:
-    """Of a model on the held-out and the forgotten data of a task; raises as `accuracy` does."""
-    return {part: accuracy(model, getattr(task, part), task.accuracy) for part in ("held_out", "forget")}
+    """Of a model on the held-out (where there are any) and the forgotten data of a task; raises as `accuracy` does."""
+    return {part: accuracy(model, getattr(task, part), task.accuracy) for part in measured(task)}
 
 
-def load_task(where: str) -> Task:
-    """Call the function named by `module:function` or `path/to/file.py:function`.
+def load_task(where: str, request: Request | None = None) -> Task:
+    """Call the function named by `module:function` or `path/to/file.py:function`, and part the data of its task.
+
+    Args:
+        where: the function.
+        request: what is to be forgotten, see `Task.parts`.
 
     Raises:
         TaskNotFound: no such file, module or function.
-        TaskError: it returns something else than a `Task`.
+        TaskError: it returns something else than a `Task`, or the request does not fit it.
     """
     module_name, separator, function_name = where.rpartition(":")
     if not separator or not module_name or not function_name:
@@ -165,21 +229,21 @@ def load_task(where: str) -> Task:
     task: object = cast("Callable[[], object]", function)()
     if not isinstance(task, Task):
         raise TaskError(f"{where} must return an expunge.Task, not {type(task).__name__}")
-    return task
+    return task.parts(request)
 
 
 def _hits(model: nn.Module, batch: Any) -> Tensor:
     remedy = "set task.accuracy, a function accuracy(model, batch) that returns one number an example"
-    if (
-        not isinstance(batch, (tuple, list))
-        or len(batch) < 2
-        or not all(isinstance(part, Tensor) for part in batch[:2])
-    ):
+    pair = _pair(batch)
+    if pair is None:
+        named = isinstance(batch, Mapping)
+        found = f"fields {sorted(map(str, cast('Any', batch)))}" if named else f"batches of type {type(batch).__name__}"
         raise TaskError(
-            f"right labels are counted in batches (x, y) of tensors, not in {type(batch).__name__}; {remedy}"
+            f"right labels are counted in batches (x, y) of tensors, or of one field and a label ('labels', 'y'), not in {found}; "
+            f"{remedy}"
         )
     device = next(model.parameters()).device
-    x, y = (part.to(device) for part in batch[:2])
+    x, y = (part.to(device) for part in pair)
     scores: object = model(x)
     if not isinstance(scores, Tensor) or scores.shape[:-1] != y.shape:
         found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
@@ -187,3 +251,17 @@ def _hits(model: nn.Module, batch: Any) -> Tensor:
             f"right labels need scores of shape {(*y.shape, 'classes')} from the model, not {found}; {remedy}"
         )
     return scores.argmax(-1) == y
+
+
+def _pair(batch: Any) -> tuple[Tensor, Tensor] | None:
+    """Inputs and labels of a batch; None where it does not say which is which."""
+    if isinstance(batch, Mapping):
+        fields = cast("Mapping[str, Any]", batch)
+        ordered = sorted(fields, key=lambda name: is_label(str(name)))
+        if len(ordered) != 2 or [is_label(str(name)) for name in ordered] != [False, True]:
+            return None
+        batch = tuple(fields[name] for name in ordered)
+    if not isinstance(batch, (tuple, list)) or len(cast("Any", batch)) < 2:
+        return None
+    x, y = cast("Any", batch)[:2]
+    return (x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else None

@@ -41,7 +41,7 @@ def needs(task: Task) -> str:
     if retain is None:
         return "it needs task.retain as Examples"
     for rows in (retain, forget):
-        labels = rows.tensors[1] if rows is not None and len(rows.tensors) == 2 else None
+        labels = rows.values[1] if rows is not None and not rows.fields and len(rows.values) == 2 else None
         if labels is None or labels.dim() != 1 or labels.is_floating_point():
             return "it needs Examples(x, y) with a label for each row"
         width = outputs(task, retain)

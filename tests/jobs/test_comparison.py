@@ -68,7 +68,11 @@ X, Y = torch.zeros(6, 4), torch.zeros(6, dtype=torch.long)
 @pytest.mark.parametrize(
     ("model", "data", "message"),
     [
-        (nn.Linear(4, 3), [{"input_ids": X, "labels": Y}], "in batches .* not in dict; set task.accuracy"),
+        (
+            nn.Linear(4, 3),
+            [{"input_ids": X, "attention_mask": X, "labels": Y}],
+            r"in batches .* not in fields \['attention_mask', 'input_ids', 'labels'\]; set task.accuracy",
+        ),
         (nn.Linear(4, 3), ex.Examples(X), "not in tuple; set task.accuracy"),
         (Scored(4, 3), ex.Examples(X, Y), r"scores of shape \(6, 'classes'\) from the model, not SimpleNamespace"),
         (nn.Linear(4, 1), ex.Examples(X, torch.zeros(6, 1)), r"shape \(6, 1, 'classes'\) from the model, not \(6, 1\)"),

@@ -237,7 +237,7 @@ def _hits(model: nn.Module, batch: Any) -> Tensor:
     pair = _pair(batch)
     if pair is None:
         named = isinstance(batch, Mapping)
-        found = f"fields {sorted(map(str, cast('Any', batch)))}" if named else f"batches of type {type(batch).__name__}"
+        found = f"fields {sorted(map(str, cast('Any', batch)))}" if named else type(batch).__name__
         raise TaskError(
             f"right labels are counted in batches (x, y) of tensors, or of one field and a label ('labels', 'y'), not in {found}; "
             f"{remedy}"

@@ -26,7 +26,7 @@ from expunge.unlearners.replay import open_trace
 
 RESIDUAL, LAM = 1e-9, 1e-4
 FILES = {"certificate.json", "model.safetensors", "report.html"}
-KEPT = {"keys/commitment.key", "keys/head.key", "state/head.state"}
+KEPT = {"keys/commitment.key", "keys/head.key", "state/head.state", "original.digest"}
 Run = Callable[..., tuple[int, str, str]]
 
 

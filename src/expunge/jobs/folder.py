@@ -3,6 +3,7 @@
 out/                    certificate.json, model.safetensors, report.html, ...: may be published as it is
 out.secret/keys/        commitment.key, and head.key of a head: with the state, ids can be guessed; keep them apart
 out.secret/state/       head.state: what the next request starts from
+out.secret/             original.digest: of the trained weights, for noisy runs (see `expunge.jobs.earlier`)
 """
 
 import contextlib

@@ -13,6 +13,7 @@ from expunge.accounting import Budget, Mechanism, Relation
 from expunge.certificate import Certificate
 from expunge.data import Request, commit, new_commitment_key
 from expunge.errors import RunError
+from expunge.jobs.earlier import tell_of_earlier
 from expunge.jobs.folder import summary, working_folder, write
 from expunge.jobs.planner import plan
 from expunge.training.task import Task, accuracies, load_task, measured
@@ -173,6 +174,7 @@ def _written(work: Path, task: Task, done: Unlearned, budget: Budget, relation: 
     if done.certified is not None:
         save_weights(done.certified, work / "certified.safetensors")
     certificate = write(work, done, done.model, budget, relation, commitments)
+    tell_of_earlier(work, task.model, done.record)
     for state in work.glob("*.state"):
         state.unlink()
     return certificate

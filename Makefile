@@ -3,7 +3,7 @@ BIN := .venv/bin
 BASE := .venv-base/bin
 INPUTS := pyproject.toml constraints.txt src/expunge/_version.py
 
-.PHONY: demo test test-long figures comparison paper paper-quick lint clean
+.PHONY: demo test test-long docs figures comparison paper paper-quick lint clean
 
 demo: .venv/installed  ## install, then the main job on real data
 	$(BIN)/expunge demo --out demo-$$(date +%Y%m%d-%H%M%S)
@@ -14,6 +14,9 @@ test: .venv/installed .venv-base/installed lint  ## all that CI runs
 
 test-long: .venv/installed  ## minutes rather than seconds, MNIST among them
 	$(BIN)/pytest -q tests -m long
+
+docs: .venv-docs/installed  ## the documentation as a site: open site/index.html
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build -q
 
 figures: .venv/installed  ## the plots of docs/accounting.md, from the code that certificates rest on
 	$(BIN)/python benchmarks/figures.py
@@ -50,5 +53,11 @@ lint: .venv/installed
 	$(BASE)/pip install -q --disable-pip-version-check -c constraints.txt -e . pytest
 	touch $@
 
+# Nor here: the reference is read from the source, not imported.
+.venv-docs/installed: $(INPUTS)
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-base
+	rm -rf .venv .venv-base .venv-docs site

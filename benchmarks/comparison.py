@@ -1,4 +1,4 @@
-"""Every lane and every noisy method on the same data, network and forget set; the page is docs/comparison.md.
+"""Every unlearner on the same data, network and forget set; the page is docs/comparison.md.
 
     python benchmarks/comparison.py                    # what is missing, then the page
     python benchmarks/comparison.py --only MNIST       # one data set

@@ -1,39 +1,147 @@
-"""What the pages say runs, and every command is on the first page."""
+"""What the pages say runs; what they link to is there; and every name of the surface, command and page has its place."""
 
+import importlib
 import re
+import sys
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+import expunge
+from commands import run
 from expunge.accounting import MECHANISMS
 from expunge.cli.commands import app
 from expunge.jobs.digits import digits
 from expunge.unlearners.executors import EXECUTORS
+from expunge.unlearners.options import NAMES
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = [
-    pytest.param(code, id=f"{path.name}-{k}")
-    for path in (ROOT / "README.md", ROOT / "docs" / "concepts.md", ROOT / "docs" / "contracts.md")
-    for k, code in enumerate(re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.S | re.M))
-]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+LINKED = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+BLOCK = re.compile(r'^```(python|sh)(?: title="([\w.]+)")?\n(.*?)^```', flags=re.S | re.M)
+FIRST = BLOCK.findall((ROOT / "README.md").read_text())
+RUN = [path for path in PAGES if any(block not in FIRST for block in BLOCK.findall(path.read_text()))]
 
 
-@pytest.mark.parametrize("code", BLOCKS)
-def test_the_code_on_the_page_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *RUN], ids=name)
+def test_the_code_on_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Blocks of a page run in their order and share their names; a block with a title is a file; sh calls commands."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     task = digits(0)
-    exec(
-        compile(code, "page", "exec"),
-        {"model": task.model, "retain": task.retain, "loss": task.loss, "forget": task.forget},
-    )
+    names = {"model": task.model, "retain": task.retain, "loss": task.loss, "forget": task.forget, "__name__": "page"}
+    before = set(sys.modules)
+    own = {Path(title).stem for _, title, _ in BLOCK.findall(page.read_text()) if title}
+    for language, title, code in BLOCK.findall(page.read_text()):
+        if title:
+            (tmp_path / title).write_text(code)
+        elif language == "python":
+            exec(compile(code, name(page), "exec"), names)
+        else:
+            for line in code.splitlines():
+                called, *words = line.split()
+                assert called == "expunge", line
+                done = run(*words, cwd=tmp_path)
+                assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    for module in own & (set(sys.modules) - before):  # another page may name its files alike
+        del sys.modules[module]
 
 
-def test_every_command_is_in_the_readme():
-    text = (ROOT / "README.md").read_text()
+def test_every_command_is_on_the_page_of_commands():
+    text = (DOCS / "commands.md").read_text()
     for command in app.registered_commands:
         assert command.callback is not None
-        name = command.callback.__name__
-        assert f"expunge {name}" in text or f"make {name}" in text, name
+        assert f"| `expunge {command.callback.__name__} " in text
+
+
+def test_the_first_page_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+# The site
+
+
+def leaves(nav: list[dict[str, str | list[dict[str, str]]]]) -> Iterator[str]:
+    for entry in nav:
+        for value in entry.values():
+            yield from leaves(value) if isinstance(value, list) else [value]
+
+
+def test_every_page_is_in_the_navigation_of_the_site_once():
+    nav = list(leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    assert sorted(nav) == sorted(str(path.relative_to(DOCS)) for path in PAGES)
+
+
+def prose(page: Path) -> str:
+    """A page without its code."""
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M))
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, where GitHub and the site agree on them."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", page.read_text(), flags=re.M):
+        plain = re.sub(r"[`*]|\]\([^)]*\)|\[", "", heading).strip().lower()
+        kept = re.sub(r"[^\w\s-]", "", plain)
+        if kept == unicodedata.normalize("NFKD", kept).encode("ascii", "ignore").decode() and "  " not in kept:
+            found.add(kept.replace(" ", "-"))
+    return found
+
+
+@pytest.mark.parametrize("page", LINKED, ids=name)
+def test_every_link_and_anchor_of_the_page_is_there(page: Path):
+    broken: list[str] = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"https?:|mailto:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        if not there.exists() or (anchor and (there.suffix != ".md" or anchor not in anchors(there))):
+            broken.append(target)
+    assert not broken
+
+
+# The reference
+
+
+def on_api_pages() -> dict[str, object]:
+    """What the API pages show, by the name that they give it."""
+    found: dict[str, object] = {}
+    for page in (DOCS / "api").glob("*.md"):
+        for dotted in re.findall(r"^::: ([\w.]+)$", page.read_text(), flags=re.M):
+            found[dotted] = resolved(dotted)
+    return found
+
+
+def resolved(dotted: str) -> object:
+    parent, _, last = dotted.rpartition(".")
+    module = importlib.import_module(parent)
+    return getattr(module, last) if hasattr(module, last) else importlib.import_module(dotted)
+
+
+def test_every_public_name_is_on_an_api_page():
+    shown = list(on_api_pages().values())
+    within = [vars(module)[n] for module in shown if hasattr(module, "__all__") for n in module.__all__]
+    shown_ids = {id(one) for one in (*shown, *within)}
+    missing = [n for n in expunge.__all__ if n != "__version__" and id(getattr(expunge, n)) not in shown_ids]
+    assert not missing
+
+
+# Methods
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_every_unlearner_has_a_page_with_a_statement(method: str):
+    assert "statement" in anchors(DOCS / "methods" / f"{method}.md")
 
 
 def test_every_mechanism_has_an_executor_and_a_page():
@@ -48,8 +156,6 @@ def test_every_mechanism_has_an_executor_and_a_page():
         "undeclared_features",
     }
     assert {m.name for m in EXECUTORS} | others == set(MECHANISMS)
-    for name in set(MECHANISMS) - {
-        "undeclared_features",
-        "grid_ridge",
-    }:  # the latter is on the page of its lane, exact_ridge
-        assert (ROOT / "docs" / "methods" / f"{name}.md").is_file()
+    on_another_page = {"undeclared_features", "grid_ridge"}  # the latter on that of exact_ridge
+    for mechanism in set(MECHANISMS) - on_another_page:
+        assert (DOCS / "methods" / f"{mechanism}.md").is_file()

@@ -63,8 +63,8 @@ def table(name: str, runs: Runs) -> str:
     sizes, first = runs[0]["sizes"], runs[0]
     head = (
         f"### {name}\n\n{sizes['retain']:,} rows stay, about {sizes['forget']:,} are forgotten; network of {first['weights']:,} "
-        f"weights, {first['epochs']} epochs; {len(runs)} seeds, {len(runs[0]['lanes'])} lanes.\n\n"
-        "| lane | guarantee | test | forgotten | retained | seconds | one row, s | kept, MB | guessing: ε ≥ (AUC) | two worlds: ε ≥ |\n"
+        f"weights, {first['epochs']} epochs; {len(runs)} seeds, {len(runs[0]['lanes'])} unlearners.\n\n"
+        "| unlearner | guarantee | test | forgotten | retained | seconds | one row, s | kept, MB | guessing: ε ≥ (AUC) | two worlds: ε ≥ |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     )
     return head + "\n".join(_row(lane, [r["lanes"][lane] for r in runs]) for lane in LABELS if lane in first["lanes"])

@@ -1,14 +1,14 @@
 """Noisy fine-tuning one block after another: the executor of `mechanisms.blockwise_gradient_clipping`."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from math import sqrt
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from expunge.accounting import mechanisms
+from expunge.accounting import Mechanism, mechanisms
 from expunge.training.noise import Noise
 from expunge.training.task import Task
 from expunge.training.weights import clip_
@@ -90,6 +90,15 @@ class BlockwiseGradientClipping(Noisy):
     def executor(self) -> Executor:
         """The steps of the theorem."""
         return blockwise_gradient_clipping
+
+    def on_one_weight(self, mechanism: Mechanism) -> Mechanism:
+        """The block with the largest ball, of one weight.
+
+        Where the loss depends on a single weight of that block, the weight's law is that of a run on this block alone: no
+        other block enters its gradient, and noise is drawn for each coordinate. Looking at it alone is post-processing.
+        """
+        assert isinstance(mechanism, mechanisms.BlockwiseGradientClipping)
+        return replace(mechanism, block_sizes=(1,), block_clips=(max(mechanism.block_clips),))
 
     def with_noise(self, task: Task, noise_std: float) -> mechanisms.BlockwiseGradientClipping:
         """The mechanism of these options."""

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from expunge import _validate
-from expunge.accounting import Budget, GridRidge, Kind, Relation
+from expunge.accounting import Budget, ExactRidge, GridRidge, Kind, Mechanism, Relation, UndeclaredFeatures
 from expunge.data import Examples
 from expunge.data.coverage import coverage_of
 from expunge.errors import ExpungeError, StateError
 from expunge.heads import AnalyticHead
 from expunge.training.task import Task, featured, labelled, outputs
-from expunge.training.unlearned import Unlearned
+from expunge.training.unlearned import Unlearned, noiseless_record
 from expunge.unlearners.costs import Costs, timed
 from expunge.unlearners.heads import (
     alone_with,
@@ -30,6 +30,7 @@ from expunge.unlearners.heads import (
 )
 from expunge.unlearners.options import option
 from expunge.unlearners.protocol import Quote
+from expunge.unlearners.recalled import Procedure, Recalled
 from expunge.unlearners.working import Run
 
 __all__ = ["ExactHead"]
@@ -43,27 +44,56 @@ class ExactHead:
 
     Args:
         ridge: of a new head.
-        grid: the public step to which a new head's features are rounded.
+        grid: the public step to which a new head's features are rounded; None for sums in floating point, as an earlier
+            version made them: nothing is proven of what they release, and audits alone run them.
         head: the folder of the last request, from which to go on; without one a head is fitted to the retained rows alone.
         learned: a head at hand, in place of a folder; set by `learn`.
+        rounding: see `AnalyticHead`.
     """
 
     name: ClassVar[str] = "exact_ridge"
     reads: ClassVar[str] = "the head's state and the forgotten rows"
 
     ridge: float = option("ridge")
-    grid: float = option("grid")
+    grid: float | None = option("grid")
     head: Path | None = option("head")
     learned: AnalyticHead | None = None
+    rounding: float = 1e-9
 
     def __post_init__(self) -> None:
-        _validate.positive(ridge=self.ridge, grid=self.grid)
+        _validate.positive(ridge=self.ridge, rounding=self.rounding)
+        if self.grid is not None:
+            _validate.positive(grid=self.grid)
 
-    def mechanism(self, task: Task, budget: Budget, relation: Relation) -> GridRidge:
+    def mechanism(self, task: Task, budget: Budget, relation: Relation) -> GridRidge | UndeclaredFeatures:
         """Exact: nothing is to be calibrated."""
-        return GridRidge(ridge=self.ridge, grid=self.grid, rounding=1e-9, provenance=task.provenance)
+        if self.grid is None:
+            return UndeclaredFeatures(head="exact_ridge")
+        return GridRidge(ridge=self.ridge, grid=self.grid, rounding=self.rounding, provenance=task.provenance)
 
-    def learn(self, task: Task, rows: Examples, home: Path) -> "ExactHead":
+    @classmethod
+    def recalled(cls, mechanism: Mechanism, procedure: Procedure) -> Recalled | None:
+        """The head of a certificate, whichever of its mechanisms that names; None for another's mechanism."""
+        reads = frozenset[str]()
+        if isinstance(mechanism, GridRidge):
+            head = cls(ridge=mechanism.ridge, grid=mechanism.grid, rounding=mechanism.rounding)
+            return Recalled(unlearner=head, reads=reads)
+        if isinstance(mechanism, ExactRidge):
+            head = cls(ridge=mechanism.ridge, grid=None, rounding=mechanism.rounding)
+            return Recalled(unlearner=head, reads=reads, assumed={"grid": "none"})
+        if isinstance(mechanism, UndeclaredFeatures) and mechanism.head == cls.name:
+            return Recalled(unlearner=cls(), reads=reads, assumed={"ridge": cls.ridge, "grid": cls.grid})
+        return None
+
+    def sums(self, classes: int) -> AnalyticHead:
+        """A head of these settings that has learned nothing."""
+        return AnalyticHead(ridge=self.ridge, classes=classes, rounding=self.rounding, grid=self.grid)
+
+    def never(self, task: Task, rows: Examples, run: Run) -> nn.Module:
+        """A head that learned these rows alone."""
+        return self._fitted(task, rows).module()
+
+    def learn(self, task: Task, rows: Examples, run: Run) -> "ExactHead":
         """Sum up all rows."""
         return replace(self, learned=self._fitted(task, rows))
 
@@ -102,23 +132,30 @@ class ExactHead:
                 rows = labelled(task, "retain")
                 coverage = coverage_of(rows, forget)
                 head = self._fitted(task, rows)
-                done = head.unlearned()
+                done = self._released(head)
                 done = replace(done, record=replace(done.record, coverage=coverage))
             else:
                 self._refuse(head, task)
                 assert isinstance(head, AnalyticHead)
                 head.forget(featured(task, forget), forget.tensors[1], ids=forget.ids)
-                done = head.unlearned()
+                done = self._released(head)
             keep(head, run.folder)
         previous = None if self.head is None else str(files_of(self.head)[0].parent)
         return replace(done, features=task.features, notes={"rows": len(head), "delete": previous})
+
+    def _released(self, head: AnalyticHead) -> Unlearned:
+        if self.grid is not None:
+            return head.unlearned()
+        layer = head.module()
+        return Unlearned(layer, noiseless_record(UndeclaredFeatures(head="exact_ridge"), layer))
 
     def _held(self) -> Any:
         return self.learned if self.head is None else load_head(self.head)
 
     def _fitted(self, task: Task, rows: Examples) -> AnalyticHead:
         head = AnalyticHead(
-            ridge=self.ridge, classes=outputs(task, rows), provenance=task.provenance, grid=self.grid
+            ridge=self.ridge, classes=outputs(task, rows), provenance=task.provenance, grid=self.grid,
+            rounding=self.rounding,
         )  # fmt: skip
         head.learn(featured(task, rows), rows.tensors[1], ids=rows.ids)
         return head
@@ -126,13 +163,13 @@ class ExactHead:
     def _refuse(self, head: object, task: Task) -> None:
         if not isinstance(head, AnalyticHead):
             raise StateError(f"{self.head} holds a convex head: go on with --mechanism measured_residual")
-        if head.grid is None:
+        if head.grid is None and self.grid is not None:
             raise StateError(
                 f"{self.head} holds sums in floating point, of an earlier version, from which nothing exact follows: fit a new "
                 "head without --head"
             )
         if self.head is not None:
-            known = {"ridge": head.ridge, "grid": float(head.grid.max())}
+            known = {"ridge": head.ridge, "grid": None if head.grid is None else float(head.grid.max())}
             refuse_other(self, self.head, known, head.provenance, task)
 
 

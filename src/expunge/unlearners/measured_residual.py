@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from expunge.accounting import Budget, Kind, MeasuredResidual, Relation
+from expunge.accounting import Budget, Kind, MeasuredResidual, Mechanism, Relation, UndeclaredFeatures
 from expunge.data import Examples, Request
 from expunge.data.coverage import coverage_of
 from expunge.errors import StateError
@@ -28,6 +28,7 @@ from expunge.unlearners.heads import (
 )
 from expunge.unlearners.options import option
 from expunge.unlearners.protocol import Quote
+from expunge.unlearners.recalled import Procedure, Recalled
 from expunge.unlearners.working import Run
 
 __all__ = ["NoisyHead"]
@@ -36,6 +37,9 @@ __all__ = ["NoisyHead"]
 # benchmarks/convex_head.py counts on CIFAR-10 features, and the gradients between them.
 _PASSES_KEPT, _PASSES_NEW = 40, 250
 _TIMED_ROWS = 1024
+_NOBODY = Budget(epsilon=1.0, delta=1e-5)  # of a head that nobody has asked anything of yet
+# What an UndeclaredFeatures certificate does not say of the head that was run.
+_ASSUMED: dict[str, Any] = {"residual": 1e-8, "regularization": 1e-3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,7 @@ class NoisyHead:
         residual: the largest norm of the gradient where it stops.
         head: the folder of the last request, from which to go on; without one a head is fitted to the retained rows alone.
         learned: a head at hand, in place of a folder; set by `learn`.
+        noise_std: of a new head's releases; by default the least that meets the budget.
     """
 
     name: ClassVar[str] = MeasuredResidual.name
@@ -58,18 +63,46 @@ class NoisyHead:
     residual: float = option("residual")
     head: Path | None = option("head")
     learned: ConvexHead | None = None
+    noise_std: float | None = None
 
     def mechanism(self, task: Task, budget: Budget, relation: Relation) -> MeasuredResidual:
         """With the noise that the budget asks for."""
-        std = noise_for(budget, residual=self.residual, regularization=self.regularization)
+        std = (
+            self.noise_std
+            if self.noise_std is not None
+            else noise_for(budget, residual=self.residual, regularization=self.regularization)
+        )
         return MeasuredResidual(
             residual=self.residual, strong_convexity=self.regularization, noise_std=std, provenance=task.provenance
         )
 
-    def learn(self, task: Task, rows: Examples, home: Path) -> "NoisyHead":
+    @classmethod
+    def recalled(cls, mechanism: Mechanism, procedure: Procedure) -> Recalled | None:
+        """The head of a certificate, whichever of its mechanisms that names; None for another's mechanism."""
+        reads = frozenset[str]()
+        if isinstance(mechanism, MeasuredResidual):
+            head = cls(
+                residual=mechanism.residual, regularization=mechanism.strong_convexity, noise_std=mechanism.noise_std
+            )  # fmt: skip
+            return Recalled(unlearner=head, reads=reads, assumed={"loss": head.loss})
+        if isinstance(mechanism, UndeclaredFeatures) and mechanism.head == cls.name:
+            head = cls(noise_std=mechanism.noise_std, **_ASSUMED)
+            assumed = {"loss": head.loss, "residual": head.residual, "strong_convexity": head.regularization}
+            return Recalled(unlearner=head, reads=reads, assumed=assumed)
+        return None
+
+    def minimiser(self, classes: int) -> ConvexHead:
+        """A head of these settings that has learned nothing, for one release: no inverse Hessian is kept."""
+        return self._made(
+            classes, _NOBODY if self.noise_std is None else self.noise_std, "not declared", factor_limit=0
+        )
+
+    def learn(self, task: Task, rows: Examples, run: Run) -> "NoisyHead":
         """Fit a head to all rows."""
-        head = self._new(task, rows, Budget(epsilon=1.0, delta=1e-5))
-        head.fit(Examples(featured(task, rows), rows.tensors[1], ids=rows.ids), prepare=False)
+        head = self._new(task, rows, _NOBODY)
+        head.fit(
+            Examples(featured(task, rows), rows.tensors[1], ids=rows.ids), generator=run.generator(4), prepare=False
+        )
         return replace(self, learned=head)
 
     def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:
@@ -129,9 +162,13 @@ class NoisyHead:
         return self.learned if self.head is None else load_head(self.head, noise=budget)
 
     def _new(self, task: Task, rows: Examples, budget: Budget) -> ConvexHead:
+        noise = budget if self.noise_std is None else self.noise_std
+        return self._made(outputs(task, rows), noise, task.provenance)
+
+    def _made(self, classes: int, noise: Budget | float, provenance: str, **how: Any) -> ConvexHead:
         return ConvexHead(
-            loss=cast("Any", self.loss), regularization=self.regularization, residual=self.residual,
-            classes=outputs(task, rows), noise_std=budget, provenance=task.provenance,
+            loss=cast("Any", self.loss), regularization=self.regularization, residual=self.residual, classes=classes,
+            noise_std=noise, provenance=provenance, **how,
         )  # fmt: skip
 
     def _refuse(self, head: object, task: Task) -> None:

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from math import inf, sqrt
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from torch import nn
@@ -28,6 +27,7 @@ from expunge.unlearners.certified import Executor, run_executor
 from expunge.unlearners.costs import Costs
 from expunge.unlearners.options import option
 from expunge.unlearners.protocol import KEEPS_NOTHING, Quote
+from expunge.unlearners.recalled import EVERY_SETTING, Procedure, Recalled
 from expunge.unlearners.retrain import retrain
 from expunge.unlearners.working import Run
 
@@ -48,6 +48,9 @@ class Noisy(ABC):
         batch_size: examples a batch.
         rescale: whether recovery first brings each layer back to its initialisation scale.
         trained: a trained model to start from in place of the task's; set by `learn`.
+        training_epochs: of `learn`; by default as many as of recovery.
+        finished: a finished mechanism, in place of one made from these options.
+        recovers: the whole recipe of recovery, in place of its learning rate, optimiser and batch size.
     """
 
     name: ClassVar[str]
@@ -60,6 +63,9 @@ class Noisy(ABC):
     batch_size: int = option("batch_size")
     rescale: bool = option("rescale")
     trained: nn.Module | None = None
+    training_epochs: float | None = None
+    finished: Mechanism | None = None
+    recovers: Recipe | None = None
 
     def __post_init__(self) -> None:
         _validate.positive(epochs=self.epochs)
@@ -77,19 +83,50 @@ class Noisy(ABC):
     @property
     def recipe(self) -> Recipe:
         """Of recovery."""
+        if self.recovers is not None:
+            return self.recovers
         return Recipe(optimizer=cast("Any", self.optimizer), learning_rate=self.recovery_lr, batch_size=self.batch_size)
 
     def mechanism(self, task: Task, budget: Budget, relation: Relation) -> Mechanism:
         """With the least noise that meets the budget, where none was given."""
+        if self.finished is not None:
+            return self.finished
         if self.noise_std is not None:
             return self.with_noise(task, self.noise_std)
         return calibrate(lambda std: self.with_noise(task, std), budget, relation=relation)
 
-    def learn(self, task: Task, rows: Examples, home: Path) -> "Noisy":
+    @property
+    def learns_for(self) -> float:
+        """Epochs of the training that `learn` makes."""
+        return self.epochs if self.training_epochs is None else self.training_epochs
+
+    @classmethod
+    def recalled(cls, mechanism: Mechanism, procedure: Procedure) -> Recalled | None:
+        """The unlearner of a finished mechanism; None where it is another one's."""
+        if mechanism.name != cls.name:
+            return None
+        recipe, own = procedure.recipe, procedure.batch_size
+        unlearner = cls(
+            finished=mechanism, recovers=recipe, epochs=procedure.epochs, training_epochs=procedure.training_epochs,
+            rescale=procedure.rescale, batch_size=recipe.batch_size if own is None else own,
+        )  # fmt: skip
+        return Recalled(unlearner=unlearner, reads=EVERY_SETTING)
+
+    def on_one_weight(self, mechanism: Mechanism) -> Mechanism:
+        """The same mechanism: its steps treat every number of weights alike."""
+        return mechanism
+
+    def starting_from(self, model: nn.Module) -> "Noisy":
+        """With `model` in the place of the trained one."""
+        return replace(self, trained=model)
+
+    def learn(self, task: Task, rows: Examples, run: Run) -> "Noisy":
         """Train a model on rows, to start from; of a task's own model nothing needs to be learned."""
         if task.make_model is None:
             raise TaskError("the task has no make_model: no model can be trained")
-        done = retrain(task.make_model, rows, loss=task.loss, epochs=self.epochs, recipe=self.recipe)
+        done = retrain(
+            task.make_model, rows, loss=task.loss, epochs=self.learns_for, recipe=self.recipe, generator=run.generator(4),
+        )  # fmt: skip
         return replace(self, trained=done.model)
 
     def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:

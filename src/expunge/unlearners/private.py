@@ -3,14 +3,13 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from expunge import _validate
-from expunge.accounting import Budget, DPTraining, Relation, calibrate, guarantee
+from expunge.accounting import Budget, DPTraining, Mechanism, Relation, calibrate, guarantee
 from expunge.data import Examples, as_examples
 from expunge.data.joins import joined
 from expunge.errors import ModelRefused, RunError, TaskError
@@ -30,6 +29,7 @@ from expunge.unlearners.costs import Costs
 from expunge.unlearners.dp_training import ExampleGradients, dp_training, poisson_batches
 from expunge.unlearners.options import option
 from expunge.unlearners.protocol import Quote
+from expunge.unlearners.recalled import Procedure, Recalled
 from expunge.unlearners.working import Run
 
 __all__ = ["PrivateTraining", "train_private"]
@@ -206,7 +206,8 @@ class PrivateTraining:
         sample_clip: the L2 radius for the gradient of each example alone.
         noise_multiplier: noise over that radius; by default the least that meets the budget.
         sampling_rate: the chance of every example to be in a batch.
-        expected_batch: a public number by which the noisy sums are divided, see `train_private`.
+        expected_batch: a public number by which the noisy sums are divided, see `train_private`; None in audits, where
+            `learn` takes sampling_rate times the rows that stay in any case.
         private_steps: steps of the training.
         group_size: the most rows that a request may hold.
         private_lr: learning rate.
@@ -220,7 +221,7 @@ class PrivateTraining:
     sample_clip: float = option("sample_clip")
     sampling_rate: float = option("sampling_rate")
     private_steps: int = option("private_steps")
-    expected_batch: float = option("expected_batch")
+    expected_batch: float | None = option("expected_batch")
     group_size: int = option("group_size")
     private_lr: float = option("private_lr")
     momentum: float = option("momentum")
@@ -232,9 +233,40 @@ class PrivateTraining:
             return self._with(self.noise_multiplier)
         return calibrate(self._with, budget, relation=relation)
 
-    def learn(self, task: Task, rows: Examples, home: Path) -> "PrivateTraining":
+    @classmethod
+    def recalled(cls, mechanism: Mechanism, procedure: Procedure) -> Recalled | None:
+        """The training of a mechanism, with learning rate and momentum of one's own: it covers any; None for another's."""
+        if not isinstance(mechanism, DPTraining):
+            return None
+        unlearner = cls(
+            noise_multiplier=mechanism.noise_multiplier, sample_clip=mechanism.sample_clip,
+            sampling_rate=mechanism.sampling_rate, private_steps=mechanism.steps, group_size=mechanism.group_size,
+            expected_batch=None,
+        )  # fmt: skip
+        assumed = {
+            "learning_rate": unlearner.private_lr, "momentum": unlearner.momentum,
+            "expected_batch": "sampling_rate times the retained rows",
+        }  # fmt: skip
+        return Recalled(unlearner=unlearner, reads=frozenset(), assumed=assumed)
+
+    def released(self) -> Unlearned:
+        """The privately trained model: nothing is done at a request.
+
+        Raises:
+            RunError: nothing was learned yet.
+        """
+        if self.trained is None:
+            raise RunError("nothing is trained yet: call learn, or forget")
+        return self.trained
+
+    def learn(self, task: Task, rows: Examples, run: Run) -> "PrivateTraining":
         """Train on rows; what is released for any later request is this very model."""
-        return replace(self, trained=self._train(task, rows, self.mechanism(task, _BUDGET, Relation.RETRAINED), Run()))
+        stay = as_examples(task.retain)
+        own = self
+        if self.expected_batch is None and stay is not None:
+            own = replace(self, expected_batch=max(1.0, self.sampling_rate * len(stay)))
+        mechanism = self.mechanism(task, _BUDGET, Relation.RETRAINED)
+        return replace(self, trained=own._train(task, rows, mechanism, Run(seed=run.seed)))
 
     def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:
         """The whole private training; a request after it costs nothing."""
@@ -273,7 +305,10 @@ class PrivateTraining:
         return ""
 
     def _train(self, task: Task, rows: Examples, mechanism: DPTraining, run: Run) -> Unlearned:
-        assert task.make_model is not None
+        if task.make_model is None:
+            raise TaskError("the task has no make_model")
+        if self.expected_batch is None:
+            raise ValueError("expected_batch must be a public number, not None: see train_private")
         return train_private(
             task.make_model, rows, mechanism, loss=task.loss, learning_rate=self.private_lr, expected_batch=self.expected_batch,
             momentum=self.momentum, public=task.public, state=run.state("run"), generator=run.generator(1),

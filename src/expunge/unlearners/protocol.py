@@ -1,7 +1,6 @@
 """What every way to unlearn has in common: what it costs, what it would prove, and how it is carried out."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 from expunge.accounting import Budget, Mechanism, Relation
@@ -72,13 +71,14 @@ class Unlearner(Protocol):
         """The theorem that its certificate rests on, calibrated to the budget where it adds noise."""
         ...
 
-    def learn(self, task: Task, rows: Examples, home: Path) -> "Unlearner":
+    def learn(self, task: Task, rows: Examples, run: Run) -> "Unlearner":
         """Train on rows, all that may later be forgotten among them; returns this unlearner with what it keeps of that.
 
         Args:
-            task: whose model, loss and maps are used, and whose `retain` and `forget` are not.
+            task: whose model, loss and maps are used; its `retain` are the rows that stay in any case, where how long to
+                train must not depend on the others.
             rows: to learn.
-            home: a new folder for what stays.
+            run: its folder, a new one, is for what stays; its seed decides all coins.
         """
         ...
 

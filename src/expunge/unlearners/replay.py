@@ -10,8 +10,11 @@ from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from torch import nn
+
 from expunge import _validate
-from expunge.accounting import Budget, Kind, Relation, Replay
+from expunge.accounting import Budget, Kind, Mechanism, Relation, Replay
 from expunge.data import Examples, as_examples
 from expunge.errors import ExpungeError, StateError, TaskError
 from expunge.recovery import Recipe
@@ -23,10 +26,13 @@ from expunge.training.unlearned import Unlearned, noiseless_record
 from expunge.unlearners.costs import Costs
 from expunge.unlearners.options import option
 from expunge.unlearners.protocol import Quote
+from expunge.unlearners.recalled import EVERY_SETTING, Procedure, Recalled
 from expunge.unlearners.working import Run
 
 __all__ = ["Replaying", "open_trace"]
 
+_SLICES = 4  # of each shard that `learn` trains, where there are as many epochs
+_SMALLEST = 2  # records in a step: BatchNorm cannot take one
 _SHARDS, _PENDING = "shards.json", "pending.json"  # see `expunge.trace.shards`
 
 
@@ -59,19 +65,40 @@ class Replaying:
         traced = self._opened()
         return Replay(shards=traced.plan.shards if isinstance(traced, Shards) else self.shards)
 
-    def learn(self, task: Task, rows: Examples, home: Path) -> "Replaying":
-        """Train with a trace in `home`; the number of steps follows from the task's retained rows alone."""
-        build = _builder(task)
-        retain = _rows(task, "retain")
+    @classmethod
+    def recalled(cls, mechanism: Mechanism, procedure: Procedure) -> Recalled | None:
+        """A replay as it is known from a record; None for another's mechanism."""
+        if not isinstance(mechanism, Replay):
+            return None
+        epochs = max(1, round(procedure.training_epochs))
+        unlearner = cls(shards=mechanism.shards, epochs=epochs, recipe=procedure.recipe)
+        return Recalled(unlearner=unlearner, reads=EVERY_SETTING - {"epochs", "rescale"})
+
+    def learn(self, task: Task, rows: Examples, run: Run) -> "Replaying":
+        """Train with a trace in the run's folder; the number of steps follows from the task's retained rows alone."""
+        coins = run.generator(4)
+        key = None if coins is None else bytes(torch.randint(256, (32,), generator=coins, dtype=torch.uint8).tolist())
+        return replace(self, trace=None, traced=self._trained(task, rows, run.folder, key))
+
+    def never(self, task: Task, rows: Examples, run: Run) -> nn.Module:
+        """The model of a trace with the same key that learned these rows alone."""
+        assert self.traced is not None
+        return self._trained(task, rows, run.folder, self.traced.key).model(_builder(task))
+
+    def _trained(self, task: Task, rows: Examples, home: Path | None, key: bytes | None) -> Trace | Shards:
+        if home is None:
+            raise TaskError("a traced training needs a folder: give Run(folder=...)")
+        build, retain = _builder(task), _rows(task, "retain")
         steps = max(1, len(retain) // (self.recipe.batch_size * self.shards))
         how: dict[str, Any] = {
             "loss": task.loss, "steps_per_epoch": steps, "folder": home, "recipe": self.recipe, "augment": task.augment,
+            "smallest_batch": _SMALLEST, "key": key,
         }  # fmt: skip
         if self.shards == 1:
-            return replace(self, traced=train_traced(build, rows, epochs=self.epochs, **how))
-        return replace(
-            self, traced=train_shards(build, rows, shards=self.shards, epochs_per_slice=self.epochs, **how)
-        )  # fmt: skip
+            return train_traced(build, rows, epochs=self.epochs, **how)
+        slices = min(_SLICES, self.epochs)
+        passes = max(1, self.epochs // slices)
+        return train_shards(build, rows, shards=self.shards, slices=slices, epochs_per_slice=passes, **how)
 
     def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:
         """The steps that would be repeated, exactly."""

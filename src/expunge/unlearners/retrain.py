@@ -3,14 +3,13 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
 
 from expunge import _validate
-from expunge.accounting import Budget, Kind, Relation, Retrain
+from expunge.accounting import Budget, Kind, Mechanism, Relation, Retrain
 from expunge.data import Batches, Examples, as_examples
 from expunge.data.coverage import coverage_of
 from expunge.errors import TaskError
@@ -26,6 +25,7 @@ from expunge.training.weights import public_names
 from expunge.unlearners.costs import Costs
 from expunge.unlearners.options import option
 from expunge.unlearners.protocol import Quote
+from expunge.unlearners.recalled import EVERY_SETTING, Procedure, Recalled
 from expunge.unlearners.working import Run
 
 __all__ = ["Retraining", "refuse_trained", "retrain"]
@@ -74,6 +74,7 @@ class Retraining:
         recovery_lr: the peak learning rate.
         optimizer: "sgd" or "adamw".
         batch_size: examples a batch.
+        trains: the whole recipe, in place of these.
     """
 
     name: ClassVar[str] = Retrain.name
@@ -83,6 +84,7 @@ class Retraining:
     recovery_lr: float = option("recovery_lr")
     optimizer: str = option("optimizer")
     batch_size: int = option("batch_size")
+    trains: Recipe | None = None
 
     def __post_init__(self) -> None:
         _validate.positive(epochs=self.epochs)
@@ -91,13 +93,29 @@ class Retraining:
     @property
     def recipe(self) -> Recipe:
         """Of the training."""
+        if self.trains is not None:
+            return self.trains
         return Recipe(optimizer=cast("Any", self.optimizer), learning_rate=self.recovery_lr, batch_size=self.batch_size)
 
     def mechanism(self, task: Task, budget: Budget, relation: Relation) -> Retrain:
         """Exact: nothing is to be calibrated."""
         return Retrain()
 
-    def learn(self, task: Task, rows: Examples, home: Path) -> "Retraining":
+    @property
+    def fresh(self) -> tuple[float, Recipe]:
+        """Epochs and recipe of the training."""
+        return self.epochs, self.recipe
+
+    @classmethod
+    def recalled(cls, mechanism: Mechanism, procedure: Procedure) -> Recalled | None:
+        """Retraining as it is known from a record; None for another's mechanism."""
+        if mechanism.name != cls.name:
+            return None
+        recipe = procedure.recipe
+        unlearner = cls(epochs=procedure.training_epochs, trains=recipe, batch_size=recipe.batch_size)
+        return Recalled(unlearner=unlearner, reads=EVERY_SETTING - {"epochs", "rescale"})
+
+    def learn(self, task: Task, rows: Examples, run: Run) -> "Retraining":
         """Nothing of an earlier training is needed."""
         return self
 

@@ -3,6 +3,7 @@
 from types import MappingProxyType
 from typing import Any
 
+from expunge.accounting import Mechanism
 from expunge.unlearners.blockwise_gradient_clipping import BlockwiseGradientClipping
 from expunge.unlearners.exact_ridge import ExactHead
 from expunge.unlearners.gradient_clipping import GradientClipping
@@ -12,11 +13,12 @@ from expunge.unlearners.options import options_of
 from expunge.unlearners.output_perturbation import OutputPerturbation
 from expunge.unlearners.private import PrivateTraining
 from expunge.unlearners.protocol import Unlearner
+from expunge.unlearners.recalled import Procedure, Recalled
 from expunge.unlearners.replay import Replaying
 from expunge.unlearners.retrain import Retraining
 from expunge.unlearners.scheduled_gradient_clipping import ScheduledGradientClipping
 
-__all__ = ["UNLEARNERS", "made", "options"]
+__all__ = ["UNLEARNERS", "made", "options", "recalled"]
 
 UNLEARNERS: MappingProxyType[str, Any] = MappingProxyType(
     {
@@ -64,6 +66,23 @@ def made(name: str, given: dict[str, Any]) -> Unlearner:
 def options(name: str) -> dict[str, Any]:
     """The options of an unlearner of the table, with their defaults."""
     return options_of(UNLEARNERS[name])
+
+
+def recalled(mechanism: Mechanism, procedure: Procedure) -> Recalled:
+    """The unlearner that runs a certificate's mechanism.
+
+    Args:
+        mechanism: of the closed table.
+        procedure: what is known of the run beside it.
+
+    Raises:
+        TypeError: no unlearner of the table runs it.
+    """
+    for kind in UNLEARNERS.values():
+        found: Recalled | None = cast("Any", kind).recalled(mechanism, procedure)
+        if found is not None:
+            return found
+    raise TypeError(f"no unlearner runs {mechanism!r}; known: {', '.join(UNLEARNERS)}")
 
 
 def _typed(name: str) -> str:

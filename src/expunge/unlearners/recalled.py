@@ -1,0 +1,51 @@
+"""From a certificate back to the unlearner that made it, so that its run can be repeated."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from expunge import _validate
+from expunge.recovery import Recipe
+from expunge.unlearners.protocol import Unlearner
+
+__all__ = ["EVERY_SETTING", "Procedure", "Recalled"]
+
+EVERY_SETTING = frozenset({"epochs", "training_epochs", "recovery_lr", "optimizer", "batch_size", "rescale"})
+"""What can be told of a run beside its mechanism, by the names of the command line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Procedure:
+    """What is known of a run beside its mechanism: from the record, from whoever asks, or by default.
+
+    Args:
+        recipe: of recovery and of training alike.
+        epochs: of recovery.
+        training_epochs: of training.
+        rescale: whether recovery first rescales the layers.
+        batch_size: of the mechanism's steps; None for the recipe's.
+    """
+
+    recipe: Recipe = field(default_factory=Recipe)
+    epochs: float = 5
+    training_epochs: float = 30
+    rescale: bool = True
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        _validate.positive(epochs=self.epochs, training_epochs=self.training_epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recalled:
+    """An unlearner that runs what a certificate speaks of.
+
+    Args:
+        unlearner: with the mechanism of the certificate.
+        reads: which of the procedure's settings it depends on, of `EVERY_SETTING`.
+        assumed: what the certificate does not say and had to be chosen, by name.
+    """
+
+    unlearner: Unlearner
+    reads: frozenset[str]
+    assumed: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -57,7 +57,7 @@ class Refit:
     def mechanism(self, task: ex.Task, budget: ex.Budget, relation: ex.Relation) -> Any:
         return ex.Retrain()
 
-    def learn(self, task: ex.Task, rows: ex.Examples, home: Any) -> "Refit":
+    def learn(self, task: ex.Task, rows: ex.Examples, run: Any) -> "Refit":
         return self
 
     def quote(self, task: ex.Task, budget: ex.Budget, relation: ex.Relation, costs: Any) -> Quote:

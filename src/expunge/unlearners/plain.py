@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import nn
@@ -73,7 +72,7 @@ class Plain:
         """None that is proven."""
         return Unproven()
 
-    def learn(self, task: Task, rows: Examples, home: Path) -> "Plain":
+    def learn(self, task: Task, rows: Examples, run: Run) -> "Plain":
         """Nothing is kept: the function starts from the task's model."""
         return self
 

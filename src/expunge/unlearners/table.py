@@ -79,7 +79,7 @@ def recalled(mechanism: Mechanism, procedure: Procedure) -> Recalled:
         TypeError: no unlearner of the table runs it.
     """
     for kind in UNLEARNERS.values():
-        found: Recalled | None = cast("Any", kind).recalled(mechanism, procedure)
+        found: Recalled | None = kind.recalled(mechanism, procedure)
         if found is not None:
             return found
     raise TypeError(f"no unlearner runs {mechanism!r}; known: {', '.join(UNLEARNERS)}")

@@ -1,6 +1,7 @@
 """One wording for all errors about numbers: `positive(noise_std=0.0)` raises `ValueError: noise_std must be ...`."""
 
 import math
+import reprlib
 from numbers import Integral, Real
 
 import numpy as np
@@ -9,12 +10,35 @@ from numpy.typing import NDArray
 # The least float above 0: the least value of a schedule that must be positive.
 LEAST = math.ulp(0.0)
 
-__all__ = ["LEAST", "at_most_one", "non_negative", "open_unit_interval", "positive", "schedules", "text", "whole"]
+__all__ = [
+    "LEAST",
+    "at_most_one",
+    "non_negative",
+    "open_unit_interval",
+    "positive",
+    "schedules",
+    "shown",
+    "text",
+    "whole",
+]
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 80
+_MOST = 120  # characters
+
+
+def shown(value: object) -> str:
+    """A value as messages show it, in one short line: of an array or a module what it is, and not what it holds."""
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:
+        return f"{type(value).__name__} of shape {tuple(shape)}"
+    line = " ".join(_SHOWN.repr(value).split())
+    return line if len(line) <= _MOST else f"{line[: _MOST - 3]}..."
 
 
 def _finite(name: str, value: object, must: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be {must}, not {value!r} of type {type(value).__name__}")
+        raise TypeError(f"{name} must be {must}, not {shown(value)} of type {type(value).__name__}")
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{name} must be {must}, not {number}")
@@ -25,46 +49,46 @@ def positive(**fields: object) -> None:
     """Raise unless every field is a finite number above 0."""
     for name, value in fields.items():
         if _finite(name, value, "a finite number above 0") <= 0:
-            raise ValueError(f"{name} must be a finite number above 0, not {value!r}")
+            raise ValueError(f"{name} must be a finite number above 0, not {shown(value)}")
 
 
 def non_negative(**fields: object) -> None:
     """Raise unless every field is a finite number, 0 or above."""
     for name, value in fields.items():
         if _finite(name, value, "a finite number, 0 or above") < 0:
-            raise ValueError(f"{name} must be a finite number, 0 or above, not {value!r}")
+            raise ValueError(f"{name} must be a finite number, 0 or above, not {shown(value)}")
 
 
 def open_unit_interval(**fields: object) -> None:
     """Raise unless every field lies strictly between 0 and 1."""
     for name, value in fields.items():
         if not 0 < _finite(name, value, "a number strictly between 0 and 1") < 1:
-            raise ValueError(f"{name} must be a number strictly between 0 and 1, not {value!r}")
+            raise ValueError(f"{name} must be a number strictly between 0 and 1, not {shown(value)}")
 
 
 def whole(least: int = 1, **fields: object) -> None:
     """Raise unless every field is a whole number of at least `least`."""
     for name, value in fields.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
-            raise TypeError(f"{name} must be a whole number, not {value!r} of type {type(value).__name__}")
+            raise TypeError(f"{name} must be a whole number, not {shown(value)} of type {type(value).__name__}")
         if int(value) < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+            raise ValueError(f"{name} must be a whole number of at least {least}, not {shown(value)}")
 
 
 def text(**fields: object) -> None:
     """Raise unless every field is a line of text that says something."""
     for name, value in fields.items():
         if not isinstance(value, str):
-            raise TypeError(f"{name} must be a line of text, not {value!r} of type {type(value).__name__}")
+            raise TypeError(f"{name} must be a line of text, not {shown(value)} of type {type(value).__name__}")
         if not value or value != value.strip() or not value.isprintable():
-            raise ValueError(f"{name} must be one line of text, without spaces around it, not {value!r}")
+            raise ValueError(f"{name} must be one line of text, without spaces around it, not {shown(value)}")
 
 
 def at_most_one(**products: float) -> None:
     """Raise unless every product is at most 1, e.g. `at_most_one(**{"learning_rate * weight_decay": eta * lam})`."""
     for name, value in products.items():
         if value > 1:
-            raise ValueError(f"{name} must be at most 1 (the step would overshoot the centre), not {value!r}")
+            raise ValueError(f"{name} must be at most 1 (the step would overshoot the centre), not {shown(value)}")
 
 
 def schedules(**fields: tuple[object, float, float | None]) -> dict[str, NDArray[np.float64]]:
@@ -81,7 +105,7 @@ def schedules(**fields: tuple[object, float, float | None]) -> dict[str, NDArray
     for name, (values, least, most) in fields.items():
         raw = np.asarray(values)
         if raw.dtype.kind not in "iuf":
-            raise TypeError(f"{name} must be a sequence of numbers, one a step, not {values!r}")
+            raise TypeError(f"{name} must be a sequence of numbers, one a step, not {shown(values)}")
         if raw.ndim != 1 or raw.size == 0:
             raise ValueError(f"{name} must hold one number for each step, at least one, not shape {raw.shape}")
         array = np.asarray(raw, dtype=np.float64)

@@ -9,6 +9,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, cast
 
+from expunge import _validate
 from expunge.errors import CommitmentMismatch, StateError
 
 __all__ = ["commit_ids", "commit_rows", "is_commitment", "labels", "match", "open_ids", "read_ids", "read_key", "texts"]
@@ -74,11 +75,11 @@ def texts(ids: object, *, name: str = "ids") -> list[str]:
 def labels(values: object, *, name: str) -> list[str]:
     """Names as texts, in order, of which several may be equal, e.g. the owner of each row; else as `texts`."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise TypeError(f"{name} must be a collection of texts, not {values!r}")
+        raise TypeError(f"{name} must be a collection of texts, not {_validate.shown(values)}")
     listed: Any = getattr(values, "tolist", None)  # numpy's and torch's own numbers become Python's
     plain: Any = values if listed is None else listed()
     if not isinstance(plain, Iterable):
-        raise TypeError(f"{name} must be a collection of texts, not {values!r}")
+        raise TypeError(f"{name} must be a collection of texts, not {_validate.shown(values)}")
     names: list[str] = []
     for found in plain:
         if isinstance(found, Integral) and not isinstance(found, bool):
@@ -87,7 +88,7 @@ def labels(values: object, *, name: str) -> list[str]:
             names.append(str(found))
         else:
             raise TypeError(
-                f"{name} must be texts (or whole numbers), not {found!r} of type {type(found).__name__}: "
+                f"{name} must be texts (or whole numbers), not {_validate.shown(found)} of type {type(found).__name__}: "
                 f"{name}=[str(i) for i in {name}]"
             )
     if not names:

@@ -201,7 +201,7 @@ def _counted(mechanisms: Iterable[Mechanism]) -> list[_Counted]:
     kept = tuple(mechanisms)  # alive, so that no id is used twice
     for m in kept:
         if isinstance(m, type) or not isinstance(m, Mechanism):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"mechanisms must hold finished mechanisms, not {m!r:.60}")
+            raise TypeError(f"mechanisms must hold finished mechanisms, not {_validate.shown(m)}")
         objects[id(m)] = (m, objects.get(id(m), (m, 0))[1] + 1)
     counts: dict[Mechanism, int] = {}
     for m, times in objects.values():

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from expunge import _validate
+
 __all__ = ["Names", "Numbers", "as_tensor", "names_in", "numbers", "wholes"]
 
 Numbers: TypeAlias = Tensor | NDArray[Any]
@@ -57,13 +59,13 @@ def names_in(ids: object) -> list[str]:
         TypeError: a single text, no collection, or an id that is no text.
     """
     if isinstance(ids, (str, bytes)):
-        raise TypeError(f"ids must be a sequence of texts, not the single text {ids!r}")
+        raise TypeError(f"ids must be a sequence of texts, not the single text {_validate.shown(ids)}")
     if not isinstance(ids, Iterable) or (isinstance(ids, np.ndarray) and ids.ndim != 1):
         raise TypeError(f"ids must be a sequence of texts of one axis, not {type(ids).__name__}")
     names = list(cast("Iterable[object]", ids))
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"ids must be texts, not {name!r} of type {type(name).__name__}")
+            raise TypeError(f"ids must be texts, not {_validate.shown(name)} of type {type(name).__name__}")
     return [str(name) for name in names]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, cast
 
+from expunge import _validate
 from expunge.commitments import texts
 from expunge.data.examples import Examples
 
@@ -75,7 +76,7 @@ class Request:
             raise ValueError(f"new must be one label, or one for each id: {len(labels)} labels for {len(names)} ids")
         for label in labels:
             if isinstance(label, bool) or not isinstance(label, Integral) or label < 0:
-                raise ValueError(f"new must hold whole numbers, 0 or above, not {label!r}")
+                raise ValueError(f"new must hold whole numbers, 0 or above, not {_validate.shown(label)}")
         return cls(relabelled=tuple(sorted(zip(names, map(int, labels), strict=True))))
 
     @classmethod
@@ -180,7 +181,7 @@ def _plain(values: Any) -> Any:
 
 def _column(column: object) -> int:
     if isinstance(column, bool) or not isinstance(column, Integral):
-        raise TypeError(f"columns must be whole numbers, not {column!r}")
+        raise TypeError(f"columns must be whole numbers, not {_validate.shown(column)}")
     if column < 0:
         raise ValueError(f"columns must be 0 or above, not {column}")
     return int(column)

@@ -89,7 +89,7 @@ class ConvexHead:
         _validate.whole(2, classes=classes)
         _validate.whole(0, factor_limit=factor_limit)
         if fairness is not None and not isinstance(fairness, EqualScores):
-            raise TypeError(f"fairness must be EqualScores(weight=...) or None, not {fairness!r}")
+            raise TypeError(f"fairness must be EqualScores(weight=...) or None, not {_validate.shown(fairness)}")
         if provenance != "":
             _validate.text(provenance=provenance)
         if isinstance(noise_std, Budget):
@@ -213,7 +213,9 @@ class ConvexHead:
         """
         before = self.solution
         if not isinstance(request, Request):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"request must be made by Request.rows, .labels or .features, not {request!r}")
+            raise TypeError(
+                f"request must be made by Request.rows, .labels or .features, not {_validate.shown(request)}"
+            )
         assert self._corrections is not None
         corrections = self._corrections.after(request, classes=self._classes, width=self._width)
         objective = self._objective(rows, corrections, self._width)

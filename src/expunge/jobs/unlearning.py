@@ -9,6 +9,7 @@ from typing import Any, overload
 
 from torch import nn
 
+from expunge import _validate
 from expunge.accounting import Budget, Mechanism, Relation
 from expunge.certificate import Certificate
 from expunge.data import Request, commit, new_commitment_key
@@ -119,7 +120,7 @@ def chosen(way: Way) -> Unlearner:
     if callable(way):
         return Plain(way)
     raise TypeError(
-        f"{way!r} is no unlearner: give one of expunge.unlearners or its name ({', '.join(NAMES)}), an object with learn, quote "
+        f"{_validate.shown(way)} is no unlearner: give one of expunge.unlearners or its name ({', '.join(NAMES)}), an object with learn, quote "
         "and forget, or a pair (mechanism, executor)"
     )
 

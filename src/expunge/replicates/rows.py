@@ -97,9 +97,11 @@ def _affine(
         except RuntimeError:
             fits = False
         if not fits or not bool(value.isfinite().all()):
-            raise ValueError(f"{name} must be finite and broadcast to a picture of shape {tuple(shape)}: {value!r}")
+            raise ValueError(
+                f"{name} must be finite and broadcast to a picture of shape {tuple(shape)}: {_validate.shown(value)}"
+            )
     if not bool((s > 0).all()):
-        raise ValueError(f"std must be positive everywhere, not {std!r}")
+        raise ValueError(f"std must be positive everywhere, not {_validate.shown(std)}")
     return (1 / s).float(), (-m / s).float()
 
 

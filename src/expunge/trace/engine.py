@@ -70,9 +70,13 @@ class Program:
 
     def __post_init__(self) -> None:
         if not callable(self.loss):
-            raise TypeError(f"loss must be a function loss(model, batch) -> scalar tensor, not {self.loss!r}")
+            raise TypeError(
+                f"loss must be a function loss(model, batch) -> scalar tensor, not {_validate.shown(self.loss)}"
+            )
         if self.augment is not None and not callable(self.augment):
-            raise TypeError(f"augment must be a function augment(batch, generator) -> batch, not {self.augment!r}")
+            raise TypeError(
+                f"augment must be a function augment(batch, generator) -> batch, not {_validate.shown(self.augment)}"
+            )
 
     def digests(self, model: nn.Module) -> dict[str, str]:
         """What must be the same in a replay; `model` is what `make_model` built, whose class may be local to it.

@@ -164,11 +164,13 @@ def checkpoint_before(manifest: Manifest, first_use: int) -> File | None:
 def list_ids(ids: Iterable[str]) -> list[str]:
     """The ids as a list; raises where one is not a string, none is named, or one twice."""
     if isinstance(ids, str) or not isinstance(ids, Iterable):
-        raise TypeError(f"ids must be several names of records, not {ids!r}")
+        raise TypeError(f"ids must be several names of records, not {_validate.shown(ids)}")
     names = list(ids)
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"ids must be strings as in Examples.ids, not {name!r} of type {type(name).__name__}")
+            raise TypeError(
+                f"ids must be strings as in Examples.ids, not {_validate.shown(name)} of type {type(name).__name__}"
+            )
     if not names:
         raise ValueError("ids must name at least one record to forget")
     if len(set(names)) < len(names):

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from expunge import _validate
 from expunge.errors import NonFinite
 
 __all__ = ["NO_GRADIENT", "Loss", "backward", "check_loss", "scalar_loss"]
@@ -21,7 +22,7 @@ NO_GRADIENT = (
 def check_loss(loss: object) -> None:
     """Raise `TypeError` where a loss is no function."""
     if not callable(loss):
-        raise TypeError(f"loss must be a function loss(model, batch) -> scalar tensor, not {loss!r}")
+        raise TypeError(f"loss must be a function loss(model, batch) -> scalar tensor, not {_validate.shown(loss)}")
 
 
 def scalar_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
@@ -33,7 +34,9 @@ def scalar_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
     """
     value: object = loss(model, batch)
     if not isinstance(value, Tensor) or value.numel() != 1:
-        found = f"one of shape {tuple(value.shape)}: take its mean" if isinstance(value, Tensor) else f"{value!r:.200}"
+        found = (
+            f"one of shape {tuple(value.shape)}: take its mean" if isinstance(value, Tensor) else _validate.shown(value)
+        )
         raise TypeError(f"loss(model, batch) must return a scalar tensor, not {found}")
     if not bool(torch.isfinite(value).all()):
         raise NonFinite(f"the loss is {value.item()}: lower the learning rate, or look for the batch that causes it")

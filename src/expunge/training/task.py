@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from expunge import _validate
 from expunge.data import Examples, Request, as_examples
 from expunge.data.content import is_label
 from expunge.errors import TaskError, TaskNotFound
@@ -65,11 +66,13 @@ class Task:
         if not isinstance(self.model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TaskError(f"task.model must be a torch.nn.Module, not {type(self.model).__name__}")
         if not callable(self.loss):
-            raise TaskError(f"task.loss must be a function loss(model, batch), not {self.loss!r}")
+            raise TaskError(f"task.loss must be a function loss(model, batch), not {_validate.shown(self.loss)}")
         if self.make_model is not None and (isinstance(self.make_model, nn.Module) or not callable(self.make_model)):
             raise TaskError("task.make_model must be a function that builds a fresh model")
         if self.augment is not None and not callable(self.augment):
-            raise TaskError(f"task.augment must be a function augment(batch, generator), not {self.augment!r}")
+            raise TaskError(
+                f"task.augment must be a function augment(batch, generator), not {_validate.shown(self.augment)}"
+            )
         self._check_form()
         for name in ("data", "retain", "forget", "held_out"):
             given = getattr(self, name)

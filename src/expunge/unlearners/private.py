@@ -80,9 +80,11 @@ def train_private(
         NonFinite, RunError, StateError: see their docstrings. Nothing is returned then.
     """
     if not isinstance(mechanism, DPTraining):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"train_private runs a DPTraining, not {mechanism!r}; use unlearn() or retrain()")
+        raise TypeError(
+            f"train_private runs a DPTraining, not {_validate.shown(mechanism)}; use unlearn() or retrain()"
+        )
     if not callable(loss):
-        raise TypeError(f"loss must be a function loss(model, batch) -> scalar tensor, not {loss!r}")
+        raise TypeError(f"loss must be a function loss(model, batch) -> scalar tensor, not {_validate.shown(loss)}")
     _validate.positive(learning_rate=learning_rate, expected_batch=expected_batch)
     _validate.non_negative(momentum=momentum)
     if momentum >= 1:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from expunge import _validate
 from expunge.accounting import DPTraining, Mechanism, Retrain
 from expunge.training.loss import Loss
 from expunge.training.unlearned import Unlearned
@@ -62,7 +63,7 @@ def unlearn(
     if executor is None:
         instead: dict[type[Mechanism], str] = {Retrain: "use retrain()", DPTraining: "use train_private()"}
         remedy = instead.get(type(mechanism), f"known: {[m.name for m in EXECUTORS]}")
-        raise TypeError(f"unlearn cannot run {mechanism!r}; {remedy}")
+        raise TypeError(f"unlearn cannot run {_validate.shown(mechanism)}; {remedy}")
     return run_executor(
         model, retain, mechanism, executor, loss=loss, forget=forget, batch_size=batch_size, public=public,
         buffers=buffers, center=center, generator=generator, state=state, copy=copy,

@@ -44,6 +44,7 @@ class BlockwiseGradientClipping:
     """
 
     name: ClassVar[str] = "blockwise_gradient_clipping"
+    proof: ClassVar[str] = "docs/methods/blockwise_gradient_clipping.md#statement"
     kind: ClassVar[Kind] = Kind.EPSILON_DELTA
     theorem: ClassVar[str] = (
         "Adaptive composition of Gaussian mechanisms (Dong, Roth & Su 2019, arXiv 1905.02383) over blocks noised in turn "

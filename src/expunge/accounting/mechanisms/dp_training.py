@@ -41,6 +41,7 @@ class DPTraining:
     """
 
     name: ClassVar[str] = "dp_training"
+    proof: ClassVar[str] = "docs/methods/dp_training.md#statement"
     kind: ClassVar[Kind] = Kind.EPSILON_DELTA
     theorem: ClassVar[str] = (
         "Composition (Zhu, Dong & Wang 2022, arXiv 2106.08567) of Poisson-sampled Gaussian sums, each dominated for a group by a "

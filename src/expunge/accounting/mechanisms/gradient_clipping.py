@@ -46,6 +46,7 @@ class GradientClipping:
     """
 
     name: ClassVar[str] = "gradient_clipping"
+    proof: ClassVar[str] = "docs/methods/gradient_clipping.md#statement"
     kind: ClassVar[Kind] = Kind.EPSILON_DELTA
     theorem: ClassVar[str] = (
         "Shifted interpolation (Bok, Su & Altschuler 2024, arXiv 2403.00278) of noisy fine-tuning with clipped gradients "

@@ -32,6 +32,7 @@ class MeasuredResidual:
     """
 
     name: ClassVar[str] = "measured_residual"
+    proof: ClassVar[str] = "docs/methods/measured_residual.md#statement"
     kind: ClassVar[Kind] = Kind.EPSILON_DELTA
     theorem: ClassVar[str] = (
         "A strongly convex objective's minimiser lies within residual/strong_convexity of any point with that gradient "

@@ -33,6 +33,7 @@ class ModelClipping:
     """
 
     name: ClassVar[str] = "model_clipping"
+    proof: ClassVar[str] = "docs/methods/model_clipping.md#statement"
     kind: ClassVar[Kind] = Kind.EPSILON_DELTA
     theorem: ClassVar[str] = (
         "Contraction of hockey-stick divergence (Balle et al. 2019, arXiv 1905.12264; Asoodeh et al. 2020) along noisy "

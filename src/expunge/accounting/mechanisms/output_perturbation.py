@@ -25,6 +25,7 @@ class OutputPerturbation:
     """
 
     name: ClassVar[str] = "output_perturbation"
+    proof: ClassVar[str] = "docs/methods/output_perturbation.md#statement"
     kind: ClassVar[Kind] = Kind.EPSILON_DELTA
     theorem: ClassVar[str] = (
         "Exact profile of the Gaussian mechanism (Balle & Wang 2018, arXiv 1805.06530, Theorem 8) at the diameter of the ball."

@@ -25,6 +25,7 @@ class Replay(Exact):
     """
 
     name: ClassVar[str] = "replay"
+    proof: ClassVar[str] = "docs/methods/replay.md#statement"
     theorem: ClassVar[str] = (
         "Each step is a function of the records assigned to it by a keyed hash of their own names; until the first use of "
         "a forgotten record the training equals the one without it, and from there it is repeated without it."

@@ -15,6 +15,7 @@ class Retrain(Exact):
     """Training on the retained data from an initialisation that ignores the forgotten data: ε = δ = 0."""
 
     name: ClassVar[str] = "retrain"
+    proof: ClassVar[str] = "docs/methods/retrain.md#statement"
     theorem: ClassVar[str] = "The output is a function of the retained data and fresh coins alone."
     covers: ClassVar[str] = assume.ANY_FORGET_SET
     assumptions: ClassVar[tuple[str, ...]] = (

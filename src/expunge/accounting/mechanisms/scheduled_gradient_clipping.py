@@ -37,6 +37,7 @@ class ScheduledGradientClipping:
     """
 
     name: ClassVar[str] = "scheduled_gradient_clipping"
+    proof: ClassVar[str] = "docs/methods/scheduled_gradient_clipping.md#statement"
     kind: ClassVar[Kind] = Kind.EPSILON_DELTA
     theorem: ClassVar[str] = (
         "Shifted interpolation (Bok, Su & Altschuler 2024, arXiv 2403.00278) of noisy fine-tuning with clipped gradients "

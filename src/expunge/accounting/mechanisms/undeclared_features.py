@@ -23,6 +23,7 @@ class UndeclaredFeatures:
     """
 
     name: ClassVar[str] = "undeclared_features"
+    proof: ClassVar[str] = "docs/methods/tangent_features.md#statement"
     kind: ClassVar[Kind] = Kind.NONE
     theorem: ClassVar[str] = (
         "None: the head follows from the retained rows and their features, the features from what is not known."

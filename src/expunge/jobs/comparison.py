@@ -11,7 +11,7 @@ from torch import nn
 from expunge import _validate
 from expunge._progress import track
 from expunge.accounting import Mechanism, guarantee
-from expunge.data import Examples, as_examples
+from expunge.data import Examples
 from expunge.errors import TaskError
 from expunge.heads import AnalyticHead
 from expunge.recovery import Recipe
@@ -138,8 +138,8 @@ def _lane(
     def coins(use: int) -> torch.Generator:
         return torch.Generator().manual_seed(10_000 * (seed + 1) + use)
 
-    retain = as_examples(task.retain)
-    assert retain is not None
+    retain = task.retain
+    assert isinstance(retain, Examples)
     assert task.make_model is not None
     per_epoch = max(1, len(retain) // recipe.batch_size)
     if name == "retrain":
@@ -178,7 +178,7 @@ def _lane(
 
 def _head(task: Task, ridge: float, epochs: int) -> tuple[list[tuple[float, float]], float]:
     """A head that learned everything forgets the forget set; the same points at every epoch, and its seconds."""
-    parts = {name: cast("Examples", as_examples(getattr(task, name))) for name in ("retain", "forget", "held_out")}
+    parts = {name: cast("Examples", getattr(task, name)) for name in ("retain", "forget", "held_out")}
     wide = {name: featured(task, rows) for name, rows in parts.items()}
     labels = {name: rows.tensors[1] for name, rows in parts.items()}
     head = AnalyticHead(ridge=ridge, classes=outputs(task, parts["retain"]), provenance=task.provenance)

@@ -6,7 +6,7 @@ from math import inf
 from typing import Any, cast
 
 from expunge.accounting import Budget, Relation
-from expunge.data import Request, as_examples
+from expunge.data import Examples, Request
 from expunge.training.task import Task
 from expunge.unlearners.costs import Costs
 from expunge.unlearners.protocol import Quote, Unlearner
@@ -91,8 +91,7 @@ def plan(
         ValueError: the forget set is not `Examples`, or an option is out of its range.
     """
     asked = task.parts(request)
-    forget = as_examples(asked.forget)
-    if forget is None:
+    if not isinstance(asked.forget, Examples):
         raise ValueError("task.forget must be Examples: the plan counts and times its rows")
     ways = tuple(kind() for kind in UNLEARNERS.values()) if unlearners is None else tuple(unlearners)
     costs = Costs(asked)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from expunge.accounting import MECHANISMS, Budget, Kind, Relation
 from expunge.certificate import issue, verify
-from expunge.data import as_examples
+from expunge.data import Examples
 from expunge.testing.contract import require
 from expunge.training.task import Task
 from expunge.training.unlearned import Unlearned
@@ -99,8 +99,8 @@ def _repeats(unlearner: Unlearner, task: Task, budget: Budget, relation: Relatio
 def _answers(unlearner: Unlearner, task: Task, done: Unlearned) -> None:
     finite = all(bool(torch.isfinite(p).all()) for p in done.model.parameters())
     require(finite, "released weights are finite", "one is NaN or infinite", unlearner)
-    rows = as_examples(task.retain)
-    if rows is not None and not rows.fields:
+    rows = task.retain
+    if isinstance(rows, Examples) and not rows.fields:
         scores = done.predict(rows)
         require(len(scores) == len(rows), "predict answers for every row", f"{len(scores)} of {len(rows)}", unlearner)
 

@@ -121,8 +121,9 @@ class Task:
             request: names rows or owners to delete; may be left out where the task has `retain` and `forget`.
 
         Raises:
-            TaskError: no request where one is needed, one that changes rows in the place of deleting them, one that leaves
-                none, or ids and owners that are not among the data.
+            TaskError: no request where one is needed, or data of which none can take rows.
+            ValueError: the request changes rows in the place of deleting them, leaves none, or names ids and owners that are
+                not among the data.
         """
         if request is None:
             if self.data is not None:
@@ -131,17 +132,14 @@ class Task:
                 )
             return self
         if changes := request.kinds & {"labels", "features"}:
-            raise TaskError(
+            raise ValueError(
                 f"a request for {' and '.join(sorted(changes))} changes rows and deletes none: only a ConvexHead carries it out, "
                 "ConvexHead.unlearn(rows, request)"
             )
         rows = self.everything()
-        try:
-            gone = request.positions(rows)
-        except ValueError as error:
-            raise TaskError(f"the request does not fit the task's data: {error}") from error
+        gone = request.positions(rows)
         if len(gone) == len(rows):
-            raise TaskError(f"the request takes all {len(rows)} rows: nothing would be left to train on")
+            raise ValueError(f"the request takes all {len(rows)} rows: nothing would be left to train on")
         stays = torch.ones(len(rows), dtype=torch.bool)
         stays[gone] = False
         return replace(self, data=None, retain=rows.take(stays), forget=rows.take(gone))
@@ -182,7 +180,7 @@ def featured(task: Task, rows: Examples) -> Tensor:
     """
     if task.features is None:
         raise TaskError("a head needs task.features, a map from rows to features, and task.provenance")
-    return torch.cat([task.features(x) for x, *_ in rows.chunks(1024)])
+    return torch.cat([task.features(x) for x in rows.tensors[0].split(1024)])
 
 
 @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
@@ -221,7 +219,8 @@ def load_task(where: str, request: Request | None = None) -> Task:
 
     Raises:
         TaskNotFound: no such file, module or function.
-        TaskError: it returns something else than a `Task`, or the request does not fit it.
+        TaskError: it returns something else than a `Task`, or data that no request has parted.
+        ValueError: the request does not fit it.
     """
     module_name, separator, function_name = where.rpartition(":")
     if not separator or not module_name or not function_name:

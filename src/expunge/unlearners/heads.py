@@ -10,7 +10,7 @@ from typing import Any
 from expunge._files import write_new
 from expunge._lock import held
 from expunge.accounting import Budget
-from expunge.data import Examples, as_examples
+from expunge.data import Examples
 from expunge.errors import StateError, TaskError
 from expunge.heads import AnalyticHead, ConvexHead
 from expunge.heads.saved import CONVEX, kind_of
@@ -32,19 +32,16 @@ __all__ = [
 
 def needs(task: Task) -> str:
     """Why no head can be put on a task's features; "" where one can."""
-    forget = as_examples(task.forget)
     if task.features is None:
         return "the task names no feature map (features): a head alone is no whole network"
     if not task.provenance:
         return "where the feature map comes from is not declared (provenance): nothing would be proven"
-    retain = as_examples(task.retain)
-    if retain is None:
-        return "it needs task.retain as Examples"
-    for rows in (retain, forget):
-        labels = rows.values[1] if rows is not None and not rows.fields and len(rows.values) == 2 else None
-        if labels is None or labels.dim() != 1 or labels.is_floating_point():
-            return "it needs Examples(x, y) with a label for each row"
-        width = outputs(task, retain)
+    for part in ("retain", "forget"):
+        try:
+            labels = labelled(task, part).tensors[1]
+        except TaskError:
+            return f"it needs task.{part} as Examples(x, y) with a label for each row"
+        width = outputs(task, task.retain)
         if int(labels.max()) >= width:
             return f"the network has {width} outputs, and labels reach {int(labels.max())}: a head needs one for each label"
     return ""

@@ -12,7 +12,7 @@ from torch import nn
 
 from expunge import _validate
 from expunge.accounting import Budget, Guarantee, Mechanism, Relation, calibrate, delta_at, guarantee
-from expunge.data import Batches, Examples, as_examples
+from expunge.data import Batches, Examples
 from expunge.data.coverage import coverage_of
 from expunge.errors import ExpungeError, TaskError
 from expunge.record import RunRecord
@@ -153,7 +153,7 @@ class Noisy(ABC):
         """The mechanism, then recovery; interrupted, the same call goes on in the midst of either."""
         Batches(task.retain, batch_size=self.batch_size, seed=0).per_epoch  # noqa: B018  raises where there is no length
         mechanism = self.mechanism(task, budget, relation)
-        goes_on = run if as_examples(task.retain) is not None else replace(run, folder=None)
+        goes_on = run if isinstance(task.retain, Examples) else replace(run, folder=None)
         done = self._certified(task, mechanism, goes_on)
         if run.on_epoch is not None:
             run.on_epoch(0, done.model)

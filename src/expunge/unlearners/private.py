@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from expunge import _validate
 from expunge.accounting import Budget, DPTraining, Mechanism, Relation, calibrate, guarantee
 from expunge.data import Examples, as_examples
-from expunge.data.joins import joined
 from expunge.errors import ModelRefused, RunError, TaskError
 from expunge.fingerprint import code_digest
 from expunge.randomness.generators import secret_generator
@@ -276,9 +275,7 @@ class PrivateTraining:
         if why:
             return Quote(unlearner=self.name, applies=False, why=why)
         proven = guarantee(self.mechanism(task, budget, relation), delta=budget.delta, relation=relation)
-        retain, forget = as_examples(task.retain), as_examples(task.forget)
-        rows = sum(len(part) for part in (retain, forget) if part is not None)
-        seconds = self.private_steps * costs.step(max(1, round(self.sampling_rate * rows)))
+        seconds = self.private_steps * costs.step(max(1, round(self.sampling_rate * len(task.everything()))))
         return Quote(
             unlearner=self.name, applies=proven.epsilon <= budget.epsilon, kind=str(proven.kind), epsilon=proven.epsilon,
             delta=proven.delta, steps=self.private_steps, seconds=seconds, reads=self.reads,
@@ -293,17 +290,15 @@ class PrivateTraining:
             raise TaskError(why)
         if self.trained is not None:
             return self.trained
-        parts = [cast("Examples", as_examples(part)) for part in (task.retain, task.forget)]
-        return self._train(task, joined(*parts), self.mechanism(task, budget, relation), run)
+        return self._train(task, task.everything(), self.mechanism(task, budget, relation), run)
 
     def _refusal(self, task: Task) -> str:
-        retain, forget = as_examples(task.retain), as_examples(task.forget)
         if task.make_model is None:
             return "the task has no make_model"
-        if retain is None or forget is None:
+        if not isinstance(task.retain, Examples) or not isinstance(task.forget, Examples):
             return "private training draws Poisson samples: it needs task.retain and task.forget as Examples"
-        if len(forget) > self.group_size:
-            return f"the request names {len(forget)} rows, group_size={self.group_size} at most are covered"
+        if len(task.forget) > self.group_size:
+            return f"the request names {len(task.forget)} rows, group_size={self.group_size} at most are covered"
         return ""
 
     def _train(self, task: Task, rows: Examples, mechanism: DPTraining, run: Run) -> Unlearned:

@@ -15,7 +15,7 @@ from torch import nn
 
 from expunge import _validate
 from expunge.accounting import Budget, Kind, Mechanism, Relation, Replay
-from expunge.data import Examples, as_examples
+from expunge.data import Examples
 from expunge.errors import ExpungeError, StateError, TaskError
 from expunge.recovery import Recipe
 from expunge.trace import Shards, ShardsCost, Trace, cost, rewind, train_shards, train_traced
@@ -214,7 +214,7 @@ def _builder(task: Task) -> Any:
 
 
 def _rows(task: Task, part: str) -> Examples:
-    rows = as_examples(getattr(task, part))
-    if rows is None:
+    rows = getattr(task, part)
+    if not isinstance(rows, Examples):
         raise TaskError(f"a replay needs task.{part} as Examples, with the ids of the traced training")
     return rows

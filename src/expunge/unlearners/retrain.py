@@ -10,7 +10,7 @@ from torch import nn
 
 from expunge import _validate
 from expunge.accounting import Budget, Kind, Mechanism, Relation, Retrain
-from expunge.data import Batches, Examples, as_examples
+from expunge.data import Batches, Examples
 from expunge.data.coverage import coverage_of
 from expunge.errors import TaskError
 from expunge.randomness.generators import secret_generator
@@ -136,7 +136,7 @@ class Retraining:
         Batches(task.retain, batch_size=self.batch_size, seed=0).per_epoch  # noqa: B018  raises where there is no length
         refuse_trained(task)
         assert task.make_model is not None
-        keeps = as_examples(task.retain) is not None
+        keeps = isinstance(task.retain, Examples)
         coins = run.generator(0)
         if run.on_epoch is not None:
             run.on_epoch(0, build(task.make_model, run.generator(3) or secret_generator()))

@@ -2,7 +2,9 @@
 
 import inspect
 import io
+import json
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -131,7 +133,10 @@ def test_tables_sentences_and_json_are_printed_on_any_terminal(encoding: str, tm
     assert table.returncode == 0
     assert "noise_std" in table.stdout
     assert run("verify", str(CERTIFICATE), cwd=tmp_path, encoding=encoding).returncode == 0
-    assert run("verify", str(CERTIFICATE), "--json", cwd=tmp_path, encoding=encoding).stdout.isascii()
+    name = "ε–日.json"
+    shutil.copy(CERTIFICATE, tmp_path / name)
+    told = json.loads(run("compose", name, "--json", cwd=tmp_path, encoding=encoding).stdout)
+    assert told["releases"][0]["certificate"] == name
 
 
 def test_signs_of_ours_become_words_and_others_escapes(monkeypatch: pytest.MonkeyPatch):

@@ -24,7 +24,7 @@ from expunge.errors import ExpungeError
 from expunge.trace import Trace, rewind, train_traced
 from expunge.training import state
 
-KEPT = {"certificate.json", "certified.safetensors", "model.safetensors", "report.html"}
+KEPT = {"certificate.json", "certified.safetensors", "model.safetensors", "report.html", "summary.json"}
 TASK = """
 import time
 import torch
@@ -111,7 +111,9 @@ def unlearning(folder: Path) -> tuple[Callable[[], object], Callable[[], None]]:
         left = {path.name for path in folder.iterdir()} - {"task.py", "out", "first.log", "second.log", "__pycache__"}
         assert not left - {"again.log", "out.secret"}, left
         secret = {str(path.relative_to(folder)) for path in (folder / "out.secret").rglob("*.*")}
-        assert secret == {"out.secret/keys/commitment.key", "out.secret/original.digest"}, secret
+        assert secret == {
+            "out.secret/keys/commitment.key", "out.secret/original.digest", "out.secret/summary.json",
+        }, secret  # fmt: skip
 
     return run, check
 

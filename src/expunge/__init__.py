@@ -42,6 +42,7 @@ from expunge.certificate import Certificate, compose, issue, remaining, requests
 from expunge.record import RunRecord
 
 if TYPE_CHECKING:
+    from expunge import report
     from expunge.data import Examples, Request, check_disjoint, commit, new_commitment_key, open_commitment, split
     from expunge.features import RandomFeatures, TangentFeatures
     from expunge.heads import AnalyticHead, ConvexHead, EqualScores
@@ -115,6 +116,7 @@ __all__ = [
     "plan",
     "recover",
     "remaining",
+    "report",
     "requests_left",
     "retrain",
     "rewind",
@@ -162,8 +164,12 @@ _TORCH_BACKED = {
 
 _FORMERLY = {"Forget": "Request"}  # old names that scripts may use
 
+_ROOMS = ("report",)  # named at the top, loaded on first use
+
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"expunge.{name}")
     name = _FORMERLY.get(name, name)
     if name not in _TORCH_BACKED:
         raise AttributeError(f"module 'expunge' has no attribute {name!r}")

@@ -86,7 +86,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_unlearn_writes_a_folder_that_verifies(folder: Path):
     names = {path.name for path in (folder / "out").iterdir()}
     assert names == {
-        "certificate.json", "certified.safetensors", "model.safetensors", "report.html",
+        "certificate.json", "certified.safetensors", "model.safetensors", "report.html", "summary.json",
     }  # fmt: skip
     done = run("verify", "out/certificate.json", "--weights", "out/model.safetensors", cwd=folder)
     assert done.returncode == 0
@@ -237,6 +237,32 @@ def test_an_audit_without_findings_is_no_pass_anywhere(folder: Path):
         verify(folder / "out" / "certificate.json", audit=empty)
 
 
+def test_a_page_names_the_request_and_tells_of_the_trained_model_only_where_asked(folder: Path):
+    """What was measured on the trained model, or on the forgotten data, is never in the folder that may be published."""
+    told = ("--organisation", "Us & Co", "--model", "m 1", "--reference", "R-7", "--received", "2026-01-02")
+    assert run("report", "out/certificate.json", "-o", "p.html", *told, cwd=folder).returncode == 0
+    page = (folder / "p.html").read_text()
+    for value in ("Us &amp; Co", "m 1", "R-7", "2026-01-02"):
+        assert f"<td>{value}</td>" in page
+    assert "after: the released model" in page
+    assert "before: the trained model" not in page + (folder / "out" / "report.html").read_text()
+    public = json.loads((folder / "out" / "summary.json").read_text())
+    assert public["accuracy"].keys() == {"released"}
+    assert public["accuracy"]["released"].keys() == {"held_out"}
+    assert not {"start_clipped", "folder", "secret"} & public.keys()
+    assert (
+        run(
+            "report", "out/certificate.json", "-o", "q.html", "--summary", "out.secret/summary.json", cwd=folder
+        ).returncode
+        == 0
+    )
+    assert "before: the trained model" in (folder / "q.html").read_text()
+    done = run("report", "out/certificate.json", "-o", "r.html", "--received", "yesterday", cwd=folder)
+    assert done.returncode == 2
+    assert "received must be a day such as" in done.stderr
+    assert not (folder / "r.html").exists()
+
+
 def test_an_audit_does_not_overwrite(folder: Path, audited: dict[str, object]):
     done = run(
         "audit", "digits_of_mine:task", "--certificate", "out/certificate.json", "--out", "audit.json", cwd=folder
@@ -258,9 +284,9 @@ def test_an_exact_head_is_certified_exact_and_keeps_its_state(folder: Path, head
     assert done.returncode == 0
     assert "exact" in done.stdout.splitlines()
     secret = {str(path.relative_to(folder / "head.secret")) for path in (folder / "head.secret").rglob("*.*")}
-    assert secret == {"state/head.state", "keys/head.key", "keys/commitment.key"}
+    assert secret == {"state/head.state", "keys/head.key", "keys/commitment.key", "summary.json"}
     assert (folder / "head.secret").stat().st_mode & 0o077 == 0
-    assert "Exact unlearning." in (folder / "head" / "report.html").read_text()
+    assert "The data are forgotten exactly." in (folder / "head" / "report.html").read_text()
 
 
 def test_the_next_request_forgets_from_the_heads_state(folder: Path, head: dict[str, object]):

@@ -25,8 +25,8 @@ from expunge.unlearners.heads import load_head
 from expunge.unlearners.replay import open_trace
 
 RESIDUAL, LAM = 1e-9, 1e-4
-FILES = {"certificate.json", "model.safetensors", "report.html"}
-KEPT = {"keys/commitment.key", "keys/head.key", "state/head.state", "original.digest"}
+FILES = {"certificate.json", "model.safetensors", "report.html", "summary.json"}
+KEPT = {"keys/commitment.key", "keys/head.key", "state/head.state", "original.digest", "summary.json"}
 Run = Callable[..., tuple[int, str, str]]
 
 

@@ -73,7 +73,7 @@ def test_an_interrupted_task_goes_on_where_it_was(
         go()
     assert STEPS - after <= go(resume=True) <= STEPS - sure
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"certificate.json", "certified.safetensors", "model.safetensors", "report.html"}
+    assert names == {"certificate.json", "certified.safetensors", "model.safetensors", "report.html", "summary.json"}
     ex.verify(
         tmp_path / "out" / "certificate.json", weights=tmp_path / "out" / "model.safetensors",
         certified_weights=tmp_path / "out" / "certified.safetensors",

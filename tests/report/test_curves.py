@@ -1,9 +1,13 @@
 """Means, intervals, and the bound of the null-start control."""
 
+import json
+from pathlib import Path
+
 import pytest
 
+from expunge.errors import OutputError
 from expunge.report.curves import Comparison, Lane, interval, null_start_bound
-from expunge.report.page import control
+from expunge.report.engineering import control
 
 
 def test_the_interval_is_students():
@@ -29,4 +33,48 @@ def lane(name: str, value: float, mu: float) -> Lane:
 def test_a_gap_beyond_the_bound_refutes_the_certificate_and_a_smaller_one_does_not(trained: float, refuted: bool):
     lanes = [lane("gradient_clipping", trained, 0.268), lane("null_start", 0.5, 0.268), lane("retrain", 0.9, 0.0)]
     comparison = Comparison(title="t", epsilon=1, delta=1e-5, seeds=2, epochs=1, lanes=lanes, environment={})
-    assert control(comparison)["refuted"] is refuted
+    found = control(comparison)
+    assert found is not None
+    assert found["refuted"] is refuted
+
+
+def test_a_control_that_was_not_run_is_none():
+    comparison = Comparison(
+        title="t", epsilon=1, delta=1e-5, seeds=2, epochs=1, lanes=[lane("gradient_clipping", 0.5, 0.1)], environment={}
+    )
+    assert control(comparison) is None
+    assert control(comparison, "model_clipping") is None
+
+
+def test_a_comparison_comes_back_from_its_file_those_of_earlier_versions_too(tmp_path: Path):
+    lanes = [lane("retrain", 0.9, 0.0), lane("null_start", 0.5, 0.1)]
+    comparison = Comparison(title="t", epsilon=1, delta=1e-5, seeds=2, epochs=1, lanes=lanes, environment={})
+    old = comparison.to_dict()
+    for plain in old["lanes"]:
+        del plain["at"], plain["null_of"]
+    for plain in (comparison.to_dict(), old):
+        (tmp_path / "c.json").write_text(json.dumps(plain))
+        back = Comparison.load(tmp_path / "c.json")
+        assert json.dumps(back.to_dict()) == json.dumps(comparison.to_dict())  # lists and tuples alike
+        assert back.null_start_of("gradient_clipping") == back.lanes[1]  # the only one there was then
+        assert back.null_start_of("model_clipping") is None
+    (tmp_path / "c.json").write_text("{}")
+    with pytest.raises(OutputError, match="is not a comparison"):
+        Comparison.load(tmp_path / "c.json")
+
+
+def test_columns_without_an_epoch_are_refused():
+    with pytest.raises(ValueError, match="names 3 epochs for 2 columns"):
+        Lane(
+            name="x",
+            label="x",
+            kind="none",
+            epsilon=1.0,
+            mu=1.0,
+            steps=1,
+            held_out=[[0, 1]],
+            forget=[[0, 1]],
+            at=(0, 1, 2),
+        )
+    with pytest.raises(ValueError, match="rows of one length"):
+        Lane(name="x", label="x", kind="none", epsilon=1.0, mu=1.0, steps=1, held_out=[[0, 1]], forget=[[0]])

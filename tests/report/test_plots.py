@@ -1,9 +1,13 @@
-"""Names in plots are shown as they are: a dollar is a dollar, a backslash a backslash."""
+"""Plots show all that they are given: names as they are, every lane, epochs where they ended, limits that are none."""
+
+import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from expunge.accounting import Relation
-from expunge.audit import Finding, OneRun
+from expunge.audit import Finding, GaussianFit, OneRun
 from expunge.report import Comparison, Lane, plots
 
 NAMES = ["$5 to $10 a request", r"lr $\frac$ 2", r"$\undefined{x}$", "a $ b", r"\alpha $$", "50 % & <b>"]
@@ -46,3 +50,55 @@ def test_the_name_of_an_attack_beside_its_bound_is_shown_as_it_is(name: str) -> 
     seen = OneRun(canaries=100, guesses=50, correct=30)
     found = Finding(attack=name, relation=Relation.RETRAINED, delta=1e-5, confidence=0.95, evidence=seen)
     assert shown(name) in plots.audit_bounds([found, found], claimed=1.0)
+
+
+def marks(svg: str) -> set[str]:
+    """Looks of the lines that carry points: colour and dashes."""
+    return set(
+        re.findall(r'<path d="[^"]*" clip-path="[^"]*" style="(fill: none; stroke[^"]*stroke-width: 1\.8[^"]*)"', svg)
+    )
+
+
+def test_every_lane_is_drawn_with_a_look_of_its_own() -> None:
+    lanes = [replace(lane(f"lane {k}"), name=str(k), held_out=[[0.1, 0.5 + k / 100]]) for k in range(14)]
+    svg = plots.accuracy_curves(
+        Comparison(title="t", epsilon=1.0, delta=1e-5, seeds=1, epochs=1, lanes=lanes, environment={})
+    )
+    assert all(f">lane {k}<" in svg for k in range(14))
+    assert len(marks(svg)) == 14
+
+
+def test_a_membership_attack_beyond_the_sixth_is_drawn_too() -> None:
+    curve = {"auc": 0.5, "roc": [[0.0, 0.01, 1.0], [0.0, 0.02, 1.0]]}
+    svg = plots.roc_curves({f"attack {k}": {"attack": curve, "null": curve} for k in range(9)})
+    assert all(f">attack {k}: AUC 0.500<" in svg for k in range(9))
+
+
+def test_an_epoch_that_was_not_finished_is_drawn_where_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+
+    def keep(figure: Any, salt: str) -> str:
+        seen[salt] = [tuple(line.get_xdata()) for line in figure.axes[0].lines]
+        return ""
+
+    monkeypatch.setattr(plots, "_svg", keep)
+    partial = replace(lane("r"), held_out=[[0.1] * 5], forget=[[0.1] * 5], at=(0, 1, 2, 3, 3.27))
+    whole = replace(lane("w"), name="w", held_out=[[0.1] * 4], forget=[[0.1] * 4])
+    plots.accuracy_curves(
+        Comparison(title="t", epsilon=1.0, delta=1e-5, seeds=1, epochs=3, lanes=[partial, whole], environment={})
+    )
+    assert seen["accuracy-curves"] == [(0, 1, 2, 3, 3.27), (0, 1, 2, 3)]
+
+
+def test_what_an_attack_could_show_beyond_the_plot_has_an_arrow_and_no_end() -> None:
+    near, far = (
+        OneRun(canaries=100, guesses=50, correct=30),
+        GaussianFit(p_mean=0.1, q_mean=0.0, std=1.0, p_samples=1000, q_samples=1000),
+    )
+    common = {"relation": Relation.RETRAINED, "delta": 1e-5, "confidence": 0.95}
+    svg = plots.audit_bounds(
+        [Finding(attack="limited", evidence=near, **common), Finding(attack="unlimited", evidence=far, **common)], claimed=1.0
+    )  # fmt: skip
+    assert svg.count(">no limit<") == 1
+    alone = plots.audit_bounds([Finding(attack="limited", evidence=near, **common)], claimed=1.0)
+    assert "no limit" not in alone

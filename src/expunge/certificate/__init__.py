@@ -10,7 +10,7 @@ digest shows damage, not forgery by someone who computes a new digest.
 from expunge.certificate.composition import compose, remaining, requests_left
 from expunge.certificate.format import SCHEMA, Certificate, digest
 from expunge.certificate.issue import issue
-from expunge.certificate.verdict import Verdict, verdict
+from expunge.certificate.verdict import Verdict, counterpart, verdict
 from expunge.certificate.verify import verify
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Certificate",
     "Verdict",
     "compose",
+    "counterpart",
     "digest",
     "issue",
     "remaining",

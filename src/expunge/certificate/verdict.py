@@ -7,7 +7,7 @@ from expunge.accounting import WITHDRAWN, Guarantee, Kind, Relation
 from expunge.certificate.format import Certificate, version_of
 from expunge.record import ANY_GROUP, UNCHECKED, RunRecord
 
-__all__ = ["Verdict", "verdict"]
+__all__ = ["Verdict", "counterpart", "verdict"]
 
 # Above this chance for someone who gave even odds before, little is protected: ε = log 99, about 4.6.
 _WEAK = 0.99
@@ -60,13 +60,16 @@ def verdict(certificate: Certificate) -> Verdict:
     return Verdict(headline, meaning, checks, warnings)
 
 
+def counterpart(relation: Relation) -> str:
+    """The model that the released one is compared with, in words."""
+    if relation is Relation.RETRAINED:
+        return "a model that never saw the forgotten data"
+    return "a model made without them, from noise around a public point"
+
+
 def _limited(claim: Guarantee, record: RunRecord) -> tuple[str, str]:
     chance = 1 / (1 + exp(-claim.epsilon))
-    other = (
-        "a model that never saw the forgotten data"
-        if claim.relation is Relation.RETRAINED
-        else "a model made without them, from noise around a public point"
-    )
+    other = counterpart(claim.relation)
     size = getattr(record.mechanism, "group_size", None)
     group = (
         ""

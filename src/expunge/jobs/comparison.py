@@ -65,6 +65,7 @@ def compare(
     curves: dict[str, tuple[list[list[float]], list[list[float]]]] = {}
     steps: dict[str, int] = {}
     seconds: dict[str, list[float]] = {}
+    positions: dict[str, list[float]] = {}
     names = (*mechanisms, "null_start", "retrain", *(() if ridge is None else ("exact_ridge",)))
     jobs = [(seed, name) for seed in range(seeds) for name in names]
     tasks: dict[int, Task] = {}
@@ -81,6 +82,8 @@ def compare(
                 points, steps[name], took = _lane(
                     tasks[seed], name, mechanisms, seed=seed, epochs=epochs, recipe=recipe, rescale=rescale
                 )
+            last = steps[name] / _per_epoch(tasks[seed], recipe) if name == "retrain" else epochs
+            positions[name] = [min(epoch, last) for epoch in range(len(points))]
             held_out, forget = curves.setdefault(name, ([], []))
             held_out.append([h for h, _ in points])
             forget.append([f for _, f in points])
@@ -105,6 +108,8 @@ def compare(
                 held_out=held_out,
                 forget=forget,
                 seconds=seconds[name],
+                at=positions.get(name, ()),
+                null_of="gradient_clipping" if name == "null_start" else None,
             )
         )
     environment = {"torch": torch.__version__.partition("+")[0], "threads": str(torch.get_num_threads())}
@@ -141,7 +146,7 @@ def _lane(
     retain = task.retain
     assert isinstance(retain, Examples)
     assert task.make_model is not None
-    per_epoch = max(1, len(retain) // recipe.batch_size)
+    per_epoch = _per_epoch(task, recipe)
     if name == "retrain":
         extra = max(m.gradient_steps for m in mechanisms.values()) / per_epoch
         with torch.random.fork_rng():
@@ -174,6 +179,10 @@ def _lane(
         on_epoch=measure,
     )
     return points, mechanism.gradient_steps + epochs * per_epoch, elapsed()
+
+
+def _per_epoch(task: Task, recipe: Recipe) -> int:
+    return max(1, len(cast("Examples", as_examples(task.retain))) // recipe.batch_size)
 
 
 def _head(task: Task, ridge: float, epochs: int) -> tuple[list[tuple[float, float]], float]:

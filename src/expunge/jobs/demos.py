@@ -2,17 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from expunge._files import write_new
 from expunge.accounting import Budget, Relation
 from expunge.certificate import Certificate
 from expunge.jobs.comparison import compare
 from expunge.jobs.digits import RECIPE, digits, mechanisms, unlearners
-from expunge.jobs.folder import working_folder, write
+from expunge.jobs.folder import working_folder, write, write_page
 from expunge.report import render
 from expunge.report.curves import Comparison
-from expunge.report.page import control, table
+from expunge.report.engineering import control, table
 from expunge.unlearners.working import Run
 
 __all__ = ["run_demo"]
@@ -34,7 +34,8 @@ def run_demo(
             folder = work / name
             folder.mkdir()
             done = unlearner.forget(task, budget, Relation.RETRAINED, Run())
-            pages[name] = write(folder, done, done.model, budget, Relation.RETRAINED, {}, comparison)
+            pages[name] = write(folder, done, done.model, budget, Relation.RETRAINED, {})
+            write_page(folder, pages[name], comparison)
         write_new(work / "comparison.json", (json.dumps(comparison.to_dict(), indent=1) + "\n").encode())
         write_new(work / "report.html", render(pages["gradient_clipping"], comparison).encode())
-    return comparison, table(comparison), control(comparison)
+    return comparison, table(comparison), cast("dict[str, Any]", control(comparison))

@@ -1,16 +1,19 @@
 """The folder of a job: it appears when it is complete, or not at all, and holds nothing secret.
 
-out/                    certificate.json, model.safetensors, report.html, ...: may be published as it is
+out/                    certificate.json, model.safetensors, summary.json, report.html, ...: may be published as it is
 out.secret/keys/        commitment.key, and head.key of a head: with the state, ids can be guessed; keep them apart
 out.secret/state/       head.state: what the next request starts from
 out.secret/             original.digest: of the trained weights, for noisy runs (see `expunge.jobs.earlier`)
+out.secret/summary.json what the job returned: accuracies before, and on the forgotten data, which no certificate covers
 """
 
 import contextlib
+import json
 import logging
 import os
 import shutil
 from collections.abc import Generator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +29,22 @@ from expunge.training.weights import save_weights
 
 __all__ = [
     "Accuracies",
+    "conclude",
     "key_of",
     "keys_in",
     "refuse_existing",
     "secret_of",
     "state_in",
-    "summary",
     "working_folder",
     "write",
+    "write_page",
 ]
 
 _log = logging.getLogger("expunge")
 
-_SECRET, _CERTIFICATE, _KEY = "secret", "certificate.json", "commitment.key"
+_SECRET, _CERTIFICATE, _KEY, _SUMMARY = "secret", "certificate.json", "commitment.key", "summary.json"
+# Of a summary: what follows from the release, data that were not forgotten, and the clock.
+_PUBLIC = ("certificate", "kind", "relation", "epsilon", "delta", "mu", "started", "seconds")
 
 Accuracies = dict[str, dict[str, float]]
 """By model ("original", "released") and part ("held_out", "forget")."""
@@ -134,38 +140,64 @@ def key_of(out: Path) -> Path:
     return key if key.exists() or not (out / _KEY).exists() else out / _KEY  # the latter of earlier versions
 
 
-def _inside(work: Path, name: str) -> Path:
+def _inside(work: Path, name: str = "") -> Path:
     for folder in (work / _SECRET, work / _SECRET / name):  # one by one: modes of parents are not set
         folder.mkdir(mode=0o700, exist_ok=True)
     return work / _SECRET / name
 
 
 def write(
-    folder: Path,
-    done: Unlearned,
-    released: Any,
-    budget: Budget,
-    relation: Relation,
-    commitments: Mapping[str, str],
-    comparison: Comparison | None = None,
+    folder: Path, done: Unlearned, released: Any, budget: Budget, relation: Relation, commitments: Mapping[str, str]
 ) -> Certificate:
-    """Weights, certificate and page; the certificate is verified against the file that was written."""
+    """Weights and certificate, which is verified against the file that was written."""
     weights = folder / "model.safetensors"
     save_weights(released, weights)
     certificate = issue(done.record, released=weights, asked=budget, relation=relation, commitments=commitments)
     verify(certificate, weights=weights)
     certificate.save(folder / _CERTIFICATE)
-    write_new(folder / "report.html", render(certificate, comparison).encode())
     return certificate
 
 
-def summary(out: Path, certificate: Certificate, accuracy: Accuracies, **more: Any) -> dict[str, Any]:
-    """What a job returns: the claim, the accuracies, and what is particular to it."""
+def write_page(
+    folder: Path,
+    certificate: Certificate,
+    comparison: Comparison | None = None,
+    figures: Mapping[str, Any] | None = None,
+) -> None:
+    """The report, beside the certificate."""
+    write_new(folder / "report.html", render(certificate, comparison, summary=figures).encode())
+
+
+def conclude(
+    work: Path, out: Path, certificate: Certificate, accuracy: Accuracies, *, started: datetime, **notes: Any
+) -> dict[str, Any]:
+    """Write page and summaries of a job into its working folder; returns the whole summary.
+
+    The whole one is secret: what the trained model was worth, above all on the forgotten data, follows neither from the
+    release nor from retained data, and no certificate covers it.
+
+    Args:
+        work: holds the certificate.
+        out: what it will become.
+        certificate: that was written.
+        accuracy: what was measured; may be empty.
+        started: when the job began.
+        notes: what is particular to the job, JSON-ready.
+    """
     claim = certificate.claim
-    return {
-        "folder": str(out), "secret": str(secret_of(out)), "epsilon": claim.epsilon, "delta": claim.delta, "mu": claim.mu,
-        "relation": str(claim.relation), "kind": str(claim.kind), "accuracy": accuracy,
-    } | more  # fmt: skip
+    whole: dict[str, Any] = {
+        "folder": str(out), "secret": str(secret_of(out)), "certificate": certificate.content["digest"], "epsilon": claim.epsilon,
+        "delta": claim.delta, "mu": claim.mu, "relation": str(claim.relation), "kind": str(claim.kind), "accuracy": accuracy,
+        "started": started.isoformat(timespec="seconds"),
+    } | notes  # fmt: skip
+    public = {name: whole[name] for name in _PUBLIC if name in whole}
+    released = {part: value for part, value in accuracy.get("released", {}).items() if part == "held_out"}
+    public["accuracy"] = {"released": released} if released else {}
+    for folder, content in ((work, public), (_inside(work), whole)):
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        write_new(folder / _SUMMARY, text.encode(), private=content is whole)
+    write_page(work, certificate, figures=public)
+    return whole
 
 
 def _clear(work: Path) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -15,7 +16,7 @@ from expunge.certificate import Certificate
 from expunge.data import Request, commit, new_commitment_key
 from expunge.errors import RunError
 from expunge.jobs.earlier import tell_of_earlier
-from expunge.jobs.folder import summary, working_folder, write
+from expunge.jobs.folder import Accuracies, conclude, working_folder, write
 from expunge.jobs.planner import plan
 from expunge.training.task import Task, accuracies, load_task, measured
 from expunge.training.unlearned import Unlearned
@@ -94,10 +95,10 @@ def _unlearn(
             raise RunError(f"nothing is run: {found.reason}")
         unlearner = found.recommended
     way = chosen(unlearner)
-    begun = time.perf_counter()
+    begun, started = time.perf_counter(), datetime.now(UTC)
     done = way.forget(asked, budget, relation, Run(seed=seed, on_epoch=on_epoch))
     notes = {**done.notes, "unlearner": way.name, "seconds": time.perf_counter() - begun}
-    saver = partial(_saved, asked, replace(done, notes=notes), budget, relation)
+    saver = partial(_saved, asked, replace(done, notes=notes), budget, relation, started)
     return replace(done, notes=notes, saver=saver)
 
 
@@ -152,33 +153,40 @@ def run_unlearner(
         OutputError: `out` exists, or `<out>.partial` does and `resume` is not set.
         ExpungeError, TypeError, ValueError: what the unlearner refuses.
     """
+    started = datetime.now(UTC)
     with working_folder(out, resume=resume) as work:
         task = load_task(where)
         original = accuracies(task, task.model)  # first: what cannot be measured is refused before hours of work
         begun = time.perf_counter()
         done = unlearner.forget(task, budget, relation, Run(folder=work))
-        seconds = time.perf_counter() - begun
-        certificate = _written(work, task, done, budget, relation)
-    measured = {"original": original, "released": released_accuracies(task, done)}
-    notes = {**done.notes, "unlearner": unlearner.name, "seconds": seconds, "start_clipped": done.start_clipped}
-    return summary(out, certificate, measured, **notes)
+        # Of a run that went on from an interrupted one only the last part was timed.
+        seconds = {} if resume else {"seconds": time.perf_counter() - begun}
+        notes = {**done.notes, "unlearner": unlearner.name, **seconds, "start_clipped": done.start_clipped}
+        measured = {"original": original, "released": released_accuracies(task, done)}
+        _, told = _written(work, out, task, replace(done, notes=notes), budget, relation, measured, started)
+    return told
 
 
-def _saved(task: Task, done: Unlearned, budget: Budget, relation: Relation, out: Path) -> Certificate:
+def _saved(
+    task: Task, done: Unlearned, budget: Budget, relation: Relation, started: datetime, out: Path
+) -> Certificate:
     with working_folder(out, resume=False) as work:
-        return _written(work, task, done, budget, relation)
+        return _written(work, out, task, done, budget, relation, {}, started)[0]
 
 
-def _written(work: Path, task: Task, done: Unlearned, budget: Budget, relation: Relation) -> Certificate:
+def _written(
+    work: Path, out: Path, task: Task, done: Unlearned, budget: Budget, relation: Relation, measured: Accuracies, started: datetime
+) -> tuple[Certificate, dict[str, Any]]:  # fmt: skip
     """What is published of a run; its state files go last, so that whatever fails before can go on from them."""
     commitments = {"forget": commit(task.forget, key=new_commitment_key(keys_in(work) / "commitment.key"))}
     if done.certified is not None:
         save_weights(done.certified, work / "certified.safetensors")
     certificate = write(work, done, done.model, budget, relation, commitments)
     tell_of_earlier(work, task.model, done.record)
+    told = conclude(work, out, certificate, measured, started=started, **done.notes)
     for state in work.glob("*.state"):
         state.unlink()
-    return certificate
+    return certificate, told
 
 
 def released_accuracies(task: Task, done: Unlearned) -> dict[str, float]:

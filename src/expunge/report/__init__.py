@@ -1,6 +1,6 @@
-"""Certificate and curves as one self-contained page, without torch."""
+"""Certificate, curves and audit as one self-contained page, without torch."""
 
 from expunge.report.curves import Comparison, Lane
-from expunge.report.page import render
+from expunge.report.page import render, save
 
-__all__ = ["Comparison", "Lane", "render"]
+__all__ = ["Comparison", "Lane", "render", "save"]

@@ -1,12 +1,17 @@
 """Accuracies of several procedures over seeds and epochs, as plain numbers."""
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from scipy.special import ndtr, ndtri, stdtrit
+
+from expunge.errors import OutputError
 
 __all__ = ["Comparison", "Lane", "interval", "null_start_bound"]
 
@@ -25,6 +30,8 @@ class Lane:
         held_out: accuracy on held-out data, shape (seeds, epochs + 1); the first column is before any recovery.
         forget: accuracy on the forgotten data, same shape.
         seconds: of the unlearning and recovery of each seed, measuring left out.
+        at: epochs after which each column was measured, shape (columns,); by default 0, 1, 2, ...
+        null_of: of a null start, the name of the lane that it is the control of.
     """
 
     name: str
@@ -36,6 +43,22 @@ class Lane:
     held_out: Sequence[Sequence[float]]
     forget: Sequence[Sequence[float]]
     seconds: Sequence[float] = ()
+    at: Sequence[float] = ()
+    null_of: str | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {len(run) for run in (*self.held_out, *self.forget)}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ValueError(
+                f"held_out and forget of '{self.name}' must have rows of one length, not {sorted(lengths)}"
+            )
+        if self.at and len(self.at) not in lengths:
+            raise ValueError(f"at of '{self.name}' names {len(self.at)} epochs for {lengths.pop()} columns")
+
+    @property
+    def epochs(self) -> Sequence[float]:
+        """Epochs after which each column was measured."""
+        return self.at or range(len(self.held_out[0]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +77,33 @@ class Comparison:
         """As JSON-ready fields."""
         return asdict(self)
 
-    def lane(self, name: str) -> Lane:
-        """The lane of that name."""
-        return next(lane for lane in self.lanes if lane.name == name)
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Comparison":
+        """Read a `comparison.json`.
+
+        Raises:
+            OutputError: it cannot be read, or is none.
+        """
+        try:
+            plain = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls(**plain | {"lanes": [Lane(**lane) for lane in plain["lanes"]]})
+        except OSError as error:
+            raise OutputError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise OutputError(f"{os.fspath(path)} is not a comparison.json, as demo makes it") from error
+
+    def lane(self, name: str) -> Lane | None:
+        """The lane of that name, if it was run."""
+        return next((lane for lane in self.lanes if lane.name == name), None)
+
+    def null_start_of(self, name: str) -> Lane | None:
+        """The null start that is the control of a lane, if it was run."""
+        return next((lane for lane in self.lanes if lane.null_of == name), None) or self._unnamed_null_start(name)
+
+    def _unnamed_null_start(self, name: str) -> Lane | None:
+        """Of files from before `null_of`, whose null start went through gradient clipping."""
+        found = self.lane("null_start") if name == "gradient_clipping" else None
+        return found if found is not None and found.null_of is None else None
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

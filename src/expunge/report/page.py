@@ -1,130 +1,170 @@
-"""One HTML page: what was asked, what is proven, what it cost, what it does not mean."""
+"""One HTML page for two readers: first for whoever must decide, then for whoever must check."""
 
-from dataclasses import asdict
-from math import isfinite, sqrt
-from statistics import fmean
-from typing import Any, cast
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from expunge._files import write_new
 from expunge.accounting import Kind
 from expunge.audit import Audit
 from expunge.certificate import Certificate, verdict, verify
 from expunge.errors import NothingTested
-from expunge.report import plots
-from expunge.report.curves import Comparison, interval, null_start_bound
+from expunge.report import engineering, plain, plots
+from expunge.report.curves import Comparison
+from expunge.report.figures import Figures
+from expunge.report.subject import Subject
 
-__all__ = ["render", "table"]
+__all__ = ["render", "save"]
+
+_SUMMARY = "summary.json"
+_File = str | os.PathLike[str]
 
 
-def render(certificate: Certificate, comparison: Comparison | None = None, audit: Audit | None = None) -> str:
+def render(
+    certificate: Certificate | _File,
+    comparison: Comparison | _File | None = None,
+    audit: Audit | _File | None = None,
+    *,
+    summary: Mapping[str, Any] | _File | None = None,
+    organisation: str = "",
+    model: str = "",
+    reference: str = "",
+    received: str = "",
+) -> str:
     """The page as HTML text that needs nothing else; the certificate is verified first.
 
     Args:
-        certificate: what is proven.
-        comparison: accuracies of several procedures, where they were measured.
-        audit: what attacks have shown.
+        certificate: what is proven, or its file.
+        comparison: accuracies of several procedures, where they were measured, or their file.
+        audit: what attacks have shown, or its file.
+        summary: what the job returned, or its file; by default `summary.json` beside the certificate's file, if it is
+            there. It gives accuracies and seconds, which no certificate holds.
+        organisation: that answers for the model.
+        model: its name and version.
+        reference: of the request, e.g. a file number.
+        received: the day on which the request came in, as "2026-11-24".
 
     Raises:
         CertificateError: the certificate does not verify, or the audit refutes it; no page vouches for it.
         MalformedAudit: the audit is about another certificate.
+        OutputError: a file cannot be read, or the summary is about another certificate.
+        ValueError, TypeError: a text is no line, `received` no day, or one after the certificate was issued.
     """
+    subject = Subject(organisation=organisation, model=model, reference=reference, received=received)
+    loaded = certificate if isinstance(certificate, Certificate) else Certificate.load(certificate)
+    seen = audit if isinstance(audit, Audit | None) else Audit.load(audit)
+    curves = comparison if isinstance(comparison, Comparison | None) else Comparison.load(comparison)
     untested = None
     try:
-        verify(certificate, audit=audit)
+        verify(loaded, audit=seen)
     except NothingTested as reason:
         untested = str(reason)
-    claim, record = certificate.claim, certificate.record
+    figures = _figures(loaded, summary, None if loaded is certificate else Path(str(certificate)))
     environment = Environment(
         loader=PackageLoader("expunge.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     return environment.get_template("page.html.j2").render(
-        content=certificate.content,
-        verdict=verdict(certificate),
-        noise=record.noise,
-        coverage=certificate.content["run"].get("coverage", "not recorded (schema 1)"),
-        claim=claim,
-        exact=claim.kind is Kind.EXACT,
-        nothing=claim.kind is Kind.NONE,
-        also=certificate.content["also_proven"],
-        fields=asdict(cast("Any", record.mechanism)),
-        mechanism=record.mechanism,
-        layers=_layers(certificate),
-        dimension=sum(size for _, size in record.layers),
-        profile=Markup(plots.privacy_profile(record.mechanism, epsilon=claim.epsilon, delta=claim.delta or 0.5)),  # noqa: S704  our own SVG
-        curves=None if comparison is None else Markup(plots.accuracy_curves(comparison)),  # noqa: S704  our own SVG
-        rows=[] if comparison is None else table(comparison),
-        control=None if comparison is None else control(comparison),
-        comparison=comparison,
-        audit=None if audit is None else _audit(certificate, audit) | {"untested": untested},
+        **_deciding(loaded, subject, figures, seen, untested),
+        **_checking(loaded, figures, curves),
+        audit=None if seen is None else _audit(loaded, seen) | {"untested": untested},
     )
 
 
+def save(certificate: Certificate | _File, out: _File, **told: Any) -> Path:
+    """Write the page of `render` to a new file, whole or not at all.
+
+    Args:
+        certificate: what is proven, or its file.
+        out: the file to write.
+        told: as in `render`.
+
+    Raises:
+        OutputError: the file exists, or cannot be written.
+        ExpungeError, ValueError, TypeError: see `render`. Nothing is written then.
+    """
+    return write_new(out, render(certificate, **told).encode())
+
+
+def _figures(certificate: Certificate, summary: Mapping[str, Any] | _File | None, file: Path | None) -> Figures | None:
+    digest = certificate.content["digest"]
+    if isinstance(summary, Mapping):
+        return Figures.of(summary, certificate=digest)
+    beside = None if file is None else file.with_name(_SUMMARY)
+    if summary is None and (beside is None or not beside.is_file()):
+        return None
+    return Figures.load(summary if summary is not None else str(beside), certificate=digest)
+
+
+def _deciding(
+    certificate: Certificate, subject: Subject, figures: Figures | None, audit: Audit | None, untested: str | None
+) -> dict[str, Any]:
+    """For a regulator: who, what, when, and what follows."""
+    content = certificate.content
+    issued = content["issued"]
+    waited = subject.waited(issued)
+    started = figures.started if figures else None
+    rows = [
+        ("Organisation", subject.organisation),
+        ("Model", subject.model),
+        ("Request", subject.reference),
+        ("Request received", subject.received),
+        ("Carried out", _moment(started) if started else ""),
+        ("Certificate issued", _moment(issued) + (f", {waited}" if waited else "")),
+        ("Data concerned", "named by a keyed commitment alone" if content["commitments"] else ""),
+    ]
+    return {
+        "facts": [(name, value) for name, value in rows if value],
+        "verdict": verdict(certificate),
+        "guessing": plain.guessing(certificate),
+        "attacked": "" if audit is None else plain.attacked(certificate, audit, untested),
+    }
+
+
+def _checking(certificate: Certificate, figures: Figures | None, curves: Comparison | None) -> dict[str, Any]:
+    """For an engineer: the claim with its proof, what was measured, what was run."""
+    claim, mechanism = certificate.claim, certificate.mechanism
+    limited = claim.kind is Kind.EPSILON_DELTA
+    profile = plots.privacy_profile(mechanism, epsilon=claim.epsilon, delta=claim.delta or 0.5)
+    return {
+        "content": certificate.content,
+        "claim": claim,
+        "limited": limited,
+        "mechanism": mechanism,
+        "also": certificate.content["also_proven"],
+        "kept": plain.kept(certificate),
+        "layers": engineering.layers(certificate),
+        "profile": Markup(profile),  # noqa: S704  our own SVG
+        "accuracies": engineering.accuracies(certificate, figures, curves),
+        "measured": figures is not None and bool(figures.accuracy),
+        "internal": figures is not None and figures.internal,
+        "curves": None if curves is None else Markup(plots.accuracy_curves(curves)),  # noqa: S704  our own SVG
+        "lanes": [] if curves is None else engineering.table(curves),
+        "control": None if curves is None else engineering.control(curves, mechanism.name),
+        "comparison": curves,
+        "settings": engineering.settings(certificate),
+        "run": engineering.run(certificate, figures),
+        "versions": engineering.versions(certificate.record),
+    }
+
+
 def _audit(certificate: Certificate, audit: Audit) -> dict[str, Any]:
-    """Plots and one row a finding."""
+    """Plots, one row a finding, and what the attacks do."""
     details = audit.details
     drawn = {
         "bounds": plots.audit_bounds(audit.findings, claimed=certificate.claim.epsilon) if audit.findings else "",
         "worlds": plots.world_histograms(details.get("two worlds", {})),
         "roc": plots.roc_curves(details.get("membership", {})),
     }
-    return {name: Markup(svg) for name, svg in drawn.items()} | {"findings": audit.findings, "left_out": audit.left_out}  # noqa: S704  our own SVG
+    told = {"findings": audit.findings, "left_out": audit.left_out, "attacks": engineering.attacks(audit.findings)}
+    return {name: Markup(svg) for name, svg in drawn.items()} | told  # noqa: S704  our own SVG
 
 
-def table(comparison: Comparison) -> list[dict[str, Any]]:
-    """One row a lane: final accuracies with their intervals, steps, guarantee."""
-    rows: list[dict[str, Any]] = []
-    for lane in comparison.lanes:
-        held_out, forget = (interval([run[-1] for run in runs]) for runs in (lane.held_out, lane.forget))
-        first = interval([run[0] for run in lane.held_out])
-        rows.append(
-            {
-                "name": lane.name,
-                "label": lane.label,
-                "kind": lane.kind,
-                "epsilon": lane.epsilon,
-                "steps": lane.steps,
-                "before": first,
-                "held_out": held_out,
-                "forget": forget,
-                "seconds": fmean(lane.seconds) if lane.seconds else None,
-            }
-        )
-    return rows
-
-
-def control(comparison: Comparison) -> dict[str, Any]:
-    """The null-start control: trained start against null start, and the most that the certificate allows."""
-    trained, null = comparison.lane("gradient_clipping"), comparison.lane("null_start")
-    mean_trained = interval([run[-1] for run in trained.held_out])
-    mean_null = interval([run[-1] for run in null.held_out])
-    retrained = interval([run[-1] for run in comparison.lane("retrain").held_out])
-    bound = null_start_bound(mean_null[0], trained.mu or 0.0)
-    return {
-        "trained": mean_trained,
-        "null": mean_null,
-        "retrained": retrained,
-        "bound": bound,
-        "refuted": mean_trained[0] - mean_trained[1]
-        > null_start_bound(min(mean_null[0] + mean_null[1], 1.0), trained.mu or 0.0),
-        "retraining_as_good": retrained[0] >= mean_trained[0] - mean_trained[1],
-    }
-
-
-def _layers(certificate: Certificate) -> list[dict[str, Any]]:
-    """Noise against what can survive of the trained weights, from public numbers alone; none where nothing bounds it."""
-    record = certificate.record
-    noise_std, survives = record.mechanism.output_noise_std, record.mechanism.surviving_norm
-    if not isfinite(survives):
-        return []
-    return [
-        {
-            "name": name,
-            "size": size,
-            "noise": noise_std * sqrt(size),
-            "survives": survives,
-            "ratio": noise_std * sqrt(size) / survives if survives > 0 else None,
-        }
-        for name, size in record.layers
-    ]
+def _moment(iso: str) -> str:
+    """2026-11-24T10:33:18+00:00 as 2026-11-24, 10:33 UTC."""
+    day, _, time = iso.partition("T")
+    zone = time[8:]
+    return f"{day}, {time[:5]} {'UTC' if zone in ('+00:00', 'Z') else zone}".strip()

@@ -11,24 +11,31 @@ from expunge.report.curves import Comparison, interval
 
 __all__ = ["accuracy_curves", "audit_bounds", "privacy_profile", "roc_curves", "world_histograms"]
 
-_COLOURS = ("#0b6e99", "#b8500c", "#5b8c2a", "#7a7a7a", "#8a3ffc", "#c2185b")
+_COLOURS = ("#0b6e99", "#b8500c", "#4b7a1f", "#6b6b6b", "#8a3ffc", "#c2185b")
+_DASHES = ("-", "--", ":", "-.")
+
+
+def _look(place: int) -> dict[str, str]:
+    """Colour and dashes of the lane, attack or loss at this place: each its own, up to twenty-four."""
+    return {"color": _COLOURS[place % len(_COLOURS)], "linestyle": _DASHES[place // len(_COLOURS) % len(_DASHES)]}
 
 
 def accuracy_curves(comparison: Comparison) -> str:
     """Held-out accuracy over epochs of recovery, mean and 95 % interval over seeds."""
-    figure, axes = _figure()
-    for colour, lane in zip(_COLOURS, comparison.lanes, strict=False):
-        columns = list(zip(*lane.held_out, strict=True))
-        points = [interval(column) for column in columns]
-        means, halves = [m for m, _ in points], [h for _, h in points]
-        epochs = range(len(points))
-        style = "--" if lane.name in ("null_start", "retrain") else "-"
-        axes.plot(epochs, means, style, color=colour, label=lane.label, linewidth=1.8)
-        low, high = zip(*((m - h, m + h) for m, h in zip(means, halves, strict=True)), strict=True)
-        axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
+    figure, axes = _figure(height=3.6 + 0.1 * len(comparison.lanes))
+    for place, lane in enumerate(comparison.lanes):
+        points = [interval(column) for column in zip(*lane.held_out, strict=True)]
+        means = [mean for mean, _ in points]
+        look = _look(place)
+        # A lane that does not move, or was measured once, is a point that a line would not show.
+        axes.plot(lane.epochs, means, **look, label=lane.label, linewidth=1.8, marker="o", markersize=3)
+        low, high = zip(*((mean - half, mean + half) for mean, half in points), strict=True)
+        axes.fill_between(lane.epochs, low, high, color=look["color"], alpha=0.15, linewidth=0)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0.0), min(high, 1.02))  # intervals of few seeds are wider than accuracies can be
     axes.set_xlabel("epochs of training on the retained data")
     axes.set_ylabel("accuracy on held-out data")
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     return _svg(figure, "accuracy-curves")
 
 
@@ -56,12 +63,19 @@ def audit_bounds(findings: Sequence[Finding], *, claimed: float) -> str:
     places = range(len(findings), 0, -1)
     # Bars end where the plot does: a joint audit could show hundreds, beside which a claim of 1 would not be seen.
     shown = max(3 * claimed, 1.5 * max(f.epsilon for f in findings), 6.0)
-    most = min(shown, max([claimed, *(f.ceiling for f in findings if isfinite(f.ceiling))]))
+    most = 1.1 * min(shown, max([claimed, *(f.ceiling if isfinite(f.ceiling) else shown for f in findings)]))
+    most = most or 1.0  # nothing is claimed and nothing could be shown
     for place, found in zip(places, findings, strict=True):
-        axes.plot([0, min(found.ceiling, most * 1.1)], [place, place], color="#ddd", linewidth=5, solid_capstyle="butt")
+        end = min(found.ceiling, most)
+        axes.plot([0, end], [place, place], color="#ddd", linewidth=5, solid_capstyle="butt")
+        if found.ceiling > most:  # an arrow, and no end: what it could show lies beyond, or has no limit
+            axes.plot([most], [place], ">", color="#999", markersize=7, clip_on=False)
+            says = "no limit" if not isfinite(found.ceiling) else f"to {found.ceiling:.3g}"
+            axes.annotate(says, (most, place), xytext=(7, 0), textcoords="offset points", va="center", fontsize=7)
         axes.plot([found.epsilon], [place], "o", color=_COLOURS[1] if found.epsilon > claimed else _COLOURS[0])
         if found.null_epsilon is not None:
             axes.plot([found.null_epsilon], [place], "x", color="#555", markersize=5)
+    axes.set_xlim(-0.02 * most, most)
     axes.axvline(claimed, color="#111", linewidth=1.2)
     axes.set_yticks(list(places), [f.attack for f in findings], fontsize=8)
     axes.set_xlabel("ε")
@@ -90,13 +104,14 @@ def roc_curves(attacks: Mapping[str, Any]) -> str:
     if not shown:
         return ""
     figure, axes = _figure()
-    for colour, (name, held) in zip(_COLOURS, shown.items(), strict=False):
-        axes.plot(*held["attack"]["roc"], color=colour, linewidth=1.6, label=f"{name}: AUC {held['attack']['auc']:.3f}")
-        axes.plot(*held["null"]["roc"], "--", color=colour, linewidth=0.8)
+    for place, (name, held) in enumerate(shown.items()):
+        look = _look(place)
+        axes.plot(*held["attack"]["roc"], **look, linewidth=1.6, label=f"{name}: AUC {held['attack']['auc']:.3f}")
+        axes.plot(*held["null"]["roc"], **look, linewidth=0.7, alpha=0.7)
     axes.plot([1e-4, 1], [1e-4, 1], ":", color="#555")
     least = min(point for held in shown.values() for point in held["attack"]["roc"][0] if point > 0)
     axes.set(xscale="log", yscale="log", xlim=(least, 1), ylim=(least, 1.1))
-    axes.set_xlabel("false positive rate (dashed: the null, retrained models)")
+    axes.set_xlabel("false positive rate (thin: the null, retrained models)")
     axes.set_ylabel("true positive rate")
     axes.legend(frameon=False, fontsize=8)
     return _svg(figure, "roc-curves")
@@ -126,9 +141,11 @@ def _svg(figure: Any, salt: str) -> str:
 
 def _take_names_as_they_are(figure: Any) -> None:
     """Names of lanes, attacks and losses are the users': a dollar is a dollar in them, and no formula begins there."""
+    for legend in (*figure.legends, *(axes.get_legend() for axes in figure.axes)):
+        for text in legend.get_texts() if legend else []:
+            text.set_parse_math(False)
     for axes in figure.axes:
-        legend = axes.get_legend()
-        texts = [axes.title, axes.xaxis.label, axes.yaxis.label, *(legend.get_texts() if legend else [])]
+        texts = [axes.title, axes.xaxis.label, axes.yaxis.label]
         named = [tick for axis in (axes.xaxis, axes.yaxis) if _is_named(axis) for tick in axis.get_ticklabels()]
         for text in (*texts, *named):
             text.set_parse_math(False)

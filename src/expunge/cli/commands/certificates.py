@@ -1,18 +1,16 @@
 """Commands for whoever holds a certificate. They need no torch."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import expunge as ex
-from expunge._files import write_new
 from expunge.certificate import verdict
 from expunge.cli.parameters import Json
 from expunge.cli.tables import print_json, print_verified
 from expunge.cli.terminal import say
-from expunge.errors import NothingTested, OutputError
+from expunge.errors import NothingTested
 from expunge.exits import NOTHING_TESTED
 
 __all__ = ["report", "verify"]
@@ -48,24 +46,23 @@ def report(
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML page to write.")] = Path("report.html"),
     curves: Annotated[Path | None, typer.Option(help="A comparison.json made by demo.")] = None,
     audit: Annotated[Path | None, typer.Option(help="An audit.json made by audit.")] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option(
+            help="What unlearn measured; by default summary.json beside the certificate. That of OUT.secret tells of the "
+            "trained model too, for a page that is not published."
+        ),
+    ] = None,
+    organisation: Annotated[str, typer.Option(help="Who answers for the model.")] = "",
+    model: Annotated[str, typer.Option(help="The model's name and version.")] = "",
+    reference: Annotated[str, typer.Option(help="Of the request, such as a file number.")] = "",
+    received: Annotated[str, typer.Option(help="The day on which the request came in: 2026-11-24.")] = "",
 ) -> None:
-    """One self-contained HTML page of a certificate. Needs no torch."""
-    from expunge.audit import Audit
-    from expunge.report import render
+    """Write one self-contained HTML page of a certificate. Needs no torch."""
+    from expunge.report import save
 
-    seen = None if audit is None else Audit.load(audit)
-    page = render(ex.Certificate.load(certificate), None if curves is None else _read_comparison(curves), seen)
-    write_new(out, page.encode())
+    save(
+        certificate, out, comparison=curves, audit=audit, summary=summary, organisation=organisation, model=model,
+        reference=reference, received=received,
+    )  # fmt: skip
     say(f"wrote {out}")
-
-
-def _read_comparison(path: Path) -> Any:
-    from expunge.report import Comparison, Lane
-
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        return Comparison(**plain | {"lanes": [Lane(**lane) for lane in plain["lanes"]]})
-    except OSError as error:
-        raise OutputError(f"cannot read {path}: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise OutputError(f"{path} is not a comparison.json, as demo makes it") from error

@@ -1,0 +1,28 @@
+"""What each attack does, in a sentence, for readers of a report."""
+
+from collections.abc import Mapping
+
+__all__ = ["ATTACKS", "explained"]
+
+ATTACKS: Mapping[str, str] = {
+    "two worlds": "The same unlearning is run many times from two starts that differ as much as the rules allow, on data "
+    "made to keep them apart. From the released weights the attack guesses the start.",
+    "null start": "The same unlearning is run from the trained model and from one that never saw any data. If the first ends "
+    "up better by more than the claim allows, something of the training was left.",
+    "membership: loss threshold": "A row on which the released model makes small errors is taken for one that it had learned.",
+    "membership: LiRA": "Models trained with and without a row (shadow models) show what the row does to a model's confidence. "
+    "The attack asks which of the two the released model is more like.",
+    "membership: U-LiRA": "As LiRA, with shadow models that have forgotten rows too, so that traces which unlearning itself "
+    "leaves are found.",
+    "membership: RMIA": "A row is taken for one that was learned if it gains more from the released model, beside models of "
+    "comparison, than rows of the population do.",
+    "canaries": "Made-up or mislabelled rows, each put in or left out by a coin, are learned and forgotten with the others. "
+    "From the released model the attack guesses the coins.",
+}
+"""By the beginning of a finding's `attack`; the longest that fits is meant."""
+
+
+def explained(attack: str) -> tuple[str, str] | None:
+    """The attack's name in this table and what it does; None for one that the table does not know."""
+    fitting = [name for name in ATTACKS if attack == name or attack.startswith((f"{name}:", f"{name},"))]
+    return (name := max(fitting, key=len), ATTACKS[name]) if fitting else None

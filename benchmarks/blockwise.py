@@ -24,9 +24,9 @@ from torch import nn
 
 import expunge as ex
 from expunge.accounting import gaussian
-from expunge.jobs.comparison import accuracy
 from expunge.jobs.digits import RECIPE, digits, make_model
 from expunge.report.curves import interval
+from expunge.training.task import accuracy
 
 EPOCHS = 5
 NOISY = {"grad_clip": 1.0, "learning_rate": 0.01, "weight_decay": 20.0}

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from expunge.data import Examples, Request, check_disjoint, commit, new_commitment_key, open_commitment, split
     from expunge.features import RandomFeatures, TangentFeatures
     from expunge.heads import AnalyticHead, ConvexHead, EqualScores
+    from expunge.jobs.comparison import Metric, compare
     from expunge.jobs.planner import Plan, plan
     from expunge.jobs.unlearning import unlearn
     from expunge.recovery import Recipe
@@ -75,6 +76,7 @@ __all__ = [
     "Kind",
     "MeasuredResidual",
     "Mechanism",
+    "Metric",
     "ModelClipping",
     "OutputPerturbation",
     "Plan",
@@ -99,6 +101,7 @@ __all__ = [
     "calibrate",
     "check_disjoint",
     "commit",
+    "compare",
     "compose",
     "delta_at",
     "errors",
@@ -134,6 +137,7 @@ _TORCH_BACKED = {
     "ConvexHead": "heads",
     "EqualScores": "heads",
     "Examples": "data",
+    "Metric": "jobs.comparison",
     "Plan": "jobs.planner",
     "RandomFeatures": "features",
     "Recipe": "recovery",
@@ -145,6 +149,7 @@ _TORCH_BACKED = {
     "Unlearned": "training.unlearned",
     "check_disjoint": "data",
     "commit": "data",
+    "compare": "jobs.comparison",
     "layer_sizes": "unlearners.blockwise_gradient_clipping",
     "new_commitment_key": "data",
     "null_start": "unlearners.null_start",

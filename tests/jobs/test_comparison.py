@@ -1,4 +1,4 @@
-"""Accuracy is the share of right labels, of any data and model that a task may have, or a clear refusal."""
+"""Ways are compared with their controls; accuracy is the share of right labels of any data and model, or a clear refusal."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,8 +13,9 @@ import expunge as ex
 import lane_tasks
 from expunge.errors import TaskError
 from expunge.jobs import unlearning
-from expunge.jobs.comparison import accuracies, accuracy
-from expunge.unlearners import noisy
+from expunge.report.comparisons import save_comparison
+from expunge.training.task import accuracies, accuracy
+from expunge.unlearners import NoisyHead, noisy
 from expunge.unlearners.output_perturbation import OutputPerturbation
 
 
@@ -106,3 +107,87 @@ def test_a_task_that_cannot_be_measured_is_refused_before_it_is_run(monkeypatch:
     with pytest.raises(TaskError, match=r"set task\.accuracy"):
         unlearning.run_unlearner("its:name", tmp_path / "out", way, ex.Budget(epsilon=1.0, delta=1e-5))
     assert list(tmp_path.iterdir()) == []
+
+
+# Comparing
+
+
+def keeps_all(model: nn.Module, retain: Any, forget: Any) -> None:
+    """A plain function: nothing is unlearned."""
+
+
+def norm(done: Any, task: ex.Task) -> float:
+    return float(sum(p.detach().square().sum() for p in done.model.parameters()) ** 0.5)
+
+
+@pytest.fixture(scope="module")
+def compared() -> ex.report.Comparison:
+    ways = {"mine": keeps_all, "once": OutputPerturbation(init_clip=0.5, epochs=1), "head": "exact_ridge"}
+    weight = ex.Metric(measure=norm, unit="norm", better="lower")
+    return ex.compare(lane_tasks.task(), unlearners=ways, metrics={"weight": weight}, seeds=2)
+
+
+def test_ways_are_compared_with_a_null_start_and_a_retraining_of_equal_steps(compared: Any) -> None:
+    assert [lane.name for lane in compared.lanes] == ["mine", "once", "null start: once", "head", "retrain"]
+    once, null, retrain = (compared.lane(name) for name in ("once", "null start: once", "retrain"))
+    assert compared.null_start_of("once") is null
+    assert once.steps == null.steps == retrain.steps == 270 // 128
+    assert (once.kind, null.kind, retrain.kind, compared.lane("mine").kind) == (
+        "epsilon_delta",
+        "none",
+        "exact",
+        "none",
+    )
+    assert once.epsilon <= 1
+    for lane in compared.lanes:
+        assert len(lane.held_out) == len(lane.forget) == len(lane.seconds) == len(lane.metrics["weight"]) == 2
+
+
+def test_a_plain_function_that_does_nothing_leaves_what_the_trained_model_is(compared: Any) -> None:
+    task, mine = lane_tasks.task(), compared.lane("mine")
+    assert mine.held_out[0][-1] == accuracy(task.model, task.held_out)
+    assert mine.metrics["weight"][0] == pytest.approx(norm(SimpleNamespace(model=task.model), task))
+
+
+def test_a_comparison_is_json_csv_and_a_table_and_is_read_again(compared: Any, tmp_path: Any) -> None:
+    save_comparison(compared, tmp_path / "c")
+    assert {path.suffix for path in (tmp_path / "c").iterdir()} == {".json", ".csv", ".txt", ".svg"}
+    again = ex.report.Comparison.load(tmp_path / "c" / "comparison.json")
+    assert again.lane("once").metrics == {"weight": list(compared.lane("once").metrics["weight"])}
+    rows = (tmp_path / "c" / "comparison.csv").read_text().splitlines()
+    assert rows[0] == "unlearner,seed,metric,value"
+    assert len(rows) == 1 + 5 * 4 * 2  # ways, three numbers and a metric, seeds
+    assert f"once,1,weight,{compared.lane('once').metrics['weight'][1]!r}" in rows
+    assert "weight [norm]" in str(compared)
+    assert all(len(line) <= 120 for line in str(compared).splitlines())
+
+
+def test_a_comparison_without_controls_runs_what_is_named_alone() -> None:
+    found = ex.compare(lane_tasks.task(), unlearners={"mine": keeps_all}, seeds=1, controls=False)
+    assert [lane.name for lane in found.lanes] == ["mine"]
+    with pytest.raises(ValueError, match="unlearners must name at least one way"):
+        ex.compare(lane_tasks.task(), unlearners={})
+    with pytest.raises(TypeError, match="is no unlearner"):
+        ex.compare(lane_tasks.task(), unlearners={"x": 3})  # pyright: ignore
+
+
+def test_every_seed_has_a_task_of_its_own_where_a_function_makes_them() -> None:
+    seen: list[int] = []
+
+    def make(seed: int) -> ex.Task:
+        seen.append(seed)
+        return lane_tasks.task()
+
+    ex.compare(make, unlearners={"mine": keeps_all}, seeds=3, controls=False)
+    assert sorted(set(seen)) == [0, 1, 2]
+
+
+def test_learning_heads_and_traces_forget_what_they_have_learned() -> None:
+    """The head of a comparison learned all rows first; it then answers as one that never saw the forgotten ones."""
+    found = ex.compare(
+        lane_tasks.task(), unlearners={"head": "exact_ridge", "noisy": NoisyHead(regularization=1e-2, residual=1e-8)},
+        seeds=1, controls=False, budget=ex.Budget(epsilon=8.0, delta=1e-5),
+    )  # fmt: skip
+    never = ex.unlearn(lane_tasks.task(), None, "exact_ridge")
+    assert found.lane("head").held_out[0][-1] == unlearning.released_accuracies(lane_tasks.task(), never)["held_out"]
+    assert found.lane("noisy").epsilon == pytest.approx(8.0, rel=1e-6)

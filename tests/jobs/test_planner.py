@@ -19,11 +19,11 @@ from expunge import (
     calibrate,
     delta_at,
 )
-from expunge.jobs.comparison import featured
 from expunge.jobs.digits import digits, mechanisms, unlearners
 from expunge.jobs.planner import plan
 from expunge.jobs.unlearning import chosen
 from expunge.trace import train_shards, train_traced
+from expunge.training.task import featured
 from expunge.unlearners import exact_ridge, measured_residual
 from expunge.unlearners.exact_ridge import ExactHead
 from expunge.unlearners.gradient_clipping import GradientClipping

@@ -1,214 +1,263 @@
-"""Every method on the same task, several seeds each, with retraining at equal compute and the null-start control."""
+"""Ways to unlearn beside one another on one request: several seeds each, with null starts and retraining as controls."""
 
 import logging
+import os
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from expunge import _validate
 from expunge._progress import track
-from expunge.accounting import Mechanism, guarantee
-from expunge.data import Examples
+from expunge.accounting import Budget, Kind, Mechanism, Relation, Retrain, guarantee
+from expunge.data import Examples, Request, as_examples
+from expunge.data.joins import joined
 from expunge.errors import TaskError
-from expunge.heads import AnalyticHead
-from expunge.recovery import Recipe
-from expunge.recovery.fine_tuning import recover
+from expunge.jobs.unlearning import Way, chosen, released_accuracies
+from expunge.report.comparisons import save_comparison
 from expunge.report.curves import Comparison, Lane
-from expunge.training.task import Task, accuracies, accuracy, featured, outputs
+from expunge.training.task import Task, accuracies
+from expunge.training.unlearned import Unlearned
+from expunge.unlearners.costs import Costs
 from expunge.unlearners.null_start import null_start
-from expunge.unlearners.retrain import retrain
-from expunge.unlearners.run import unlearn
+from expunge.unlearners.protocol import Unlearner
+from expunge.unlearners.retrain import Retraining
+from expunge.unlearners.working import Run
 
-__all__ = ["accuracies", "accuracy", "compare"]
+__all__ = ["Metric", "compare"]
 
-LABELS = {
-    "gradient_clipping": "Gradient clipping",
-    "model_clipping": "Model clipping",
-    "output_perturbation": "Output perturbation",
-    "null_start": "Null-start control",
-    "retrain": "Retraining, equal steps",
-    "exact_ridge": "Exact head",
-}
+_BUDGET = Budget(epsilon=1.0, delta=1e-5)
+_NULL_START = "null start"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A number that is measured of every released model.
+
+    Args:
+        measure: (what an unlearner returned, the task with its request resolved) -> the number.
+        unit: e.g. "nats"; "" for a share.
+        better: whether a higher or a lower number is better.
+    """
+
+    measure: Callable[[Unlearned, Task], float]
+    unit: str = ""
+    better: Literal["higher", "lower"] = "higher"
+
+
+@dataclass
+class _Runs:
+    """What was seen of one way, seed by seed."""
+
+    way: Unlearner
+    null_of: str | None = None
+    steps: int = 0
+    mechanism: Mechanism | None = None
+    at: list[float] = field(default_factory=list[float])
+    held_out: list[list[float]] = field(default_factory=list[list[float]])
+    forget: list[list[float]] = field(default_factory=list[list[float]])
+    seconds: list[float] = field(default_factory=list[float])
+    metrics: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
 
 def compare(
-    make_task: Callable[[int], Task],
-    mechanisms: Mapping[str, Mechanism],
+    task: Task | Callable[[int], Task],
+    request: Request | None = None,
     *,
-    delta: float,
-    epsilon: float,
-    seeds: int,
-    epochs: int,
-    recipe: Recipe,
-    rescale: bool,
-    title: str,
-    ridge: float | None = None,
+    unlearners: Mapping[str, Way],
+    metrics: Mapping[str, Metric] | None = None,
+    seeds: int = 5,
+    budget: Budget = _BUDGET,
+    relation: Relation = Relation.RETRAINED,
+    controls: bool = True,
+    title: str = "",
+    out: str | os.PathLike[str] | None = None,
 ) -> Comparison:
-    """Run all lanes for each seed.
+    """Run several ways to unlearn on one request, several seeds each, and measure what they release.
+
+    Beside them, unless `controls` is off: retraining with as many steps as the longest of them takes, and for each one that
+    starts from a ball the same run from the null start, a model that never saw data. A certificate allows a trained start
+    only so much more than the null start reaches.
 
     Args:
-        make_task: from a seed to a task (split, initialisation and training of its own), with `make_model`.
-        mechanisms: by name; "gradient_clipping" must be among them, the null start goes through it.
-        delta: of the budget that the mechanisms were calibrated to.
-        epsilon: of that budget.
+        task: model, data and loss; or a function from a seed to a task, where training and split change with it.
+        request: what is to be forgotten; None where the task's own `forget` says it.
+        unlearners: name -> an unlearner, its name in the table, a finished mechanism, a pair (mechanism, executor), or a plain
+            function `unlearn(model, retain, forget)`.
+        metrics: name -> `Metric`, measured of what is released, beside accuracy.
         seeds: how many.
-        epochs: of recovery.
-        recipe: of recovery and retraining alike.
-        rescale: see `recover`.
-        title: for the report.
-        ridge: of an exact head on the tasks' feature map, which is compared too where this is given.
+        budget: that they are run for.
+        relation: the reading that is certified.
+        controls: run null starts and retraining too.
+        title: of tables and plots.
+        out: a folder for `comparison.json`, `.csv`, `.txt` and `.svg`.
+
+    Returns:
+        Accuracies and metrics for each seed: `print` it, take `to_dict()` or `to_csv()`, or give `out`.
+
+    Raises:
+        ValueError: no unlearner, or none of its options is right.
+        ExpungeError, TypeError: what an unlearner refuses.
     """
-    _validate.whole(seeds=seeds, epochs=epochs)
-    curves: dict[str, tuple[list[list[float]], list[list[float]]]] = {}
-    steps: dict[str, int] = {}
-    seconds: dict[str, list[float]] = {}
-    positions: dict[str, list[float]] = {}
-    names = (*mechanisms, "null_start", "retrain", *(() if ridge is None else ("exact_ridge",)))
-    jobs = [(seed, name) for seed in range(seeds) for name in names]
-    tasks: dict[int, Task] = {}
-
-    def run() -> Iterator[None]:
-        for seed, name in jobs:
-            if seed not in tasks:
-                tasks.clear()
-                tasks[seed] = _checked(make_task(seed))
-            if name == "exact_ridge":
-                points, took = _head(tasks[seed], cast("float", ridge), epochs)
-                steps[name] = 0
-            else:
-                points, steps[name], took = _lane(
-                    tasks[seed], name, mechanisms, seed=seed, epochs=epochs, recipe=recipe, rescale=rescale
-                )
-            last = steps[name] / _per_epoch(tasks[seed], recipe) if name == "retrain" else epochs
-            positions[name] = [min(epoch, last) for epoch in range(len(points))]
-            held_out, forget = curves.setdefault(name, ([], []))
-            held_out.append([h for h, _ in points])
-            forget.append([f for _, f in points])
-            seconds.setdefault(name, []).append(took)
-            yield None
-
+    _validate.whole(seeds=seeds)
+    if not unlearners:
+        raise ValueError("unlearners must name at least one way to unlearn")
+    make = _same(task) if isinstance(task, Task) else task
+    ways = {name: chosen(way) for name, way in unlearners.items()}
+    first = make(0).parts(request)
+    if first.held_out is None:
+        raise TaskError("a comparison measures accuracy on data that no training saw: give task.held_out")
+    runs = {name: _Runs(way, mechanism=way.mechanism(first, budget, relation)) for name, way in ways.items()}
+    _count(runs, first, budget, relation)
+    if controls:
+        runs = _with_controls(runs, first)
+    jobs = [(seed, name) for seed in range(seeds) for name in runs]
     with _quiet():
-        for _ in track(run(), total=len(jobs), label="compare"):
+        for _ in track(
+            _run_all(runs, jobs, make, request, metrics or {}, budget, relation), total=len(jobs), label="compare"
+        ):
             pass
-    lanes: list[Lane] = []
-    for name, (held_out, forget) in curves.items():
-        mechanism = mechanisms["gradient_clipping"] if name == "null_start" else mechanisms.get(name)
-        proven = None if mechanism is None else guarantee(mechanism, delta=delta)
-        lanes.append(
-            Lane(
-                name=name,
-                label=LABELS.get(name, name),
-                kind="exact" if proven is None else "none" if name == "null_start" else str(proven.kind),
-                epsilon=0.0 if proven is None or name == "null_start" else proven.epsilon,
-                mu=0.0 if proven is None else proven.mu,
-                steps=steps[name],
-                held_out=held_out,
-                forget=forget,
-                seconds=seconds[name],
-                at=positions.get(name, ()),
-                null_of="gradient_clipping" if name == "null_start" else None,
-            )
-        )
     environment = {"torch": torch.__version__.partition("+")[0], "threads": str(torch.get_num_threads())}
-    return Comparison(
-        title=title, epsilon=epsilon, delta=delta, seeds=seeds, epochs=epochs, lanes=lanes, environment=environment
+    longest = max((at for own in runs.values() for at in own.at), default=0.0)
+    found = Comparison(
+        title=title or f"{', '.join(ways)} at epsilon={budget.epsilon:g}, delta={budget.delta:g}", epsilon=budget.epsilon,
+        delta=budget.delta, seeds=seeds, epochs=round(longest), environment=environment,
+        lanes=[_lane(name, own, budget, relation, longest) for name, own in runs.items()],
+        metrics={name: {"unit": own.unit, "better": own.better} for name, own in (metrics or {}).items()},
+    )  # fmt: skip
+    if out is not None:
+        save_comparison(found, out)
+    return found
+
+
+def _same(task: Task) -> Callable[[int], Task]:
+    return lambda _seed: task
+
+
+def _count(runs: Mapping[str, _Runs], task: Task, budget: Budget, relation: Relation) -> None:
+    """The gradient steps of each, recovery among them."""
+    costs = Costs(task)
+    for own in runs.values():
+        own.steps = own.way.quote(task, budget, relation, costs).steps
+
+
+def _with_controls(runs: Mapping[str, _Runs], task: Task) -> dict[str, _Runs]:
+    """With null starts behind the ways that clip their start to a ball, and retraining with as many steps as the longest way."""
+    found: dict[str, _Runs] = {}
+    for name, own in runs.items():
+        found[name] = own
+        if own.mechanism is not None and own.mechanism.noise_draws and isfinite(own.mechanism.start_radius):
+            control = _Runs(own.way, null_of=name, steps=own.steps, mechanism=own.mechanism)
+            found[f"{_NULL_START}: {name}"] = control
+    retrained = any(isinstance(own.mechanism, Retrain) for own in runs.values())
+    steps = max(own.steps for own in runs.values())
+    if not retrained and task.make_model is not None and steps:
+        found["retrain"] = _Runs(_retraining(runs, task, steps), steps=steps, mechanism=Retrain())
+    return found
+
+
+def _retraining(runs: Mapping[str, _Runs], task: Task, steps: int) -> Retraining:
+    """With the first recipe among the ways, and so many steps."""
+    recipe = next((r for own in runs.values() if (r := getattr(own.way, "recipe", None)) is not None), None)
+    how: dict[str, Any] = {}
+    if recipe is not None:
+        how = {"recovery_lr": recipe.learning_rate, "optimizer": recipe.optimizer, "batch_size": recipe.batch_size}
+    way = Retraining(**how)
+    return replace(way, epochs=steps / Costs(task).per_epoch(way.batch_size))
+
+
+def _run_all(
+    runs: Mapping[str, _Runs],
+    jobs: list[tuple[int, str]],
+    make: Callable[[int], Task],
+    request: Request | None,
+    metrics: Mapping[str, Metric],
+    budget: Budget,
+    relation: Relation,
+) -> Iterator[int]:
+    held: tuple[int, Task] | None = None
+    for done, (seed, name) in enumerate(jobs, 1):
+        if held is None or held[0] != seed:
+            held = (seed, make(seed).parts(request))
+        _run_one(runs[name], held[1], seed, metrics, budget, relation)
+        yield done
+
+
+def _run_one(
+    own: _Runs, task: Task, seed: int, metrics: Mapping[str, Metric], budget: Budget, relation: Relation
+) -> None:
+    points: list[tuple[float, dict[str, float]]] = []
+    measuring = 0.0
+
+    def measure(epoch: int, model: nn.Module) -> None:
+        nonlocal measuring
+        begun = time.perf_counter()
+        points.append((min(epoch, getattr(own.way, "epochs", epoch)), accuracies(task, model)))
+        measuring += time.perf_counter() - begun
+
+    started = _started(own, task)
+    with tempfile.TemporaryDirectory() as folder:
+        way = _learned(own.way, started, Run(folder=Path(folder) / "kept", seed=seed))
+        begun = time.perf_counter()
+        done = way.forget(started, budget, relation, Run(seed=seed, on_epoch=measure))
+        own.seconds.append(time.perf_counter() - begun - measuring)
+        released = (0.0, released_accuracies(task, done))
+    if len(points) < 2:  # no epochs to look at: a level line
+        points = [released, released]
+    own.at = [epoch for epoch, _ in points]
+    own.held_out.append([at["held_out"] for _, at in points])
+    own.forget.append([at["forget"] for _, at in points])
+    for name, metric in metrics.items():
+        own.metrics.setdefault(name, []).append(float(metric.measure(done, task)))
+
+
+def _started(own: _Runs, task: Task) -> Task:
+    if own.null_of is None:
+        return task
+    model: dict[str, Any] = {"public": task.public, "buffers": task.buffers, "center": task.center}
+    return replace(task, model=null_start(task.model, **model))
+
+
+def _learned(way: Unlearner, task: Task, run: Run) -> Unlearner:
+    """An unlearner that goes on from what it kept of a training gets one on all rows; others start from the task's model."""
+    if not getattr(way, "keeps", False):
+        return way
+    parts = [as_examples(part) for part in (task.retain, task.forget)]
+    if not all(isinstance(part, Examples) for part in parts):
+        raise TypeError(f"'{way.name}' learns rows: task.retain and task.forget must be Examples")
+    return way.learn(task, joined(*parts), run)  # pyright: ignore[reportArgumentType]
+
+
+def _lane(name: str, own: _Runs, budget: Budget, relation: Relation, longest: float) -> Lane:
+    proven = (
+        None
+        if own.mechanism is None or own.null_of
+        else guarantee(own.mechanism, delta=budget.delta, relation=relation)
     )
+    level = len(set(own.at)) == 1
+    return Lane(
+        name=name, label=name.replace("_", " "), kind="none" if proven is None else str(proven.kind),
+        epsilon=proven.epsilon if proven is not None and proven.kind is not Kind.NONE else None,
+        mu=proven.mu if proven is not None and isfinite(proven.mu) else None, steps=own.steps, held_out=own.held_out,
+        forget=own.forget, seconds=own.seconds, at=(0.0, longest or 1.0) if level else own.at, null_of=own.null_of,
+        metrics=own.metrics,
+    )  # fmt: skip
 
 
-def _checked(task: Task) -> Task:
-    if task.held_out is None:
-        raise TaskError("a comparison needs task.held_out, data that no training saw: accuracy is measured on them")
-    return task.parts()
-
-
-def _lane(
-    task: Task, name: str, mechanisms: Mapping[str, Mechanism], *, seed: int, epochs: int, recipe: Recipe, rescale: bool
-) -> tuple[list[tuple[float, float]], int, float]:
-    """One run: (accuracy on held-out, on forgotten data) before and after each epoch, gradient steps, and seconds."""
-    points: list[tuple[float, float]] = []
-    begun, measuring = time.perf_counter(), [0.0]
-
-    def measure(_epoch: int, model: nn.Module) -> None:
-        now = time.perf_counter()
-        held_out = accuracy(model, task.held_out, task.accuracy)
-        points.append((held_out, accuracy(model, task.forget, task.accuracy)))
-        measuring.append(time.perf_counter() - now)
-
-    def elapsed() -> float:
-        return time.perf_counter() - begun - sum(measuring)
-
-    def coins(use: int) -> torch.Generator:
-        return torch.Generator().manual_seed(10_000 * (seed + 1) + use)
-
-    retain = task.retain
-    assert isinstance(retain, Examples)
-    assert task.make_model is not None
-    per_epoch = _per_epoch(task, recipe)
-    if name == "retrain":
-        extra = max(m.gradient_steps for m in mechanisms.values()) / per_epoch
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
-            measure(0, task.make_model())
-        retrain(
-            task.make_model,
-            retain,
-            loss=task.loss,
-            epochs=epochs + extra,
-            recipe=recipe,
-            generator=coins(0),
-            on_epoch=measure,
-        )
-        return points, round((epochs + extra) * per_epoch), elapsed()
-    mechanism = mechanisms["gradient_clipping" if name == "null_start" else name]
-    model: dict[str, Any] = {"public": task.public, "buffers": cast("Any", task.buffers), "center": task.center}
-    start = null_start(task.model, **model) if name == "null_start" else task.model
-    done = unlearn(start, retain, mechanism, loss=task.loss, generator=coins(1), **model)
-    measure(0, done.model)
-    recover(
-        done.model,
-        retain,
-        loss=task.loss,
-        epochs=epochs,
-        recipe=recipe,
-        rescale=rescale,
-        public=task.public,
-        generator=coins(2),
-        on_epoch=measure,
-    )
-    return points, mechanism.gradient_steps + epochs * per_epoch, elapsed()
-
-
-def _per_epoch(task: Task, recipe: Recipe) -> int:
-    return max(1, len(cast("Examples", as_examples(task.retain))) // recipe.batch_size)
-
-
-def _head(task: Task, ridge: float, epochs: int) -> tuple[list[tuple[float, float]], float]:
-    """A head that learned everything forgets the forget set; the same points at every epoch, and its seconds."""
-    parts = {name: cast("Examples", getattr(task, name)) for name in ("retain", "forget", "held_out")}
-    wide = {name: featured(task, rows) for name, rows in parts.items()}
-    labels = {name: rows.tensors[1] for name, rows in parts.items()}
-    head = AnalyticHead(ridge=ridge, classes=outputs(task, parts["retain"]), provenance=task.provenance)
-    for name in ("retain", "forget"):
-        head.learn(wide[name], labels[name], ids=parts[name].ids)
-    begun = time.perf_counter()
-    head.forget(wide["forget"], labels["forget"], ids=parts["forget"].ids)
-    weights = head.weights
-    seconds = time.perf_counter() - begun
-    hits = {name: (wide[name] @ weights).argmax(1) == labels[name] for name in ("held_out", "forget")}
-    point = (float(hits["held_out"].double().mean()), float(hits["forget"].double().mean()))
-    return [point] * (epochs + 1), seconds
-
-
-class _quiet:  # noqa: N801  a context manager reads as a verb
+@contextmanager
+def _quiet() -> Generator[None]:
     """The warning that a start was clipped helps once, not forty times."""
-
-    def __enter__(self) -> None:
-        self._logger = logging.getLogger("expunge")
-        self._level = self._logger.level
-        self._logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        self._logger.setLevel(self._level)
+    logger = logging.getLogger("expunge")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -8,11 +8,12 @@ from expunge._files import write_new
 from expunge.accounting import Budget, Relation
 from expunge.certificate import Certificate
 from expunge.jobs.comparison import compare
-from expunge.jobs.digits import RECIPE, digits, mechanisms, unlearners
+from expunge.jobs.digits import digits, unlearners
 from expunge.jobs.folder import working_folder, write, write_page
 from expunge.report import render
 from expunge.report.curves import Comparison
 from expunge.report.engineering import control, table
+from expunge.unlearners.exact_ridge import ExactHead
 from expunge.unlearners.working import Run
 
 __all__ = ["run_demo"]
@@ -23,14 +24,15 @@ def run_demo(
 ) -> tuple[Comparison, list[dict[str, Any]], dict[str, Any]]:
     """Every method on scikit-learn's digits, several seeds each; certificates of the first seed, weights, report."""
     with working_folder(out, resume=False) as work:
-        chosen = mechanisms(budget)
+        ways = unlearners(epochs)
         comparison = compare(
-            digits, chosen, delta=budget.delta, epsilon=budget.epsilon, seeds=seeds, epochs=epochs, recipe=RECIPE,
-            rescale=True, title=f"Forgetting a tenth of digits at ({budget.epsilon:g}, {budget.delta:g})", ridge=1.0,
+            digits, unlearners={name: ways[name] for name in ways if name != "retrain"} | {"exact_ridge": ExactHead()},
+            seeds=seeds, budget=budget,
+            title=f"Forgetting a tenth of digits at ({budget.epsilon:g}, {budget.delta:g})",
         )  # fmt: skip
         task = digits(0)
         pages: dict[str, Certificate] = {}
-        for name, unlearner in unlearners(epochs).items():
+        for name, unlearner in ways.items():
             folder = work / name
             folder.mkdir()
             done = unlearner.forget(task, budget, Relation.RETRAINED, Run())

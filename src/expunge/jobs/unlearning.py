@@ -162,8 +162,8 @@ def run_unlearner(
         # Of a run that went on from an interrupted one only the last part was timed.
         seconds = {} if resume else {"seconds": time.perf_counter() - begun}
         notes = {**done.notes, "unlearner": unlearner.name, **seconds, "start_clipped": done.start_clipped}
-        measured = {"original": original, "released": released_accuracies(task, done)}
-        _, told = _written(work, out, task, replace(done, notes=notes), budget, relation, measured, started)
+        found = {"original": original, "released": released_accuracies(task, done)}
+        _, told = _written(work, out, task, replace(done, notes=notes), budget, relation, found, started)
     return told
 
 
@@ -175,7 +175,7 @@ def _saved(
 
 
 def _written(
-    work: Path, out: Path, task: Task, done: Unlearned, budget: Budget, relation: Relation, measured: Accuracies, started: datetime
+    work: Path, out: Path, task: Task, done: Unlearned, budget: Budget, relation: Relation, found: Accuracies, started: datetime
 ) -> tuple[Certificate, dict[str, Any]]:  # fmt: skip
     """What is published of a run; its state files go last, so that whatever fails before can go on from them."""
     commitments = {"forget": commit(task.forget, key=new_commitment_key(keys_in(work) / "commitment.key"))}
@@ -183,7 +183,7 @@ def _written(
         save_weights(done.certified, work / "certified.safetensors")
     certificate = write(work, done, done.model, budget, relation, commitments)
     tell_of_earlier(work, task.model, done.record)
-    told = conclude(work, out, certificate, measured, started=started, **done.notes)
+    told = conclude(work, out, certificate, found, started=started, **done.notes)
     for state in work.glob("*.state"):
         state.unlink()
     return certificate, told

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
@@ -31,6 +31,7 @@ class Lane:
         forget: accuracy on the forgotten data, same shape.
         seconds: of the unlearning and recovery of each seed, measuring left out.
         at: epochs after which each column was measured, shape (columns,); by default 0, 1, 2, ...
+        metrics: name -> what was measured of each seed's release.
         null_of: of a null start, the name of the lane that it is the control of.
     """
 
@@ -45,6 +46,7 @@ class Lane:
     seconds: Sequence[float] = ()
     at: Sequence[float] = ()
     null_of: str | None = None
+    metrics: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
 
     def __post_init__(self) -> None:
         lengths = {len(run) for run in (*self.held_out, *self.forget)}
@@ -63,7 +65,18 @@ class Lane:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Lanes run on the same data, and where it happened."""
+    """Ways to unlearn run on the same data, and where it happened.
+
+    Args:
+        title: for people.
+        epsilon: of the budget that they were run for.
+        delta: likewise.
+        seeds: runs of each.
+        epochs: of the longest recovery.
+        lanes: one a way, and one a control.
+        environment: versions and threads.
+        metrics: name -> {"unit", "better"} of what was measured beside accuracy.
+    """
 
     title: str
     epsilon: float
@@ -72,6 +85,7 @@ class Comparison:
     epochs: int
     lanes: Sequence[Lane]
     environment: Mapping[str, str]
+    metrics: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready fields."""
@@ -92,6 +106,38 @@ class Comparison:
         except (KeyError, TypeError, ValueError) as error:
             raise OutputError(f"{os.fspath(path)} is not a comparison.json, as demo makes it") from error
 
+    def to_csv(self) -> str:
+        """One line a number: way, seed, metric, value; accuracies are those at the end."""
+        lines = ["unlearner,seed,metric,value"]
+        for lane in self.lanes:
+            numbers: dict[str, Sequence[float]] = {
+                "held_out_accuracy": [run[-1] for run in lane.held_out], "forget_accuracy": [run[-1] for run in lane.forget],
+                "seconds": lane.seconds, **lane.metrics,
+            }  # fmt: skip
+            name = f'"{lane.name}"' if "," in lane.name else lane.name
+            lines += [f"{name},{seed},{what},{x!r}" for what, all_ in numbers.items() for seed, x in enumerate(all_)]
+        return "\n".join(lines) + "\n"
+
+    def __str__(self) -> str:
+        width = max(len(lane.name) for lane in self.lanes)
+        units = {name: own.get("unit", "") for name, own in self.metrics.items()}
+        extra = [f"{name} [{unit}]" if unit else name for name, unit in units.items()]
+        head = [
+            f"{'unlearner':{width}}",
+            f"{'guarantee':14}",
+            f"{'steps':>6}",
+            f"{'held out':>15}",
+            f"{'forgotten':>15}",
+        ]
+        lines = ["  ".join([*head, *(f"{name:>15}" for name in extra)])]
+        for lane in self.lanes:
+            proven = f"epsilon={lane.epsilon:.4g}" if lane.kind == "epsilon_delta" else lane.kind
+            shown = [_shown([run[-1] for run in runs]) for runs in (lane.held_out, lane.forget)]
+            shown += [_shown(lane.metrics.get(name, ())) for name in self.metrics]
+            cells = [f"{lane.name:{width}}", f"{proven:14}", f"{lane.steps:>6}", *(f"{cell:>15}" for cell in shown)]
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join([self.title, *lines])
+
     def lane(self, name: str) -> Lane | None:
         """The lane of that name, if it was run."""
         return next((lane for lane in self.lanes if lane.name == name), None)
@@ -104,6 +150,14 @@ class Comparison:
         """Of files from before `null_of`, whose null start went through gradient clipping."""
         found = self.lane("null_start") if name == "gradient_clipping" else None
         return found if found is not None and found.null_of is None else None
+
+
+def _shown(values: Sequence[float]) -> str:
+    """Mean and half-width of its interval; one run has no spread that is known."""
+    if not values:
+        return ""
+    mean, half = interval(values)
+    return f"{mean:.3f} ± {half:.3f}" if len(values) > 1 else f"{mean:.3f}"
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

@@ -52,6 +52,7 @@ class ExactHead:
     """
 
     name: ClassVar[str] = "exact_ridge"
+    keeps: ClassVar[bool] = True
     reads: ClassVar[str] = "the head's state and the forgotten rows"
 
     ridge: float = option("ridge")

@@ -51,11 +51,13 @@ class NoisyHead:
         regularization: lambda of its objective.
         residual: the largest norm of the gradient where it stops.
         head: the folder of the last request, from which to go on; without one a head is fitted to the retained rows alone.
-        learned: a head at hand, in place of a folder; set by `learn`.
+        learned: a head at hand, in place of a folder; its noise stays as it is.
+        saved: state and key of a head that `learn` has left; its noise is what the next budget asks for.
         noise_std: of a new head's releases; by default the least that meets the budget.
     """
 
     name: ClassVar[str] = MeasuredResidual.name
+    keeps: ClassVar[bool] = True
     reads: ClassVar[str] = "the head's state and the retained features"
 
     loss: str = option("loss")
@@ -63,6 +65,7 @@ class NoisyHead:
     residual: float = option("residual")
     head: Path | None = option("head")
     learned: ConvexHead | None = None
+    saved: tuple[Path, bytes] | None = None
     noise_std: float | None = None
 
     def mechanism(self, task: Task, budget: Budget, relation: Relation) -> MeasuredResidual:
@@ -103,7 +106,11 @@ class NoisyHead:
         head.fit(
             Examples(featured(task, rows), rows.tensors[1], ids=rows.ids), generator=run.generator(4), prepare=False
         )
-        return replace(self, learned=head)
+        if run.folder is None:
+            return replace(self, learned=head)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        head.save(run.folder / "head.state")
+        return replace(self, saved=(run.folder / "head.state", head.key))
 
     def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:
         """Features of the retained rows, and as many passes of two products over them as a rule of thumb says."""
@@ -159,6 +166,8 @@ class NoisyHead:
         return replace(done, features=task.features, notes={"rows": len(head), "delete": last})
 
     def _held(self, budget: Budget) -> Any:
+        if self.saved is not None:
+            return ConvexHead.load(self.saved[0], key=self.saved[1], noise_std=budget)
         return self.learned if self.head is None else load_head(self.head, noise=budget)
 
     def _new(self, task: Task, rows: Examples, budget: Budget) -> ConvexHead:

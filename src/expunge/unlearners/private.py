@@ -216,6 +216,7 @@ class PrivateTraining:
     """
 
     name: ClassVar[str] = DPTraining.name
+    keeps: ClassVar[bool] = True
     reads: ClassVar[str] = "all data, once; nothing at a request"
 
     noise_multiplier: float | None = None

@@ -61,7 +61,8 @@ class Unlearner(Protocol):
     """A way to unlearn: a frozen dataclass of public options, with what it keeps between requests among them.
 
     Fields made with `options.option` are options of the command line. A task here has its request resolved: `task.retain`
-    is what stays and `task.forget` what goes.
+    is what stays and `task.forget` what goes. One that goes on from what `learn` has left, rather than from the task's model,
+    says so by a class attribute `keeps = True`.
     """
 
     name: ClassVar[str]

@@ -49,6 +49,7 @@ class Replaying:
     """
 
     name: ClassVar[str] = Replay.name
+    keeps: ClassVar[bool] = True
     reads: ClassVar[str] = "retained data and a checkpoint"
 
     trace: Path | None = option("trace")

@@ -394,8 +394,8 @@ def test_the_demo_makes_one_table_and_a_report(folder: Path, tmp_path: Path, mon
     monkeypatch.setattr("expunge.jobs.demos.digits", trained_once)
     done = run("demo", "--out", "demo", "--seeds", "2", "--epochs", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Null-start" in done.stdout
-    assert "Exact head" in done.stdout
+    assert "null start" in done.stdout
+    assert "exact ridge" in done.stdout
     assert "±" in done.stdout
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "<svg" in page

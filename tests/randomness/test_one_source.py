@@ -51,6 +51,7 @@ LISTED: dict[str, tuple[set[str], str]] = {
     "cli/starters/tabular.py": ({"torch.Generator(", "manual_seed(", "np.random.default_rng"}, STARTER),
     "cli/starters/vision.py": ({"torch.Generator(", "manual_seed("}, STARTER),
     "unlearners/costs.py": ({"torch.Generator(", "manual_seed("}, "a rehearsal whose result is thrown away"),
+    "unlearners/replay.py": ({"torch.randint"}, "the key of an experiment's trace, from its seed; a release draws a secret one"),
     "unlearners/working.py": ({"torch.Generator(", "manual_seed("}, MEASURED),
     "unlearners/private.py": ({"set_rng_state("}, "dropout, from a generator of the room"),
     "trace/engine.py": ({"torch.Generator(", "manual_seed("}, "a replay draws again what the trace's key says"),

@@ -111,6 +111,12 @@ def test_every_link_and_anchor_of_the_page_is_there(page: Path):
     assert not broken
 
 
+@pytest.mark.parametrize("page", LINKED, ids=name)
+def test_a_way_to_unlearn_has_one_name_on_the_page(page: Path):
+    """The glossary's, "unlearner"; it was called a lane once."""
+    assert not re.search(r"\blanes?\b", prose(page), flags=re.I)
+
+
 # The reference
 
 

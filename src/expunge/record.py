@@ -110,7 +110,7 @@ class RunRecord:
     start: Mapping[str, Collection[str]] = field(default_factory=dict[str, Collection[str]], compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready fields, the mechanism by its name in the closed table."""
+        """The record as JSON-ready fields, with the mechanism under its name in the closed table."""
         plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name in _written()}
         return plain | {
             "mechanism": mechanism_to_dict(self.mechanism),

@@ -61,7 +61,7 @@ class Finding:
 
     @cached_property
     def reach(self) -> float:
-        """The largest ε that could have come of what was tried, see `Evidence.reach`."""
+        """The largest ε that the guesses which were made could have shown, see `Evidence.reach`."""
         return self.evidence.reach(delta=self.delta, confidence=self.confidence)
 
     @cached_property

@@ -336,7 +336,7 @@ class AnalyticHead:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, key: bytes, device: torch.device | str = "cpu") -> "AnalyticHead":
-        """The head of `save`.
+        """Read a head that `save` has written.
 
         Raises:
             StateError: the file is missing, truncated, altered, of another key or version, or not in float64.

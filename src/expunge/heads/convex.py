@@ -249,7 +249,7 @@ class ConvexHead:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, key: bytes, noise_std: float | Budget | None = None) -> "ConvexHead":
-        """The head of `save`.
+        """Read a head that `save` has written.
 
         Args:
             path: the file.

@@ -40,11 +40,11 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """Of the recommended unlearner; "none" where none applies."""
+        """The name of the recommended unlearner; "none" where none applies."""
         return "none" if self.best is None else self.quotes[self.best].unlearner
 
     def quote(self, name: str) -> Quote:
-        """By the unlearner's name; raises `KeyError`."""
+        """The quote of the unlearner of this name; raises `KeyError`."""
         return {quote.unlearner: quote for quote in self.quotes}[name]
 
     def to_dict(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Recipe:
             _validate.positive(max_grad_norm=self.max_grad_norm)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready fields; what is None is left out, so that traces from before it existed stay as they are."""
+        """The recipe as JSON-ready fields; a field that is None is left out, so that traces from before it existed stay as they are."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 

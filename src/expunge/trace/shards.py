@@ -123,7 +123,7 @@ class ShardsCost:
 
     @property
     def fraction(self) -> float:
-        """Of the steps of retraining all shards."""
+        """The share of the steps that retraining all shards takes."""
         return self.steps / self.total
 
     @property

@@ -56,7 +56,7 @@ class Cost:
 
     @property
     def fraction(self) -> float:
-        """Of the steps of retraining."""
+        """The share of the steps that retraining takes."""
         return self.steps / self.total
 
 

@@ -1,4 +1,4 @@
-"""What a run borrows of torch, numpy and Python and gives back: coins and modes; and what it says of where it ran."""
+"""Random generators and training modes, which a run changes and restores; and what it says of the machine that it ran on."""
 
 import contextlib
 import platform

@@ -99,7 +99,7 @@ class ExactHead:
         return replace(self, learned=self._fitted(task, rows))
 
     def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:
-        """The rows to subtract and one solution, timed on the first 1,024."""
+        """The cost of subtracting the rows and of one solution, timed on the first 1,024 rows."""
         head = self._held()
         why = needs(task)
         if not why and head is not None and not isinstance(head, AnalyticHead):

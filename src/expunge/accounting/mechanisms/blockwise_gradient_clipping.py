@@ -148,7 +148,7 @@ class BlockwiseGradientClipping:
         )
 
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
-        """The other chain of the theorem."""
+        """The algorithm that the theorem compares the run with, in a sentence."""
         if Relation(relation) is Relation.RETRAINED:
             return (
                 "the same noisy steps on the retained data, block by block, started from any other model, "

@@ -15,7 +15,7 @@ __all__ = ["GradientClipping", "certifier"]
 
 
 def certifier(relation: Relation) -> str:
-    """The other chain of the theorem, for constant and varying schedules alike."""
+    """The algorithm that the theorem compares the run with, for constant and varying schedules alike."""
     if Relation(relation) is Relation.RETRAINED:
         return (
             "the same noisy steps on the retained data, started from any other model, "
@@ -147,5 +147,5 @@ class GradientClipping:
         )
 
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
-        """The other chain of the theorem."""
+        """The algorithm that the theorem compares the run with, in a sentence."""
         return certifier(relation)

@@ -123,7 +123,7 @@ class ModelClipping:
         return same_steps, (noise_alone, Relation.CENTER)
 
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
-        """The other chain of the recursion, or noise around the centre."""
+        """The same steps from another start, or noise around the centre, in a sentence."""
         if Relation(relation) is Relation.RETRAINED:
             return (
                 "the same noisy steps on the retained data, started from any other model, "

@@ -88,7 +88,7 @@ class OutputPerturbation:
         return gaussian.log_delta_lower(epsilon, self.mu(relation) * (1 - 2 * _MU_ROUNDING))
 
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
-        """The other end of the shift."""
+        """The same noise around another model, or around the centre, in a sentence."""
         if Relation(relation) is Relation.RETRAINED:
             return (
                 "the same clip and noise applied to any other model, for example one trained without the forgotten data"

@@ -123,7 +123,7 @@ class ScheduledGradientClipping:
         )
 
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
-        """As that of `GradientClipping`."""
+        """The certifier of `GradientClipping`, in a sentence."""
         return certifier(relation)
 
     @cached_property

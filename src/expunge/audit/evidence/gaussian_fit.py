@@ -64,7 +64,7 @@ class GaussianFit:
         return 0.0 if mu == 0 else gaussian.epsilon(mu, delta) * (1 - 1e-12)
 
     def ceiling(self, *, delta: float, confidence: float) -> float:
-        """None: it extrapolates."""
+        """Infinite: the fit extrapolates."""
         check(delta, confidence)
         return inf
 

@@ -56,7 +56,7 @@ class OneRun:
         return edge * (1 - 1e-8) if isfinite(edge) else inf
 
     def mu(self, *, confidence: float) -> None:
-        """None: the theorem speaks of ε."""
+        """None, because the theorem speaks of ε alone."""
         check(0.5, confidence)
 
     def ceiling(self, *, delta: float, confidence: float) -> float:

@@ -77,7 +77,18 @@ def numbers(content: object) -> list[float]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     (folder / "digits_of_mine.py").write_text(TASK)
-    done = run("unlearn", "digits_of_mine:task", "--out", "out", "--steps", "20", "--json", cwd=folder)
+    done = run(
+        "unlearn",
+        "digits_of_mine:task",
+        "--out",
+        "out",
+        "--mechanism",
+        "gradient_clipping",
+        "--steps",
+        "20",
+        "--json",
+        cwd=folder,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["epsilon"] <= 1
     return folder

@@ -507,7 +507,7 @@ def test_a_plan_that_is_run_writes_what_unlearn_would(
 def test_a_plan_that_retrains_takes_the_epochs_of_training(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch):
     seen: list[Any] = []
 
-    def spy(where: str, out: Path, unlearner: Any, budget: ex.Budget) -> dict[str, Any]:
+    def spy(where: str, out: Path, unlearner: Any, budget: ex.Budget, **_: Any) -> dict[str, Any]:
         seen.append(unlearner)
         return {}
 
@@ -582,3 +582,33 @@ def test_a_task_whose_data_no_request_parts_is_a_mistake_that_is_told(run: Run) 
     assert code != 0
     assert "a request must name what is to be forgotten" in err
     assert not Path("out").exists()
+
+
+# Without a mechanism, and with a request of its own
+
+
+def test_without_a_mechanism_the_recommended_way_is_taken_and_told(run: Run, home: Path):
+    code, out, err = run("unlearn", "lane_tasks:without_features", "--out", "out", "--epochs", "1")
+    assert code == 0, err
+    assert "Taking retrain. It is the cheapest that meets epsilon=1, delta=1e-05" in " ".join(out.split())
+    assert certificate(home / "out")["run"]["mechanism"]["name"] == "retrain"
+    code, _, err = run("unlearn", "lane_tasks:without_features", "--out", "other", "--steps", "3")
+    assert (code, "mechanism 'retrain' takes no --steps" in " ".join(err.split())) == (2, True)
+    code, _, err = run("unlearn", "lane_tasks:without_features", "--out", "other", "--resume")
+    assert (code, "--resume needs --mechanism" in " ".join(err.split())) == (2, True)
+
+
+def test_a_file_of_ids_names_what_leaves(run: Run, home: Path):
+    (home / "ids.txt").write_text("patient 50\npatient 51\n")
+    call = ("unlearn", "lane_tasks:task", "--mechanism", "exact_ridge", "--ids", "ids.txt")
+    summary = done(run, *call, "--out", "out")
+    assert summary["rows"] == 298
+    key = (home / "out.secret" / "keys" / "commitment.key").read_text()
+    commitment = certificate(home / "out")["commitments"]["forget"]
+    ex.open_commitment(commitment, lane_tasks.everything().take([50, 51]), key=bytes.fromhex(key))
+    (home / "ids.txt").write_text("nobody\n")
+    code, _, err = run(*call, "--out", "other")
+    assert (code, "unknown ids, not among the data: 'nobody'" in err) == (2, True)
+    (home / "ids.txt").write_text("patient 50\n")
+    printed = run("plan", "lane_tasks:task", "--ids", "ids.txt")[1]
+    assert "expunge unlearn lane_tasks:task --ids ids.txt --mechanism" in " ".join(printed.split())

@@ -265,3 +265,12 @@ def test_a_mechanism_that_leaves_nothing_of_the_weights_has_noise_beyond_any_num
     assert found.quote("gradient_clipping").noise_to_weight == inf
     plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert [q["noise_to_weight"] for q in plain["quotes"] if q["unlearner"] == "gradient_clipping"] == [None]
+
+
+def test_a_table_of_all_ways_with_the_reason_below(task):
+    found = plan(task, None, BUDGET, unlearners=[Retraining(epochs=1), ExactHead()])
+    lines = str(found).splitlines()
+    assert lines[0].split() == ["unlearner", "guarantee", "steps", "seconds"]
+    assert [line.split()[:2] for line in lines[1:3]] == [["retrain", "exact"], ["exact_ridge", "exact"]]
+    assert lines[-1].startswith(f"Recommended: {found.name}. It is the cheapest that meets")
+    assert all(len(line) <= 80 for line in lines[:3])

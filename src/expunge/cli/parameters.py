@@ -1,5 +1,6 @@
 """Parameters that several commands have."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,11 +8,17 @@ import typer
 from expunge.accounting import Budget, Relation
 from expunge.jobs.options import refuse_extreme
 
-__all__ = ["Delta", "Epsilon", "InRelation", "Json", "TaskName", "budget_of"]
+__all__ = ["Delta", "Epsilon", "Ids", "InRelation", "Json", "TaskName", "budget_of"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Epsilon = Annotated[float, typer.Option(help="Budget: epsilon.")]
 Delta = Annotated[float, typer.Option(help="Budget: delta.")]
+Ids = Annotated[
+    Path | None,
+    typer.Option(
+        help="The ids of the rows to forget: one a line, or a list in a .json file. By default the task says it."
+    ),
+]
 InRelation = Annotated[Relation, typer.Option(help="The reading to certify.")]
 TaskName = Annotated[str, typer.Argument(help="module:function or file.py:function that returns an expunge.Task.")]
 

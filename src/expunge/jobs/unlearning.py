@@ -132,6 +132,7 @@ def run_unlearner(
     unlearner: Unlearner,
     budget: Budget,
     *,
+    request: Request | None = None,
     relation: Relation = Relation.RETRAINED,
     resume: bool = False,
 ) -> dict[str, Any]:
@@ -146,6 +147,7 @@ def run_unlearner(
         out: the folder to make.
         unlearner: how.
         budget: what the certificate is to meet.
+        request: what is to be forgotten; None where the task's own `forget` says it.
         relation: the reading that noise is calibrated to and that is certified.
         resume: go on where an interrupted call stopped.
 
@@ -155,7 +157,7 @@ def run_unlearner(
     """
     started = datetime.now(UTC)
     with working_folder(out, resume=resume) as work:
-        task = load_task(where)
+        task = load_task(where) if request is None else load_task(where, request)
         original = accuracies(task, task.model)  # first: what cannot be measured is refused before hours of work
         begun = time.perf_counter()
         done = unlearner.forget(task, budget, relation, Run(folder=work))

@@ -10,9 +10,10 @@ import typer
 
 import expunge as ex
 from expunge.cli.application import Typed
-from expunge.cli.parameters import Delta, Epsilon, InRelation, Json, TaskName, budget_of
+from expunge.cli.parameters import Delta, Epsilon, Ids, InRelation, Json, TaskName, budget_of
 from expunge.cli.tables import print_json, print_plan, print_summary
 from expunge.cli.terminal import say
+from expunge.commitments import read_ids
 from expunge.errors import OutputError, RunError
 from expunge.jobs.options import refuse_extreme
 from expunge.unlearners.options import NAMES, OPTIONS, Options
@@ -25,7 +26,10 @@ def unlearn(
     out: Annotated[Path, typer.Option(help="The folder to make.")],
     options: Annotated[Any, Options],
     typed: Typed,
-    mechanism: Annotated[str, typer.Option(help=f"One of: {', '.join(NAMES)}.")] = "gradient_clipping",
+    mechanism: Annotated[
+        str | None, typer.Option(help=f"One of: {', '.join(NAMES)}. By default what `plan` recommends.")
+    ] = None,
+    ids: Ids = None,
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
     relation: InRelation = ex.Relation.RETRAINED,
@@ -34,10 +38,25 @@ def unlearn(
 ) -> None:
     """Unlearn, recover, certify; writes certificate, weights and report into a new folder, keys into OUT.secret."""
     budget, given = budget_of(epsilon, delta), _given(options, typed)
+    from expunge.jobs.folder import refuse_existing
     from expunge.jobs.unlearning import run_unlearner
     from expunge.unlearners.table import made
 
-    summary = run_unlearner(task, out, made(mechanism, given), budget, relation=relation, resume=resume)
+    refuse_existing(out)
+    request = _request(ids)
+    if mechanism is None and resume:
+        raise ValueError("mechanism is not given: --resume needs --mechanism, that of the interrupted call")
+    if mechanism is None:
+        found = _compared(task, request, budget, relation, given)
+        if found.recommended is None:
+            raise RunError(f"nothing is run: {found.reason}")
+        if not as_json:
+            say(f"Taking {found.name}. {found.reason}.")
+        made(found.name, given)  # an option that it takes none of would do nothing
+        unlearner = found.recommended
+    else:
+        unlearner = made(mechanism, given)
+    summary = run_unlearner(task, out, unlearner, budget, request=request, relation=relation, resume=resume)
     if as_json:
         print_json(summary)
     else:
@@ -48,6 +67,7 @@ def plan(
     task: TaskName,
     options: Annotated[Any, Options],
     typed: Typed,
+    ids: Ids = None,
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
     training_epochs: Annotated[float, typer.Option(help="Retraining: epochs.")] = 30,
@@ -64,25 +84,22 @@ def plan(
     if out is not None and os.path.lexists(out):
         raise OutputError(f"{out} exists already and is not overwritten; choose another name or remove it")
     budget, given = budget_of(epsilon, delta), _given(options, typed)
-    from expunge.jobs.planner import plan as compared
-    from expunge.jobs.unlearning import run_unlearner
-    from expunge.training.task import load_task
-    from expunge.unlearners.table import options as taken
-
-    own = {name: {one: value for one, value in given.items() if one in taken(name)} for name in NAMES}
-    own[ex.Retrain.name]["epochs"] = training_epochs
-    found = compared(load_task(task), None, budget, unlearners=[_made(name, own[name]) for name in NAMES])
+    request = _request(ids)
+    found = _compared(task, request, budget, ex.Relation.RETRAINED, given, training_epochs)
     if not as_json:
         print_plan(found)
         if not run and found.recommended is not None:
-            say(_unlearn_command(task, found.name, budget, own[found.name]), whole=True)
+            own = _own(found.name, given, training_epochs)
+            say(_unlearn_command(task, ids, found.name, budget, own), whole=True)
     if not run:
         if as_json:
             print_json(found.to_dict())
         return
     if found.recommended is None:
         raise RunError(f"nothing is run: {found.reason}")
-    summary = run_unlearner(task, cast("Path", out), found.recommended, budget)
+    from expunge.jobs.unlearning import run_unlearner
+
+    summary = run_unlearner(task, cast("Path", out), found.recommended, budget, request=request)
     if as_json:
         print_json(found.to_dict() | {"run": summary})
     else:
@@ -96,20 +113,46 @@ def _given(options: Any, typed: frozenset[str]) -> dict[str, Any]:
     return given
 
 
-def _made(name: str, given: dict[str, Any]) -> Any:
+def _request(ids: Path | None) -> Any:
+    """What leaves, where a file of ids names it; None where the task's own forget set does."""
+    return None if ids is None else ex.Request.rows(read_ids(ids))
+
+
+def _own(name: str, given: Mapping[str, Any], training_epochs: float | None = None) -> dict[str, Any]:
+    """Those of the given options that an unlearner takes; how long a retraining takes is an option of its own in a plan."""
+    from expunge.unlearners.table import options as taken
+
+    own = {one: value for one, value in given.items() if one in taken(name)}
+    if name == ex.Retrain.name and training_epochs is not None:
+        own["epochs"] = training_epochs
+    return own
+
+
+def _compared(
+    task: str,
+    request: Any,
+    budget: ex.Budget,
+    relation: ex.Relation,
+    given: Mapping[str, Any],
+    epochs: float | None = None,
+) -> Any:
+    """The plan of a task file's request over all unlearners of the table."""
+    from expunge.jobs.planner import plan as compared
+    from expunge.training.task import load_task
     from expunge.unlearners.table import made
 
-    return made(name, given)
+    ways = [made(name, _own(name, given, epochs)) for name in NAMES]
+    return compared(load_task(task, request), None, budget, unlearners=ways, relation=relation)
 
 
-def _unlearn_command(task: str, name: str, budget: ex.Budget, given: Mapping[str, Any]) -> str:
+def _unlearn_command(task: str, ids: Path | None, name: str, budget: ex.Budget, given: Mapping[str, Any]) -> str:
     """The call that takes this way with these options."""
     asked = {
         name: value
         for name, value, default in (("epsilon", budget.epsilon, 1.0), ("delta", budget.delta, 1e-5))
         if value != default
     }
-    words = ["expunge", "unlearn", task, "--mechanism", name]
+    words = ["expunge", "unlearn", task, *([] if ids is None else ["--ids", str(ids)]), "--mechanism", name]
     for one, value in (asked | dict(given)).items():
         option = one.replace("_", "-")
         words += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]

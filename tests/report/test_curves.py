@@ -1,6 +1,7 @@
 """Means, intervals, and the bound of the null-start control."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,16 @@ def test_a_control_that_was_not_run_is_none():
     )
     assert control(comparison) is None
     assert control(comparison, "model_clipping") is None
+
+
+def test_a_lane_of_which_nothing_is_proven_cannot_be_refuted_by_its_control():
+    lanes = [
+        replace(lane("gradient_clipping", 0.9, 0.1), mu=None),
+        lane("null_start", 0.1, 0.1),
+        lane("retrain", 0.9, 0.0),
+    ]
+    comparison = Comparison(title="t", epsilon=1, delta=1e-5, seeds=2, epochs=1, lanes=lanes, environment={})
+    assert control(comparison) is None
 
 
 def test_a_comparison_comes_back_from_its_file_those_of_earlier_versions_too(tmp_path: Path):

@@ -130,10 +130,10 @@ def table(comparison: Comparison) -> list[dict[str, Any]]:
 def control(comparison: Comparison, name: str = "gradient_clipping") -> dict[str, Any] | None:
     """A lane beside its null start and retraining, and the most that its certificate allows; None where one was not run."""
     trained, null, retrain = comparison.lane(name), comparison.null_start_of(name), comparison.lane("retrain")
-    if trained is None or null is None or retrain is None or trained is null:
-        return None
+    if trained is None or trained.mu is None or null is None or retrain is None or trained is null:
+        return None  # without a finite μ nothing is claimed that could be refuted
     mean_trained, mean_null, retrained = (interval(_last(lane.held_out)) for lane in (trained, null, retrain))
-    mu = trained.mu or 0.0
+    mu = trained.mu
     return {
         "trained": mean_trained,
         "null": mean_null,

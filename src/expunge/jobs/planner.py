@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from math import inf
+from textwrap import fill
 from typing import Any, cast
 
 from expunge.accounting import Budget, Relation
@@ -60,11 +61,14 @@ class Plan:
         width = max(len(quote.unlearner) for quote in self.quotes)
         lines = [f"{'unlearner':{width}}  {'guarantee':14}  {'steps':>6}  {'seconds':>8}"]
         for q in self.quotes:
-            told = f"{'does not apply':14}"
-            if q.applies:
-                told = f"{_guarantee(q):14}  {q.steps:>6}  {'' if q.seconds is None else f'{q.seconds:.3g}':>8}"
+            if not q.applies:
+                lines.append(
+                    fill(f"{q.unlearner:{width}}  does not apply: {q.why}", 80, subsequent_indent=" " * (width + 2))
+                )
+                continue
+            told = f"{_guarantee(q):14}  {q.steps:>6}  {'' if q.seconds is None else f'{q.seconds:.3g}':>8}"
             lines.append(f"{q.unlearner:{width}}  {told}")
-        return "\n".join([*lines, f"Recommended: {self.name}. {self.reason}"])
+        return "\n".join([*lines, fill(f"Recommended: {self.name}. {self.reason}.", 80)])
 
 
 def plan(

@@ -35,7 +35,7 @@ def accuracy_curves(comparison: Comparison) -> str:
     axes.set_ylim(max(low, 0.0), min(high, 1.02))  # intervals of few seeds are wider than accuracies can be
     axes.set_xlabel("epochs of training on the retained data")
     axes.set_ylabel("accuracy on held-out data")
-    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2, handlelength=4)
     return _svg(figure, "accuracy-curves")
 
 

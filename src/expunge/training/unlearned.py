@@ -73,7 +73,7 @@ class Unlearned:
 
 
 def noiseless_record(mechanism: Mechanism, model: nn.Module, *, coverage: str = UNCHECKED) -> RunRecord:
-    """The record of a run without noise and without counted steps: retraining, or another lane that draws none.
+    """The record of a run without noise and without counted steps: retraining, or another unlearner that draws none.
 
     Args:
         mechanism: that was run.

@@ -149,8 +149,9 @@ class Case:
 
     @cached_property
     def retain(self) -> ex.Examples:
-        """What stays."""
-        return self.train.take(self._order[self._count :])
+        """What stays, under the names that candidates have: a row's position in the training set."""
+        rows = self.train.take(self._order[self._count :])
+        return rows.renamed(rows.ids)
 
     @cached_property
     def learned(self) -> ex.Examples:

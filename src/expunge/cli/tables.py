@@ -109,6 +109,11 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     proven = f"epsilon={summary['epsilon']:.6g} at delta={summary['delta']:g}, relation '{summary['relation']}'"
     say(f"{'exact' if summary['kind'] == 'exact' else proven}; see {summary['folder']}/report.html")
     say(f"Keys, and the state of a head, are in {summary['secret']}: do not publish them.")
+    if summary["kind"] != "exact":
+        say(
+            "The released accuracy is also the work of the training after the noise. What a model that never saw data, and a "
+            "retraining, reach with the same steps was not measured: expunge.compare measures both."
+        )
     replayed = summary.get("replayed")
     if replayed and replayed["before"]:
         say(f"{summary['trace']} had forgotten these records before: nothing was replayed.")

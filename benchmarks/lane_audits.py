@@ -23,9 +23,11 @@ from rich.table import Table
 import expunge as ex
 from expunge.attacks import HeadArena, audit_task, head_membership
 from expunge.attacks.heads import bits, exact
-from expunge.attacks.lanes import head_arena
+from expunge.attacks.on_features import head_arena
 from expunge.audit import Finding
 from expunge.jobs.digits import RECIPE, digits
+from expunge.unlearners.recalled import Procedure
+from expunge.unlearners.table import recalled
 
 DELTA, RIDGE, LEFT = 1e-5, 1.0, 5
 RUNS = 128
@@ -80,7 +82,8 @@ def audited() -> dict[str, Any]:
     task, rows = digits(), []
     for name, of in lanes(task.provenance or "").items():
         begun = time.perf_counter()
-        found = audit_task(task, of, delta=DELTA, recipe=RECIPE, recovery_epochs=5, training_epochs=30)
+        way = recalled(of, Procedure(recipe=RECIPE)).unlearner
+        found = audit_task(task, way, of, delta=DELTA, procedure=Procedure(recipe=RECIPE))
         rows.append(row(name, of, found.findings, dict(found.details), time.perf_counter() - begun))
     arena, of = head_arena(task, runs=RUNS, seed=0), lanes(task.provenance or "")["exact head"]
     for name, forget in {"forgets nothing": nothing, "forgets all but five rows": all_but_five}.items():

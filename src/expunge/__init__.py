@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from expunge.data import Examples, Request, check_disjoint, commit, new_commitment_key, open_commitment, split
     from expunge.features import RandomFeatures, TangentFeatures
     from expunge.heads import AnalyticHead, ConvexHead, EqualScores
+    from expunge.jobs.audits import audit
     from expunge.jobs.comparison import Metric, compare
     from expunge.jobs.planner import Plan, plan
     from expunge.jobs.unlearning import unlearn
@@ -96,6 +97,7 @@ __all__ = [
     "UndeclaredFeatures",
     "Unlearned",
     "__version__",
+    "audit",
     "best_schedule",
     "best_steps",
     "calibrate",
@@ -169,7 +171,7 @@ _TORCH_BACKED = {
 
 _FORMERLY = {"Forget": "Request"}  # old names that scripts may use
 
-_ROOMS = ("report",)  # named at the top, loaded on first use
+_ROOMS = ("audit", "report")  # named at the top, loaded on first use
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from expunge import (
-    BlockwiseGradientClipping,
     DPTraining,
     Examples,
     OutputPerturbation,
@@ -24,6 +23,9 @@ from expunge.attacks import Arena, Effort, audit_task, distances, membership
 from expunge.attacks.arena import fine_tuning, gradient_ascent, mechanism, nothing, retraining
 from expunge.errors import StateError, TaskError
 from expunge.replicates import Pictures
+from expunge.unlearners.noisy import Noisy
+from expunge.unlearners.recalled import Procedure
+from expunge.unlearners.table import recalled
 
 NOISY = OutputPerturbation(init_clip=0.01, noise_std=0.0746126327)
 RECIPE = Recipe(learning_rate=0.5, batch_size=20, weight_decay=0.0)
@@ -157,8 +159,12 @@ def task(**fields):
     return Task(loss=loss, **(parts | {"model": make_model(), "make_model": make_model} | fields))
 
 
-def audit(of, *, attacked=NOISY, **fields):
-    return audit_task(of, attacked, recipe=RECIPE, recovery_epochs=1, training_epochs=2, effort=SMALL, **fields)
+PROCEDURE = Procedure(recipe=RECIPE, epochs=1, training_epochs=2)
+
+
+def audit(of, *, attacked=NOISY, procedure=PROCEDURE, **fields):
+    way = recalled(attacked, procedure).unlearner
+    return audit_task(of, way, attacked, **{"procedure": procedure, "effort": SMALL} | fields)
 
 
 def test_the_audit_of_a_task_has_all_its_parts():
@@ -184,17 +190,10 @@ def test_the_audit_of_a_task_has_all_its_parts():
         ({"held_out": None}, NOISY, "membership", "task.held_out must be Examples"),
         ({"forget": Examples(*rows(9)), "held_out": None}, NOISY, "canaries", "at least 20 rows"),
         ({"held_out": Examples(a=torch.zeros(9, 40), labels=torch.zeros(9).long())}, NOISY, "membership", "task.held_out must be"),
-        ({}, PRIVATE, "canaries", "does not start from a trained model"),
-        ({}, Retrain(), "two worlds", "retraining is exact"),
-        (
-            {},
-            BlockwiseGradientClipping(
-                block_sizes=(40, 42), block_clips=(1.0, 1.0), grad_clip=1.0, learning_rate=0.1, weight_decay=0.0, steps=1,
-                noise_std=1.0, blind=False,
-            ),
-            "two worlds",
-            "one weight",
-        ),
+        ({}, PRIVATE, "two worlds", "runs no steps on one vector"),
+        ({}, PRIVATE, "membership", "cannot be made many at once"),
+        ({}, PRIVATE, "null start", "has no start in a ball"),
+        ({}, Retrain(), "two worlds", "exact: no noise to attack"),
     ],
 )  # fmt: skip
 def test_a_part_that_does_not_apply_is_left_out_with_the_reason(fields, attacked, part, reason):
@@ -202,9 +201,7 @@ def test_a_part_that_does_not_apply_is_left_out_with_the_reason(fields, attacked
 
 
 def test_a_model_too_large_for_shadow_models_is_audited_without_them():
-    found = audit_task(
-        task(), NOISY, recipe=RECIPE, recovery_epochs=1, training_epochs=2, effort=replace(SMALL, runs=0)
-    )
+    found = audit(task(), effort=replace(SMALL, runs=0))
     assert found.details["membership"]["left_out"] == "no shadow models were asked for"
     assert any(f.attack == "canaries: one training" for f in found.findings)
 
@@ -250,12 +247,11 @@ def test_batch_norm_public_parts_and_a_centre_are_audited_run_by_run():
 
 
 def test_public_parts_are_the_tasks_own_and_are_not_trained_on_the_canaries(monkeypatch):
-    from expunge.attacks import networks
-
     seen = []
-    monkeypatch.setattr(networks, "_released", lambda _how, model, seed: seen.append(model) or model)
+    forget = Noisy.forget
+    monkeypatch.setattr(Noisy, "forget", lambda self, *args: seen.append(self.trained) or forget(self, *args))
     own = task(model=Normed(), make_model=Normed, public=("front.*", "norm.*"))
-    audit_task(own, NOISY, recipe=RECIPE, recovery_epochs=1, training_epochs=2, effort=replace(SMALL, runs=0))
+    audit(own, effort=replace(SMALL, runs=0))
     for name in ("front.weight", "front.bias", "norm.running_mean"):
         assert torch.equal(seen[-1].state_dict()[name], own.model.state_dict()[name])
     assert not torch.equal(seen[-1].last.weight, own.model.last.weight)
@@ -269,9 +265,9 @@ def test_under_the_centre_relation_one_run_is_compared_with_noise_alone():
 
 @pytest.mark.parametrize("confidence", [0.3, 1.0, 1 - 1e-12, float("nan")])
 def test_a_bad_confidence_is_refused_before_anything_runs(confidence, monkeypatch):
-    from expunge.attacks import job
+    from expunge.attacks import task_audit
 
-    monkeypatch.setattr(job, "network_worlds", lambda _how: pytest.fail("it ran"))
+    monkeypatch.setattr(task_audit, "steps_worlds", lambda _how: pytest.fail("it ran"))
     with pytest.raises(ValueError, match="confidence"):
         audit(task(), confidence=confidence)
 
@@ -286,14 +282,15 @@ def test_the_null_start_audit_runs_from_the_model_and_from_zero():
     x, _ = rows(60, seed=1)
     own = task(model=model, held_out=Examples(x, model(x).argmax(1)))
     silent = OutputPerturbation(init_clip=100.0, noise_std=1e-6)
-    how = {"recipe": Recipe(learning_rate=1e-9, batch_size=20), "recovery_epochs": 1, "training_epochs": 1}
-    found = audit_task(own, silent, rescale=False, effort=SMALL, **how).details["null start"]
+    still = Recipe(learning_rate=1e-9, batch_size=20)
+    how = Procedure(recipe=still, epochs=1, training_epochs=1, rescale=False)
+    found = audit(own, attacked=silent, procedure=how).details["null start"]
     assert min(found["trained"]) == 1
     assert max(found["null"]) < 0.9
 
 
 def test_an_interrupted_audit_goes_on_and_ends_as_the_whole_one(tmp_path, monkeypatch):
-    from expunge.attacks import job
+    from expunge.attacks import task_audit
 
     def interrupted(how):
         raise KeyboardInterrupt
@@ -302,24 +299,24 @@ def test_an_interrupted_audit_goes_on_and_ends_as_the_whole_one(tmp_path, monkey
     of = task()
     whole = audit(of)
     with monkeypatch.context() as patch:
-        patch.setattr(job, "network_membership", interrupted)
+        patch.setattr(task_audit, "steps_membership", interrupted)
         with pytest.raises(KeyboardInterrupt):
             audit(of, state=tmp_path / "state")
     with monkeypatch.context() as patch:
-        patch.setattr(job, "network_worlds", interrupted)  # this part is not run again
+        patch.setattr(task_audit, "steps_worlds", interrupted)  # this part is not run again
         assert audit(of, state=tmp_path / "state").to_json() == whole.to_json()
     assert not (tmp_path / "state").exists()
 
 
 def test_a_state_of_other_settings_or_a_damaged_one_is_refused(tmp_path, monkeypatch):
-    from expunge.attacks import job
+    from expunge.attacks import task_audit
 
     def interrupted(how):
         raise KeyboardInterrupt
 
     state = tmp_path / "state"
     with monkeypatch.context() as patch:
-        patch.setattr(job, "network_null_start", interrupted)
+        patch.setattr(task_audit, "starts_part", interrupted)
         with pytest.raises(KeyboardInterrupt):
             audit(task(), state=state)
     with pytest.raises(StateError, match="other settings"):

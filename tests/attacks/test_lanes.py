@@ -23,6 +23,8 @@ from expunge.attacks import Effort, audit_task
 from expunge.features import RandomFeatures
 from expunge.heads import AnalyticHead
 from expunge.heads.corrections import Corrections
+from expunge.unlearners.recalled import Procedure
+from expunge.unlearners.table import recalled
 
 rewinding = importlib.import_module("expunge.trace.rewind")  # the package's own `rewind` is the verb
 
@@ -53,9 +55,11 @@ def task(**fields):
     return Task(loss=loss, **(parts | plain | fields))
 
 
-def audit(attacked, of=None, **fields):
-    how = {"recipe": RECIPE, "recovery_epochs": 1, "training_epochs": 3, "effort": EFFORT}
-    return audit_task(of or task(), attacked, **how | fields)
+def audit(attacked, of=None, training_epochs=3, **fields):
+    procedure = Procedure(recipe=RECIPE, epochs=1, training_epochs=training_epochs)
+    found = recalled(attacked, procedure)
+    how = {"procedure": procedure, "assumed": found.assumed, "effort": EFFORT}
+    return audit_task(of or task(), found.unlearner, attacked, **how | fields)
 
 
 def parts_of(found):
@@ -111,7 +115,7 @@ def test_a_request_of_one_row_is_audited_by_canaries(mechanism):
         ({"features": None}, CONVEX, "canaries", "needs task.features"),
         ({"features": None}, RIDGE, "two worlds", "exact: no noise to attack; bits are not compared"),
         ({"held_out": [(torch.zeros(2, 40), torch.zeros(2).long())]}, RIDGE, "membership", "task.held_out as Examples"),
-        ({"make_model": None}, Replay(), "canaries", "no make_model"),
+        ({"make_model": None}, Replay(), "canaries", "needs task.make_model"),
         (FEW, Replay(), "canaries", "at least 20"),
         (FEW, RIDGE, "canaries", "at least 20"),
         ({}, replace(CONVEX, residual=1e-30), "canaries", "cannot be certified"),
@@ -178,17 +182,17 @@ def test_nothing_refutes_a_certificate_that_claims_nothing(monkeypatch):
 
 
 def test_an_interrupted_audit_of_a_lane_goes_on_and_ends_as_the_whole_one(tmp_path, monkeypatch):
-    from expunge.attacks import job
+    from expunge.attacks import task_audit
 
     def interrupted(how):
         raise KeyboardInterrupt
 
     whole = audit(CONVEX, state=tmp_path / "other")
     with monkeypatch.context() as patch:
-        patch.setattr(job, "lane_canaries", interrupted)
+        patch.setattr(task_audit, "canaries_part", interrupted)
         with pytest.raises(KeyboardInterrupt):
             audit(CONVEX, state=tmp_path / "state")
     with monkeypatch.context() as patch:
-        patch.setattr(job, "lane_membership", interrupted)  # this part is not run again
+        patch.setattr(task_audit, "minimiser_membership", interrupted)  # this part is not run again
         assert audit(CONVEX, state=tmp_path / "state").to_json() == whole.to_json()
     assert not (tmp_path / "state").exists()

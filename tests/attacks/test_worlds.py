@@ -220,7 +220,7 @@ def test_a_single_block_is_attacked_and_several_are_refused():
     one = BlockwiseGradientClipping(block_sizes=(1,), block_clips=(1.0,), **BLOCKWISE)
     assert not refuted(one, attack(one, replicates=2000))
     two = BlockwiseGradientClipping(block_sizes=(1, 1), block_clips=(1.0, 1.0), **BLOCKWISE)
-    with pytest.raises(TypeError, match="one weight"):
+    with pytest.raises(ValueError, match="add up to 2, but the model has 1"):
         attack(two, replicates=2000)
 
 

@@ -2,13 +2,12 @@
 
 from expunge.attacks.arena import Arena
 from expunge.attacks.distances import distances
-from expunge.attacks.head_canaries import head_canaries
 from expunge.attacks.heads import HeadArena, head_membership
 from expunge.attacks.membership import membership
 from expunge.attacks.one_training import canaries
-from expunge.attacks.replays import replay_canaries
 from expunge.attacks.residual import residual_worlds
 from expunge.attacks.task_audit import Effort, audit_task
+from expunge.attacks.unlearner_canaries import unlearner_canaries
 from expunge.attacks.worlds import two_worlds
 
 __all__ = [
@@ -18,10 +17,9 @@ __all__ = [
     "audit_task",
     "canaries",
     "distances",
-    "head_canaries",
     "head_membership",
     "membership",
-    "replay_canaries",
     "residual_worlds",
     "two_worlds",
+    "unlearner_canaries",
 ]

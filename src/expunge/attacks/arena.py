@@ -16,6 +16,7 @@ from expunge.audit.membership import logit_confidence_from_logits
 from expunge.recovery import Recipe, rescale_
 from expunge.replicates import Pictures, RunBatches, Stack, recover_runs, unlearn_runs
 from expunge.replicates.stack import Loss
+from expunge.unlearners.certified import Executor
 
 __all__ = ["Arena", "Unlearner"]
 
@@ -129,13 +130,23 @@ def retraining() -> Unlearner:
     return lambda arena, _stack: arena.retrained()
 
 
-def mechanism(of: Mechanism, *, rescale: bool = False) -> Unlearner:
-    """A noisy mechanism, and recovery on the retained rows."""
+def mechanism(
+    of: Mechanism, *, rescale: bool = False, executor: Executor | None = None, batch_size: int | None = None
+) -> Unlearner:
+    """A noisy mechanism, and recovery on the retained rows.
+
+    Args:
+        of: the mechanism.
+        rescale: whether recovery first rescales the layers.
+        executor: its steps; by default our own.
+        batch_size: of them; by default the recipe's.
+    """
 
     def run(arena: Arena, stack: Stack) -> Stack:
         rows = arena.retain.expand(arena.runs, -1)
-        batches = RunBatches(arena.pictures, rows, batch_size=arena.recipe.batch_size, seed=arena.seed * 1000 + 6)
-        unlearn_runs(stack, batches, of, loss=arena.loss, generator=arena.generator(7))
+        size = arena.recipe.batch_size if batch_size is None else batch_size
+        batches = RunBatches(arena.pictures, rows, batch_size=size, seed=arena.seed * 1000 + 6)
+        unlearn_runs(stack, batches, of, loss=arena.loss, generator=arena.generator(7), executor=executor)
         if rescale:
             stack = Stack.of([rescale_(stack.model(run)) for run in range(stack.runs)]).to(arena.pictures.labels.device)
         arena.train(stack, rows, arena.recovery_epochs, purpose=8)

@@ -24,7 +24,7 @@ from expunge.heads import AnalyticHead, ConvexHead
 from expunge.heads.analytic import GRID
 from expunge.training.noise import Noise
 
-__all__ = ["HeadArena", "Releases", "bits", "convex", "exact", "head_membership"]
+__all__ = ["HeadArena", "Releases", "bits", "convex", "differences", "exact", "head_membership", "of_minima", "of_sums"]
 
 Unlearn = Callable[[AnalyticHead, Examples], None]
 Unfit = Callable[[ConvexHead, Examples, Examples, torch.Generator], Tensor]
@@ -131,8 +131,13 @@ def exact(
     Raises:
         RunError, ValueError: see `AnalyticHead`.
     """
-    undo = forget or _forget
     base = AnalyticHead(ridge=ridge, classes=arena.classes, provenance=provenance, rounding=rounding, grid=grid)
+    return of_sums(arena, base, forget=forget)
+
+
+def of_sums(arena: HeadArena, base: AnalyticHead, *, forget: Unlearn | None = None) -> Releases:
+    """`exact`, from a head that has learned nothing."""
+    undo = forget or _forget
     _learn(base, arena.retain)
     never, reading = arena.scores(base.scores), arena.generator(2)
     before: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -171,13 +176,22 @@ def convex(
     Raises:
         RunError, NonFinite, ValueError: see `ConvexHead`.
     """
-    undo, coins = unlearn or _unlearn, arena.generator(3)
 
-    def fitted(rows: Examples) -> ConvexHead:
-        head = ConvexHead(
+    def fresh() -> ConvexHead:
+        return ConvexHead(
             loss=loss, regularization=mechanism.strong_convexity, classes=arena.classes, residual=mechanism.residual,
             noise_std=mechanism.noise_std, provenance=mechanism.provenance, factor_limit=0,
         )  # fmt: skip
+
+    return of_minima(arena, fresh, unlearn=unlearn)
+
+
+def of_minima(arena: HeadArena, fresh: Callable[[], ConvexHead], *, unlearn: Unfit | None = None) -> Releases:
+    """`convex`, of heads that `fresh` makes."""
+    undo, coins, std = unlearn or _unlearn, arena.generator(3), fresh().noise_std
+
+    def fitted(rows: Examples) -> ConvexHead:
+        head = fresh()
         head.fit(rows, generator=coins, prepare=False)
         return head
 
@@ -189,11 +203,11 @@ def convex(
     after: list[tuple[Tensor, Tensor, Tensor]] = []
     null: list[tuple[Tensor, Tensor, Tensor]] = []
     for run in track(iter(range(arena.runs)), total=arena.runs, label="convex heads"):
-        null.append(said(_noisy(retained, mechanism.noise_std, coins)))
+        null.append(said(_noisy(retained, std, coins)))
         own = arena.own(run)
         if own is None:
             before.append(null[-1])
-            after.append(said(_noisy(retained, mechanism.noise_std, coins)))
+            after.append(said(_noisy(retained, std, coins)))
             continue
         rows = joined(arena.retain, own)
         head = fitted(rows)

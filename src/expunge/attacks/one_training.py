@@ -1,7 +1,7 @@
 """One training, one unlearning, many coins: membership in a model too large for shadow models."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,15 +22,19 @@ from expunge.training.randomness import mode
 
 __all__ = ["canaries", "losses"]
 
+_Learned = TypeVar("_Learned")
+_Released = TypeVar("_Released")
+
 _FEWEST = 20
 
 
 def canaries(
-    learn: Callable[[Examples | None], nn.Module],
-    forget: Callable[[nn.Module, Examples | None], nn.Module],
+    learn: Callable[[Examples | None], _Learned],
+    forget: Callable[[_Learned, Examples | None], _Released],
     candidates: Examples,
     *,
-    score: Callable[[nn.Module, Examples], Tensor],
+    score: Callable[[_Released, Examples], Tensor],
+    group: int = 1,
     delta: float = 1e-5,
     confidence: float = 0.95,
     generator: torch.Generator,
@@ -47,7 +51,9 @@ def canaries(
             that is always there.
         forget: from that model and those candidates to the model that is released.
         candidates: canaries. Rows that are hard to learn (rare, or with a wrong label) show the most.
-        score: of a model for every candidate, shape (candidates,): higher for "was in", e.g. minus the loss.
+        score: of what is released for every candidate, shape (candidates,): higher for "was in", e.g. minus the loss.
+        group: rows that share a coin, one after another; each group is then one candidate, and its score is their sum. Rows
+            at the end that fill no group are left out.
         delta: δ at which ε is bounded.
         confidence: of the bound.
         generator: of the coins.
@@ -62,13 +68,16 @@ def canaries(
     Source: coins in one training as in Steinke, Nasr & Jagielski 2023, arXiv 2305.08846; the joint bound is derived in
     docs/audits.md.
     """
-    n = len(candidates)
+    _validate.whole(group=group)
+    n = len(candidates) // group
     _validate.whole(_FEWEST, candidates=n)
     check(delta, confidence)
     coins = torch.rand(n, generator=generator) < 0.5
-    own = candidates.take(coins.nonzero().flatten()) if bool(coins.any()) else None
+    rows = candidates if group == 1 else candidates.take(range(n * group))
+    members_in = coins.repeat_interleave(group).nonzero().flatten()
+    own = rows.take(members_in) if len(members_in) else None
     released = forget(learn(own), own)
-    scores = _checked(score(released, candidates), n)
+    scores = _checked(score(released, rows), n * group).reshape(n, group).sum(1)
     members = coins.numpy()
     order = torch.randperm(n, generator=generator).numpy()
     practice, counted = order[: n // 2], order[n // 2 :]

@@ -2,21 +2,24 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from expunge import _validate
 from expunge._files import write_over
-from expunge.accounting import Mechanism
+from expunge.accounting import Budget, Mechanism, Relation
 from expunge.audit.finding import Finding
 from expunge.errors import MalformedAudit, StateError
-from expunge.recovery import Recipe
 from expunge.training.task import Task
+from expunge.unlearners.protocol import Unlearner
+from expunge.unlearners.recalled import Procedure
 
 __all__ = ["Effort", "How", "Kept", "Part", "left_out"]
 
 Part = tuple[list[Finding], dict[str, Any]]
+"""Findings, and details for readers; "measurements" among these are those of the audit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,21 +47,21 @@ class Effort:
         return cls(replicates=20_000, seeds=48, runs=32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class How:
-    """What `audit_task` was asked."""
+    """What `audit_task` was asked, see there."""
 
     task: Task
+    unlearner: Unlearner
     mechanism: Mechanism
+    budget: Budget
+    relation: Relation
     delta: float
     confidence: float
-    recipe: Recipe
-    recovery_epochs: float
-    training_epochs: float
-    rescale: bool
     effort: Effort
     seed: int
-    batches: int
+    procedure: Procedure
+    assumed: Mapping[str, Any]
 
 
 def left_out(reason: object) -> Part:

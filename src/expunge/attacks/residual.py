@@ -7,13 +7,12 @@ the search. Rows and W* are known in closed form, so world Q is the certifier it
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import frexp, inf, ldexp, sqrt
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from expunge import _validate
-from expunge.accounting import MeasuredResidual
 from expunge.attacks.attacked import Attacked
 from expunge.attacks.samples import Samples, Scores, guesses
 from expunge.data import Examples
@@ -25,7 +24,7 @@ from expunge.heads.objectives import LOSSES, Objective
 from expunge.randomness.generators import secret_generator
 from expunge.training.noise import Noise
 
-__all__ = ["residual_worlds"]
+__all__ = ["Residual", "residual_worlds"]
 
 _KEY = bytes(32)  # of digests of ids that the attacker made up: nothing to hide
 _UNSEEN, _LOST = "a feature that no row has", "a gradient that rounding loses"
@@ -37,8 +36,33 @@ _ROOM = 0.9  # of the margin within which the lost gradient's objective is quadr
 _SMALLEST = 1e-13  # β: above the rounding of what is not meant to be lost
 
 
+@runtime_checkable
+class Residual(Protocol):
+    """What is claimed of a search and its noise, as `expunge.MeasuredResidual` does: β, λ, σ, and β/λ."""
+
+    @property
+    def residual(self) -> float:
+        """β."""
+        ...
+
+    @property
+    def strong_convexity(self) -> float:
+        """λ."""
+        ...
+
+    @property
+    def noise_std(self) -> float:
+        """σ."""
+        ...
+
+    @property
+    def surviving_norm(self) -> float:
+        """β/λ."""
+        ...
+
+
 def residual_worlds(
-    mechanism: MeasuredResidual,
+    mechanism: Residual,
     *,
     objective: Callable[..., Objective] = Objective,
     solver: Callable[..., Any] = minimise,
@@ -73,8 +97,8 @@ def residual_worlds(
         TypeError: another mechanism.
         ValueError: fewer than 100 replicates, or delta or confidence out of range.
     """
-    if not isinstance(mechanism, MeasuredResidual):
-        raise TypeError(f"residual_worlds attacks MeasuredResidual, not {type(mechanism).__name__}; see two_worlds")
+    if not isinstance(mechanism, Residual):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"residual_worlds attacks a measured residual, not {type(mechanism).__name__}; see two_worlds")
     _validate.whole(100, replicates=replicates)
     _validate.open_unit_interval(delta=delta, confidence=confidence)
     coins = secret_generator() if generator is None else generator
@@ -115,9 +139,7 @@ class _Scene:
     start: Tensor
     direction: Tensor | None
 
-    def farthest(
-        self, mechanism: MeasuredResidual, objective: Callable[..., Objective], solver: Callable[..., Any]
-    ) -> Tensor:
+    def farthest(self, mechanism: Residual, objective: Callable[..., Objective], solver: Callable[..., Any]) -> Tensor:
         """Where the search ends, from the start on the line for which that is farthest from the minimiser."""
         learned, width = ids_of(self.rows, key=_KEY)
         corrections = Corrections(key=_KEY, learned=learned)
@@ -151,7 +173,7 @@ class _Scene:
         return float((w - self.minimiser).norm())
 
 
-def _unseen_feature(mechanism: MeasuredResidual) -> _Scene:
+def _unseen_feature(mechanism: Residual) -> _Scene:
     """Rows (±c, 0), each with either label, and a start on the second feature.
 
     At W = 0 the slopes of the loss depend on the label alone, so the gradients of the four rows cancel, and W* = 0. The
@@ -167,7 +189,7 @@ def _unseen_feature(mechanism: MeasuredResidual) -> _Scene:
     )  # fmt: skip
 
 
-def _lost_gradient(mechanism: MeasuredResidual) -> _Scene | None:
+def _lost_gradient(mechanism: Residual) -> _Scene | None:
     """Rows whose computed gradient is 0 at a distance of `_WISHED` β/λ from the minimiser; None where there are none.
 
     n rows: (M, 1), (s, 1) and, in another block, (-M, 1) with label 1, and a = n - 3 rows (0, 1) with label 0. The smooth
@@ -202,7 +224,7 @@ def _lost_gradient(mechanism: MeasuredResidual) -> _Scene | None:
 def _samples(
     scene: _Scene,
     reached: Tensor,
-    mechanism: MeasuredResidual,
+    mechanism: Residual,
     noise: Callable[..., Any],
     replicates: int,
     coins: torch.Generator,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from expunge import _validate
-from expunge.accounting import BlockwiseGradientClipping, MeasuredResidual, Mechanism
+from expunge.accounting import Mechanism
 from expunge.attacks.attacked import Attacked
 from expunge.attacks.oracles import Oracle, oracles
 from expunge.attacks.samples import Samples, Scores, guesses
@@ -52,16 +52,16 @@ def two_worlds(
 
     Raises:
         TypeError: there is no executor for this mechanism.
-        ValueError: fewer than 100 replicates, or delta or confidence out of range.
+        ValueError: the mechanism is of more than one weight (see `Steps.on_one_weight`), fewer than 100 replicates, or delta or confidence out of range.
     """
     _validate.whole(100, replicates=replicates)
     _validate.open_unit_interval(delta=delta, confidence=confidence)
     run = executor or EXECUTORS.get(type(mechanism))
     if run is None:
-        hint = "; use residual_worlds" if isinstance(mechanism, MeasuredResidual) else ""
-        raise TypeError(f"two_worlds cannot run {mechanism!r}; known: {[m.name for m in EXECUTORS]}{hint}")
-    if isinstance(mechanism, BlockwiseGradientClipping) and mechanism.block_sizes != (1,):
-        raise TypeError("two_worlds attacks one weight; of block-wise noise it can attack a single block of size 1")
+        raise TypeError(
+            f"two_worlds cannot run {mechanism!r}: give its executor; known: {[m.name for m in EXECUTORS]}. A measured "
+            "residual has no executor: use residual_worlds"
+        )
     coins = secret_generator() if generator is None else generator
     worlds = [_samples(mechanism, run, noise, oracle, replicates, coins) for oracle in oracles(mechanism)]
     return guesses(worlds, delta=delta, confidence=confidence, coins=coins)

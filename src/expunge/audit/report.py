@@ -12,12 +12,14 @@ from expunge._files import write_new
 from expunge._json import strict
 from expunge.accounting import Guarantee, Kind
 from expunge.audit.finding import Finding
+from expunge.audit.measurement import Measurement
 from expunge.errors import ClaimRefused, MalformedAudit, NothingTested
 
 __all__ = ["SCHEMA", "Audit"]
 
 SCHEMA = "expunge.audit/1"
 _KEYS = {"schema", "certificate", "findings", "details"}
+_MORE = {"measurements"}  # left out where there are none, as in every file before there were any
 # Of a file, so that whoever reads it is not kept busy.
 _MOST, _MOST_BYTES, _MOST_SECONDS = 1000, 16 * 2**20, 60
 
@@ -30,11 +32,13 @@ class Audit:
         certificate: the content digest of the certificate; None if the audit is about no certificate.
         findings: one for each attack.
         details: free, JSON-ready: curves and tables for the report. Nothing is concluded from it.
+        measurements: numbers beside their nulls, which describe and bound nothing.
     """
 
     certificate: str | None
     findings: tuple[Finding, ...]
     details: Mapping[str, Any]
+    measurements: tuple[Measurement, ...] = ()
 
     def refuting(self, guarantee: Guarantee) -> list[Finding]:
         """The findings that refute a guarantee, among those about its relation.
@@ -98,12 +102,14 @@ class Audit:
 
     def to_json(self) -> str:
         """Readable JSON."""
-        content = {
+        content: dict[str, Any] = {
             "schema": SCHEMA,
             "certificate": self.certificate,
             "findings": [finding.to_dict() for finding in self.findings],
             "details": dict(self.details),
         }
+        if self.measurements:
+            content["measurements"] = [measured.to_dict() for measured in self.measurements]
         return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -129,13 +135,16 @@ class Audit:
             raise MalformedAudit(f"cannot read {os.fspath(path)}: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
             raise MalformedAudit(f"{os.fspath(path)} is not whole JSON (truncated?): {error}") from error
-        if not isinstance(content, dict) or set(cast("dict[str, Any]", content)) != _KEYS:
-            raise MalformedAudit(f"an audit has the fields {sorted(_KEYS)}")
+        if not isinstance(content, dict) or set(cast("dict[str, Any]", content)) - _MORE != _KEYS:
+            raise MalformedAudit(f"an audit has the fields {sorted(_KEYS)}, and may have {sorted(_MORE)}")
         held = cast("dict[str, Any]", content)
         if held["schema"] != SCHEMA:
             raise MalformedAudit(f"schema must be {SCHEMA!r}, not {held['schema']!r:.80}")
+        measured = held.get("measurements", [])
         if not isinstance(held["findings"], list) or not isinstance(held["details"], dict):
             raise MalformedAudit("findings must be a list and details an object")
+        if not isinstance(measured, list) or len(cast("list[object]", measured)) > _MOST:
+            raise MalformedAudit(f"measurements must be a list of at most {_MOST}")
         if not isinstance(held["certificate"], str | None):
             raise MalformedAudit(f"certificate must be a digest or null, not {held['certificate']!r:.80}")
         if len(cast("list[object]", held["findings"])) > _MOST:
@@ -144,6 +153,7 @@ class Audit:
             certificate=held["certificate"],
             findings=_computed_again(cast("list[object]", held["findings"])),
             details=cast("dict[str, Any]", held["details"]),
+            measurements=tuple(Measurement.from_dict(fields) for fields in cast("list[object]", measured)),
         )
 
 

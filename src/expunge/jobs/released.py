@@ -7,18 +7,18 @@ from pathlib import Path
 import safetensors.torch
 from torch import nn
 
-from expunge.accounting import Replay
-from expunge.attacks.lanes import HEADS
 from expunge.errors import WeightsMismatch
 from expunge.record import RunRecord
 from expunge.training.task import Task, accuracies, featured, labelled, outputs
 from expunge.training.tensors import named_parameters
+from expunge.unlearners.capabilities import Minimiser, Sums
+from expunge.unlearners.protocol import Unlearner
 
 __all__ = ["opened"]
 
 
-def opened(task: Task, record: RunRecord, weights: Path) -> dict[str, float]:
-    """Load released weights into the task's model; returns its accuracies, or nothing where it is a head or shards.
+def opened(task: Task, record: RunRecord, weights: Path, unlearner: Unlearner) -> dict[str, float]:
+    """Load released weights into the task's model; returns its accuracies, or nothing where a head or several models were released.
 
     They bound nothing: the request was decided by no coin.
 
@@ -26,21 +26,19 @@ def opened(task: Task, record: RunRecord, weights: Path) -> dict[str, float]:
         task: whose model or feature map the certificate should be about.
         record: the run of the certificate.
         weights: the released file, which `verify` has compared with it.
+        unlearner: that released it.
 
     Raises:
         WeightsMismatch: the layers that the record covers are not those of the task's model.
     """
     sizes = [size for _, size in record.layers]
-    if isinstance(record.mechanism, HEADS):
+    if isinstance(unlearner, Sums | Minimiser):
         _refuse_other_head(task, sizes)
         return {}
     own = {name: p.numel() for name, p in named_parameters(task.model) if p.numel() and name not in record.public}
-    if isinstance(record.mechanism, Replay) and record.mechanism.shards > 1:
-        if Counter(sizes) != Counter(list(own.values()) * record.mechanism.shards):
-            raise WeightsMismatch(
-                f"the certificate covers {len(sizes)} layers that are not those of the task's model, shards times"
-            )
-        return {}
+    models = len(sizes) // max(len(own), 1)
+    if models > 1 and Counter(sizes) == Counter(list(own.values()) * models):
+        return {}  # several of the task's model, as shards are
     if dict(record.layers) != own:
         unlike = sorted(set(record.layers) ^ set(own.items()))[:3]
         raise WeightsMismatch(

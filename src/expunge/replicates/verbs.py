@@ -12,13 +12,20 @@ from expunge.accounting import Mechanism
 from expunge.recovery.training import one_cycle
 from expunge.replicates.stack import Loss, Stack
 from expunge.training.noise import Noise
+from expunge.unlearners.certified import Executor
 from expunge.unlearners.executors import EXECUTORS
 
 __all__ = ["accuracy_runs", "recover_runs", "unlearn_runs"]
 
 
 def unlearn_runs(
-    stack: Stack, batches: Iterable[Any], mechanism: Mechanism, *, loss: Loss, generator: torch.Generator
+    stack: Stack,
+    batches: Iterable[Any],
+    mechanism: Mechanism,
+    *,
+    loss: Loss,
+    generator: torch.Generator,
+    executor: Executor | None = None,
 ) -> None:
     """Run a mechanism on every model of a stack, in place, with noise of its own in each.
 
@@ -28,15 +35,16 @@ def unlearn_runs(
         mechanism: a finished one.
         loss: as in `Stack.gradient`.
         generator: of the noise, on the stack's device.
+        executor: the mechanism's steps; by default our own.
 
     Raises:
         TypeError: there is no executor for this mechanism.
     """
-    executor = EXECUTORS.get(type(mechanism))
-    if executor is None:
+    run = executor or EXECUTORS.get(type(mechanism))
+    if run is None:
         raise TypeError(f"unlearn_runs cannot run {mechanism!r}; known: {[m.name for m in EXECUTORS]}")
     noise = Noise(mechanism.noise_std, generator)
-    steps = executor(mechanism, stack.theta, stack.gradient(loss), iter(batches), noise)
+    steps = run(mechanism, stack.theta, stack.gradient(loss), iter(batches), noise)
     for _ in track(steps, total=mechanism.gradient_steps, label=f"{stack.runs} runs: {mechanism.name}"):
         pass
 

@@ -15,7 +15,7 @@ from expunge.training.loss import Loss
 from expunge.training.randomness import mode
 from expunge.training.task_module import module_of
 
-__all__ = ["Task", "accuracies", "accuracy", "featured", "labelled", "load_task", "measured", "outputs"]
+__all__ = ["Task", "accuracies", "accuracy", "answers", "featured", "labelled", "load_task", "measured", "outputs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,13 +191,19 @@ def accuracy(model: nn.Module, data: Any, of: Callable[[nn.Module, Any], Tensor]
         ValueError: no data.
         TaskError: without `of`, batches that are neither (x, y) nor one field and a label, or outputs of the model that are no scores for y.
     """
+    return float(answers(model, data, of).mean())
+
+
+@torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
+def answers(model: nn.Module, data: Any, of: Callable[[nn.Module, Any], Tensor] | None = None) -> Tensor:
+    """One number an example, 1 for a right answer, shape (n,), float64; arguments and errors as of `accuracy`."""
     examples = as_examples(data)
     batches: Any = examples.chunks(1024) if isinstance(examples, Examples) else data
     with mode(model, training=False):
         hits = [(_hits if of is None else of)(model, batch).double().reshape(-1).cpu() for batch in batches]
     if not hits:
         raise ValueError("no data to measure accuracy on")
-    return float(torch.cat(hits).mean())
+    return torch.cat(hits)
 
 
 def measured(task: Task) -> tuple[str, ...]:

@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.parameters import Json, TaskName
+from expunge.cli.parameters import Ids, Json, TaskName
 from expunge.cli.tables import print_audited, print_json
+from expunge.cli.terminal import say
+from expunge.commitments import read_ids
 from expunge.exits import NOTHING_TESTED
 
 __all__ = ["audit"]
 
+_SHOWN = (("value", "low", "high"), ("null", "null_low", "null_high"))
 _RECORDED = "By default as the certificate's record says."
 
 
@@ -19,6 +22,7 @@ def audit(
     task: TaskName,
     certificate: Annotated[Path, typer.Option(help="The certificate to attack.")],
     out: Annotated[Path, typer.Option(help="The audit.json to write.")] = Path("audit.json"),
+    ids: Ids = None,
     weights: Annotated[
         Path | None, typer.Option(help="The released weights; by default model.safetensors beside the certificate.")
     ] = None,
@@ -43,6 +47,7 @@ def audit(
     Exit code 1 where it is refuted, 4 where nothing could be tested.
     """
     from expunge.audit.evidence import sure
+    from expunge.data import Request
     from expunge.jobs.audits import Asked, run_audit
 
     sure(confidence)
@@ -54,6 +59,7 @@ def audit(
         task,
         certificate,
         out,
+        request=None if ids is None else Request.rows(read_ids(ids)),
         weights=weights,
         asked=asked,
         confidence=confidence,
@@ -67,6 +73,11 @@ def audit(
         print_json(json.loads(found.audit.to_json()) | verdict)
     else:
         print_audited(found, out)
+        for measured in found.audit.measurements:
+            own, null = (
+                f"{measured.values[a]:.3f} [{measured.values[b]:.3f}, {measured.values[c]:.3f}]" for a, b, c in _SHOWN
+            )
+            say(f"measured, {measured.name}: {own}, null {null}, {measured.unit}. It bounds nothing.")
     if refuted:
         raise typer.Exit(1)
     if found.untested is not None:

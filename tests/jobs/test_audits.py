@@ -121,6 +121,19 @@ def test_private_training_is_audited_and_has_a_finding_about_single_rows():
     assert set(found.audit.left_out) == {"two worlds", "null start", "membership"}
 
 
+def test_a_certificate_of_private_training_is_audited_and_verify_takes_the_finding(tmp_path):
+    """What it does not hold of the training is assumed, and named."""
+    own = task(forget=task().forget.take([0]))
+    way = PrivateTraining(sampling_rate=0.5, private_steps=3, expected_batch=30.0)
+    ex.unlearn(own, None, way).save(tmp_path / "out")
+    certificate = tmp_path / "out" / "certificate.json"
+    found = ex.audit(own, certificate, effort=NONE, confidence=0.999)
+    assert set(found.audit.details["canaries"]["assumed"]) == {"learning_rate", "momentum", "expected_batch"}
+    found.save(tmp_path / "audit.json")
+    with pytest.raises(ex.errors.NothingTested, match="can show epsilon >= 0"):  # one guess among 18 coins
+        ex.verify(certificate, audit=tmp_path / "audit.json")
+
+
 def test_a_plain_function_is_audited_and_nothing_that_it_does_is_refuted_for_it_claims_nothing():
     found = ex.audit(task(), Plain(lambda model, _retain, _forget: model), effort=NONE, asked=QUICK)
     assert parts_of(found) == {"canaries"}

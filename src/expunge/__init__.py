@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     from expunge.training.unlearned import Unlearned
     from expunge.training.weights import save_weights
     from expunge.unlearners.blockwise_gradient_clipping import layer_sizes
+    from expunge.unlearners.dp_training import train_private
     from expunge.unlearners.null_start import null_start
-    from expunge.unlearners.private import train_private
     from expunge.unlearners.retrain import retrain
 
 __all__ = [
@@ -162,7 +162,7 @@ _TORCH_BACKED = {
     "rewind": "trace",
     "save_weights": "training.weights",
     "split": "data",
-    "train_private": "unlearners.private",
+    "train_private": "unlearners.dp_training",
     "train_shards": "trace",
     "train_traced": "trace",
     "unlearn": "jobs.unlearning",

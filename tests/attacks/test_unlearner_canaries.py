@@ -13,8 +13,8 @@ from expunge import Budget, Examples, Recipe, Relation, Task, guarantee
 from expunge.attacks.parts import Effort, How
 from expunge.attacks.unlearner_canaries import canaries_part, unlearner_canaries
 from expunge.audit import Measurement
+from expunge.unlearners.dp_training import PrivateTraining
 from expunge.unlearners.plain import Plain
-from expunge.unlearners.private import PrivateTraining
 from expunge.unlearners.recalled import Procedure
 from expunge.unlearners.replay import Replaying
 from expunge.unlearners.table import recalled

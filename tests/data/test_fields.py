@@ -18,9 +18,9 @@ from expunge.data import Batches, as_examples, check_disjoint
 from expunge.errors import StateError, StillRetained
 from expunge.randomness.secret import Secret
 from expunge.trace.identity import row_digests
+from expunge.training.example_gradients import poisson_batches
 from expunge.training.interruption import state_file
 from expunge.training.mixing import telling_rows
-from expunge.unlearners.dp_training import poisson_batches
 
 N = 20
 X, Y = (torch.arange(60, dtype=torch.float32) / 8).reshape(N, 3), torch.arange(N) % 3

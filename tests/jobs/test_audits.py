@@ -16,9 +16,9 @@ from expunge.attacks import Effort
 from expunge.errors import CommitmentMismatch, OutputError, WeightsMismatch
 from expunge.jobs.audits import Asked
 from expunge.unlearners.blockwise_gradient_clipping import BlockwiseGradientClipping
+from expunge.unlearners.dp_training import PrivateTraining
 from expunge.unlearners.output_perturbation import OutputPerturbation
 from expunge.unlearners.plain import Plain
-from expunge.unlearners.private import PrivateTraining
 from expunge.unlearners.scheduled_gradient_clipping import ScheduledGradientClipping
 
 LITTLE = Effort(replicates=200, seeds=8, runs=8)

@@ -53,7 +53,7 @@ LISTED: dict[str, tuple[set[str], str]] = {
     "unlearners/costs.py": ({"torch.Generator(", "manual_seed("}, "a rehearsal whose result is thrown away"),
     "unlearners/replay.py": ({"torch.randint"}, "the key of an experiment's trace, from its seed; a release draws a secret one"),
     "unlearners/working.py": ({"torch.Generator(", "manual_seed("}, MEASURED),
-    "unlearners/private.py": ({"set_rng_state("}, "dropout, from a generator of the room"),
+    "unlearners/dp_training.py": ({"set_rng_state("}, "dropout, from a generator of the room"),
     "trace/engine.py": ({"torch.Generator(", "manual_seed("}, "a replay draws again what the trace's key says"),
     "trace/trace.py": ({"torch.Generator(", "manual_seed("}, "a replay draws again what the trace's key says"),
 }  # fmt: skip

@@ -221,7 +221,7 @@ def test_an_example_that_is_fitted_well_is_no_false_alarm() -> None:
 
 
 def test_the_watch_changes_no_bit_of_what_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
-    from expunge.unlearners.dp_training import ExampleGradients
+    from expunge.training.example_gradients import ExampleGradients
 
     watched = train(plain, with_dropout)
     monkeypatch.setattr(ExampleGradients, "_watch", lambda *_, **__: None)

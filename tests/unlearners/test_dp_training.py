@@ -16,11 +16,11 @@ from torch import Tensor, nn
 import expunge as ex
 from expunge.errors import MissingExtra, ModelRefused
 from expunge.randomness.secret import Secret
+from expunge.training.example_gradients import ExampleGradients, poisson_batches
 from expunge.training.noise import Noise
 from expunge.training.state import StateFile
 from expunge.training.weights import FlatWeights
-from expunge.unlearners import private
-from expunge.unlearners.dp_training import ExampleGradients, poisson_batches
+from expunge.unlearners import dp_training as private
 
 # Example i of N points along axis i, with norm 3 before the clip to 1: the weights count how often each took part.
 N, D, STEPS, RATE = 400, 4000, 10, 0.1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from expunge.unlearners.blockwise_gradient_clipping import BlockwiseGradientClipping
+    from expunge.unlearners.dp_training import PrivateTraining
     from expunge.unlearners.exact_ridge import ExactHead
     from expunge.unlearners.foreign import Foreign
     from expunge.unlearners.gradient_clipping import GradientClipping
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from expunge.unlearners.noisy import Noisy
     from expunge.unlearners.output_perturbation import OutputPerturbation
     from expunge.unlearners.plain import Plain
-    from expunge.unlearners.private import PrivateTraining
     from expunge.unlearners.protocol import Quote, Unlearner
     from expunge.unlearners.replay import Replaying
     from expunge.unlearners.retrain import Retraining
@@ -55,7 +55,7 @@ _WHERE = {
     "NoisyHead": "measured_residual",
     "OutputPerturbation": "output_perturbation",
     "Plain": "plain",
-    "PrivateTraining": "private",
+    "PrivateTraining": "dp_training",
     "Quote": "protocol",
     "Replaying": "replay",
     "Retraining": "retrain",

@@ -1,30 +1,39 @@
-"""Differentially private training: the executor of `accounting.mechanisms.dp_training`, and what it is fed with."""
+"""Private training: its executor, the verb `train_private`, and the unlearner whose requests need no work."""
 
-import itertools
-import warnings
-from collections.abc import Callable, Iterator
-from typing import Any, cast
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from expunge import _validate
-from expunge.accounting import DPTraining
-from expunge.data import Examples
-from expunge.data.batches import changed, tensors_in
-from expunge.data.examples import Batch
-from expunge.errors import MissingExtra, ModelRefused, RunError
-from expunge.randomness.coins import heads
+from expunge.accounting import Budget, DPTraining, Mechanism, Relation, calibrate, guarantee
+from expunge.data import Examples, as_examples
+from expunge.errors import ModelRefused, RunError, TaskError
+from expunge.fingerprint import code_digest
+from expunge.randomness.generators import secret_generator
 from expunge.randomness.secret import Secret
-from expunge.training.loss import Loss, backward
-from expunge.training.mixing import MIXED, apart, telling_rows
+from expunge.record import RunRecord, mechanism_to_dict, weights_digest
+from expunge.training.example_gradients import ExampleGradients, poisson_batches
+from expunge.training.interruption import alone, drive, state_file
+from expunge.training.loss import Loss
 from expunge.training.noise import Noise
-from expunge.training.randomness import coins_mark
-from expunge.training.still import coins_held_still
+from expunge.training.randomness import build, coins_state, environment, fresh_coins, mode, restore_coins
+from expunge.training.task import Task
+from expunge.training.tensors import dtype_name
+from expunge.training.unlearned import Unlearned
 from expunge.training.weights import FlatWeights, clip_
+from expunge.unlearners.costs import Costs
+from expunge.unlearners.options import option
+from expunge.unlearners.protocol import Quote
+from expunge.unlearners.recalled import Procedure, Recalled
+from expunge.unlearners.working import Run
 
-__all__ = ["ExampleGradients", "dp_training", "poisson_batches"]
+__all__ = ["PrivateTraining", "dp_training", "train_private"]
+
+_BUDGET = Budget(epsilon=1.0, delta=1e-5)  # of a training that nobody has asked anything of yet
 
 
 def dp_training(
@@ -54,187 +63,284 @@ def dp_training(
         yield step + 1
 
 
-def poisson_batches(examples: Examples, *, sampling_rate: float, secret: Secret, skip: int = 0) -> Iterator[Batch]:
-    """Endless batches; every example is in each one with probability `sampling_rate`, independently; some are empty.
+def train_private(
+    make_model: Callable[[], nn.Module],
+    data: Any,
+    mechanism: DPTraining,
+    *,
+    loss: Loss,
+    learning_rate: float,
+    expected_batch: float,
+    momentum: float = 0.0,
+    at_once: int = 64,
+    public: Sequence[str] = (),
+    generator: torch.Generator | None = None,
+    state: str | os.PathLike[str] | None = None,
+) -> Unlearned:
+    """Train a fresh model on all data so that any `group_size` examples of them are unlearned from the start.
 
-    Shuffled epochs are no substitute: there an example's absence from one batch tells of the others, and the accounting
-    of Poisson samples does not bound what they leak (Chua et al. 2024, arXiv 2403.17673).
-
-    Args:
-        examples: the data.
-        sampling_rate: q in (0, 1].
-        secret: of the coins; batch k has a key of its own, whatever was drawn before.
-        skip: batches already used, when a run goes on.
-    """
-    _validate.positive(sampling_rate=sampling_rate)
-    for batch in itertools.count(skip):
-        drawn = torch.from_numpy(heads(secret.derive("batch", batch), len(examples), sampling_rate))
-        yield examples.batch(drawn)
-
-
-class ExampleGradients:
-    """(theta, batch) -> the gradient of every example alone, by Opacus; batches are taken apart to bound the memory.
-
-    The loss stays `loss(model, batch)`, the mean over the batch: Opacus multiplies the gradient that reaches each example
-    by the batch's size. This is right for a mean of terms that each see one example; `probe` refuses what is not.
+    Each step is v ← momentum v + (Σ_{i in batch} clip(g_i, C) + N(0, (νC)² I))/expected_batch, θ ← θ - learning_rate v, on
+    a Poisson sample of the data. Nothing but the noisy sum sees data, so the optimiser is post-processing.
 
     Args:
-        weights: of the model, which is wrapped until `close`.
-        loss: the mean over the batch of a term for each example.
-        at_once: examples in one backward pass; their gradients take `at_once` times the memory of the weights.
-        sample_clip: the bound that an example's gradient is held to: what is far below it is not told apart.
+        make_model: builds a model whose weights depend on no data that may be forgotten; called once, under `generator`.
+        data: `Examples`, or tensors `(x, y)` or `{name: tensor}`, those that may be forgotten among them. A loader cannot be sampled.
+        mechanism: a finished one, e.g. from `calibrate`.
+        loss: `loss(model, batch)` returns the mean over the batch of a term for each example.
+        learning_rate: of the descent.
+        expected_batch: a public number by which the noisy sums are divided, e.g. sampling_rate times a round number of
+            examples. Not sampling_rate times `len(data)`: with and without the forget set this must be one number.
+        momentum: of the descent, in [0, 1).
+        at_once: examples in one backward pass; a batch of any size is taken apart. Memory: as many gradients.
+        public: patterns of parameters that no such data touched, left alone (a frozen backbone).
+        generator: source of initialisation, batches, noise and all other coins, on the model's device, never to be
+            published; by default a secret one, see `unlearn`.
+        state: as in `unlearn`.
+
+    Returns:
+        The model, and a record for `issue`.
 
     Raises:
         MissingExtra: Opacus is not installed.
-        ModelRefused: a layer mixes examples, or Opacus has no gradients by example for it.
+        ModelRefused: the proof cannot cover the model or the loss; the message names the remedy.
+        NonFinite, RunError, StateError: see their docstrings. Nothing is returned then.
+    """
+    if not isinstance(mechanism, DPTraining):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"train_private runs a DPTraining, not {_validate.shown(mechanism)}; use unlearn() or retrain()"
+        )
+    if not callable(loss):
+        raise TypeError(f"loss must be a function loss(model, batch) -> scalar tensor, not {_validate.shown(loss)}")
+    _validate.positive(learning_rate=learning_rate, expected_batch=expected_batch)
+    _validate.non_negative(momentum=momentum)
+    if momentum >= 1:
+        raise ValueError(f"momentum must be below 1, not {momentum!r}")
+    examples = _examples(data)
+    coins = secret_generator() if generator is None else generator
+    model = build(make_model, coins)
+    _refuse_buffers(model)
+    weights = FlatWeights(model, public=public)
+    if generator is None and weights.device.type != "cpu":
+        coins = secret_generator(weights.device)
+    secret = Secret.of(generator)
+    noise = Noise(mechanism.noise_std, secret)
+    sampling = secret.take("sampling")
+    settings = {
+        "mechanism": mechanism_to_dict(mechanism), "learning_rate": learning_rate, "momentum": momentum,
+        "expected_batch": expected_batch, "at_once": at_once,
+    }  # fmt: skip
+    held = dict(model.named_parameters())
+    code = {"loss": loss, "make_model": make_model, "public": [(name, held[name].detach()) for name in weights.public]}
+    file = state_file(state, "train_private", model, examples, settings, code=code, drawn=True)
+    with alone(state), fresh_coins(coins, weights.device), mode(model, training=True):
+        if generator is None:
+            # Dropout must hide who else was in the batch, and seeds of 32 bits can be tried.
+            torch.set_rng_state(secret_generator().get_state())
+        gradients = ExampleGradients(weights, loss, at_once=at_once, sample_clip=mechanism.sample_clip)
+        remembered = code_digest(loss, strict=False)
+        try:
+            gradients.probe(examples)
+            _refuse_memory(loss, remembered)
+            descent = _Descent(learning_rate / expected_batch, momentum)
+
+            def snapshot() -> dict[str, Any]:
+                coins_now = coins_state(weights.device)
+                held = {"theta": weights.theta, "velocity": descent.velocity}
+                return held | {"noise": noise.state(), "sampling": sampling.reveal().hex(), "coins": coins_now}
+
+            saved = file.load() if file else None
+            if saved is not None:
+                weights.theta.copy_(saved["theta"])
+                descent.velocity = saved["velocity"]
+                noise.restore(saved["noise"])
+                sampling = Secret(bytes.fromhex(saved["sampling"]))
+                restore_coins(saved["coins"], weights.device)
+            begun = noise.count
+            batches = poisson_batches(examples, sampling_rate=mechanism.sampling_rate, secret=sampling, skip=begun)
+            steps = dp_training(mechanism, weights.theta, gradients, batches, noise, descent)
+            done = begun + drive(steps, mechanism.steps - begun, mechanism.name, file, snapshot)
+            _refuse_memory(loss, remembered)
+        finally:
+            gradients.close()
+        if not bool(torch.isfinite(weights.theta).all()):
+            raise RunError("the trained weights hold NaN or infinity: lower the learning rate or the noise")
+        weights.release()
+        if file:
+            file.delete()
+    return Unlearned(model, _record(mechanism, weights, noise, done))
+
+
+def _record(mechanism: DPTraining, weights: FlatWeights, noise: Noise, steps_done: int) -> RunRecord:
+    import opacus
+
+    return RunRecord(
+        mechanism=mechanism,
+        steps_done=steps_done,
+        noise=noise.record(),
+        layers=weights.layers,
+        weights_dtype=dtype_name(weights.dtype),
+        center="zero",
+        buffers="none",
+        public=weights.public,
+        certified=weights_digest(weights.model),
+        environment=environment(weights.device) | {"opacus": opacus.__version__},
+        coverage="any group",
+    )
+
+
+def _refuse_memory(loss: Loss, remembered: str) -> None:
+    """Raise where the loss holds something else than before the first batch."""
+    if code_digest(loss, strict=False) != remembered:
+        raise ModelRefused(
+            "the loss keeps something of the batches that it saw (a memory bank, a running mean, a log): gradients of "
+            "other examples may then depend on it. Keep nothing in the loss, log outside"
+        )
+
+
+def _examples(data: Any) -> Examples:
+    examples = as_examples(data)
+    if examples is None:
+        raise TypeError("train_private draws Poisson samples: pass Examples(x, y) or tensors, not a loader of batches")
+    return examples
+
+
+def _refuse_buffers(model: nn.Module) -> None:
+    """Before `FlatWeights`, whose remedies (reset, public) do not make a layer's gradients those of single examples."""
+    for name, _ in model.named_buffers():
+        raise ModelRefused(
+            f"buffer '{name}': private training takes models without buffers. In place of BatchNorm use GroupNorm or "
+            "LayerNorm; keep a constant as a plain number or build it in forward"
+        )
+
+
+class _Descent:
+    """Heavy ball on noisy sums, from rest."""
+
+    def __init__(self, step: float, momentum: float) -> None:
+        self._step, self._momentum = step, momentum
+        self.velocity: Tensor | None = None
+
+    def __call__(self, theta: Tensor, noisy_sum: Tensor) -> None:
+        held = self.velocity
+        self.velocity = noisy_sum.clone() if held is None else held.mul_(self._momentum).add_(noisy_sum)
+        theta.add_(self.velocity, alpha=-self._step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateTraining:
+    """Train privately on all data: any group of at most `group_size` rows is then unlearned before it asks.
+
+    Args:
+        sample_clip: the L2 radius for the gradient of each example alone.
+        noise_multiplier: noise over that radius; by default the least that meets the budget.
+        sampling_rate: the chance of every example to be in a batch.
+        expected_batch: a public number by which the noisy sums are divided, see `train_private`; None in audits, where
+            `learn` takes sampling_rate times the rows that stay in any case.
+        private_steps: steps of the training.
+        group_size: the most rows that a request may hold.
+        private_lr: learning rate.
+        momentum: of the descent.
     """
 
-    def __init__(self, weights: FlatWeights, loss: Loss, *, at_once: int, sample_clip: float = 1.0) -> None:
-        _validate.whole(at_once=at_once)
-        self._clip, self._largest, self._watched = sample_clip, 0.0, 0
-        # Against rounding: gradients of bfloat16 models agree to two digits, mistakes differ by far more.
-        self._tolerance = 0.1 if weights.dtype == torch.bfloat16 else 1e-3
-        self._weights, self._loss, self._at_once = weights, loss, at_once
-        named = dict(weights.model.named_parameters())
-        self._parameters = [named[name] for name in weights.names]
-        self._wrapped = _wrap(weights.model)
+    name: ClassVar[str] = DPTraining.name
+    keeps: ClassVar[bool] = True
+    reads: ClassVar[str] = "all data, once; nothing at a request"
 
-    def __call__(self, theta: Tensor, batch: Batch) -> Iterator[Tensor]:
-        """Parts of shape (b, d), b ≤ at_once, float32 or float64."""
-        assert theta is self._weights.theta
-        size = len(tensors_in(batch)[0])
-        if size:
-            self._weights.write(with_grad=False)
-        for start in range(0, size, self._at_once):
-            part = _cut(batch, start, start + self._at_once)
-            before = coins_mark(self._weights.device)
-            rows = self._rows(part)
-            self._watch(part, rows, drew=coins_mark(self._weights.device) != before)
-            yield rows.float() if rows.dtype == torch.bfloat16 else rows
+    noise_multiplier: float | None = None
+    sample_clip: float = option("sample_clip")
+    sampling_rate: float = option("sampling_rate")
+    private_steps: int = option("private_steps")
+    expected_batch: float | None = option("expected_batch")
+    group_size: int = option("group_size")
+    private_lr: float = option("private_lr")
+    momentum: float = option("momentum")
+    trained: Unlearned | None = None
 
-    def probe(self, examples: Examples) -> None:
-        """Hold gradients in one batch against those of each example alone: in training mode, with coins held still.
+    def mechanism(self, task: Task, budget: Budget, relation: Relation) -> DPTraining:
+        """With the least noise that meets the budget, where none was given."""
+        if self.noise_multiplier is not None:
+            return self._with(self.noise_multiplier)
+        return calibrate(self._with, budget, relation=relation)
 
-        Batches of two, of rows of every label and of `at_once` rows are tried; where many labels are, values spread over
-        their range. What only some batches show is watched at every step.
+    @classmethod
+    def recalled(cls, mechanism: Mechanism, procedure: Procedure) -> Recalled | None:
+        """The training of a mechanism, with learning rate and momentum of one's own: it covers any; None for another's."""
+        if not isinstance(mechanism, DPTraining):
+            return None
+        unlearner = cls(
+            noise_multiplier=mechanism.noise_multiplier, sample_clip=mechanism.sample_clip,
+            sampling_rate=mechanism.sampling_rate, private_steps=mechanism.steps, group_size=mechanism.group_size,
+            expected_batch=None,
+        )  # fmt: skip
+        assumed = {
+            "learning_rate": unlearner.private_lr, "momentum": unlearner.momentum,
+            "expected_batch": "sampling_rate times the retained rows",
+        }  # fmt: skip
+        return Recalled(unlearner=unlearner, reads=frozenset(), assumed=assumed)
+
+    def released(self) -> Unlearned:
+        """The privately trained model: nothing is done at a request.
 
         Raises:
-            ModelRefused: they differ: loss or model mixes examples, the loss is a sum or has a term of the weights alone,
-                or a parameter is used outside the layer that owns it.
+            RunError: nothing was learned yet.
         """
-        most = min(len(examples), max(self._at_once, 3))
-        rows = telling_rows(examples)[:most]
-        named = set(rows)
-        filled = [*rows, *itertools.islice((row for row in range(len(examples)) if row not in named), most - len(rows))]
-        self._weights.write(with_grad=False)
-        with coins_held_still(self._weights.device):
-            alone = [self._single(examples.batch(slice(row, row + 1))) for row in rows]
-        for batch in (rows, rows[:2], list(reversed(rows))[:2], filled):
-            with coins_held_still(self._weights.device):
-                together = self._rows(examples.batch(torch.tensor(batch)))
-            places = [place for place, row in enumerate(batch) if row in named]
-            single = [alone[rows.index(batch[place])] for place in places]
-            if apart(together[places], single, relative=self._tolerance, absolute=1e-7):
-                raise ModelRefused(MIXED)
+        if self.trained is None:
+            raise RunError("nothing is trained yet: call learn, or forget")
+        return self.trained
 
-    def _watch(self, batch: Batch, rows: Tensor, *, drew: bool) -> None:
-        """Hold one example's gradient in this very batch against its own; all of them take turns.
+    def learn(self, task: Task, rows: Examples, run: Run) -> "PrivateTraining":
+        """Train on rows; what is released for any later request is this very model."""
+        stay = as_examples(task.retain)
+        own = self
+        if self.expected_batch is None and stay is not None:
+            own = replace(self, expected_batch=max(1.0, self.sampling_rate * len(stay)))
+        mechanism = self.mechanism(task, _BUDGET, Relation.RETRAINED)
+        return replace(self, trained=own._train(task, rows, mechanism, Run(seed=run.seed)))
 
-        The choice is no coin, and nothing of it reaches the weights. Where coins were drawn, eight rows are tried with
-        coins held still.
-        """
-        self._watched += 1
-        place = self._watched % len(rows)
-        one = _cut(batch, place, place + 1)
-        if drew:
-            few = changed(batch, lambda t: torch.cat([t[place : place + 1], t[:place][:4], t[place + 1 :][:4]]))
-            with coins_held_still(self._weights.device):
-                together = self._rows(few)[:1]
-            with coins_held_still(self._weights.device):
-                alone = self._single(one)
-        else:
-            together, alone = rows[place : place + 1], self._single(one)
-        # Rounding is of the size of large gradients, also where an example's own has become small.
-        self._largest = max(self._largest, float(torch.linalg.vector_norm(alone)))
-        slack = max(1e-4 * self._clip, 1e-5 * self._largest)
-        if apart(together, [alone], relative=10 * self._tolerance, absolute=slack):
-            raise ModelRefused(f"at a step of the training {MIXED}")
+    def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:
+        """The whole private training; a request after it costs nothing."""
+        why = self._refusal(task)
+        if why:
+            return Quote(unlearner=self.name, applies=False, why=why)
+        proven = guarantee(self.mechanism(task, budget, relation), delta=budget.delta, relation=relation)
+        seconds = self.private_steps * costs.step(max(1, round(self.sampling_rate * len(task.everything()))))
+        return Quote(
+            unlearner=self.name, applies=proven.epsilon <= budget.epsilon, kind=str(proven.kind), epsilon=proven.epsilon,
+            delta=proven.delta, steps=self.private_steps, seconds=seconds, reads=self.reads,
+            why=f"trains anew on all rows, so that no later request of at most {self.group_size} rows needs anything; timed "
+            "without the gradients of single examples, which take longer",
+        )  # fmt: skip
 
-    def close(self) -> None:
-        """Give the model back as it was."""
-        self._clear()
-        self._wrapped.to_standard_module()
+    def forget(self, task: Task, budget: Budget, relation: Relation, run: Run) -> Unlearned:
+        """The privately trained model as it is; where there is none, it is trained on all rows of the task."""
+        why = self._refusal(task)
+        if why:
+            raise TaskError(why)
+        if self.trained is not None:
+            return self.trained
+        return self._train(task, task.everything(), self.mechanism(task, budget, relation), run)
 
-    def _rows(self, batch: Batch) -> Tensor:
-        self._backward(batch)
-        size = len(tensors_in(batch)[0])
-        rows = [self._of_examples(p, size).reshape(size, -1) for p in self._parameters]
-        self._clear()
-        return torch.cat(rows, dim=1)
+    def _refusal(self, task: Task) -> str:
+        if task.make_model is None:
+            return "the task has no make_model"
+        if not isinstance(task.retain, Examples) or not isinstance(task.forget, Examples):
+            return "private training draws Poisson samples: it needs task.retain and task.forget as Examples"
+        if len(task.forget) > self.group_size:
+            return f"the request names {len(task.forget)} rows, group_size={self.group_size} at most are covered"
+        return ""
 
-    def _single(self, example: Batch) -> Tensor:
-        """The plain gradient of a batch of one."""
-        self._wrapped.disable_hooks()
-        try:
-            self._backward(example)
-        finally:
-            self._wrapped.enable_hooks()
-        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-        flat = torch.cat([part.reshape(-1) for part in parts])
-        self._clear()
-        return flat
+    def _train(self, task: Task, rows: Examples, mechanism: DPTraining, run: Run) -> Unlearned:
+        if task.make_model is None:
+            raise TaskError("the task has no make_model")
+        if self.expected_batch is None:
+            raise ValueError("expected_batch must be a public number, not None: see train_private")
+        return train_private(
+            task.make_model, rows, mechanism, loss=task.loss, learning_rate=self.private_lr, expected_batch=self.expected_batch,
+            momentum=self.momentum, public=task.public, state=run.state("run"), generator=run.generator(1),
+        )  # fmt: skip
 
-    def _backward(self, batch: Batch) -> None:
-        self._clear()
-        with warnings.catch_warnings():
-            # Opacus hooks every layer; at the first one torch remarks that the inputs need no gradient, which is so.
-            warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
-            try:
-                backward(self._loss, self._wrapped, batch)
-            except AttributeError as error:  # of a parameter that Opacus does not know
-                if self._weights.replaced is None:
-                    raise
-                raise ModelRefused(
-                    f"the model puts another parameter in the place of '{self._weights.replaced}'"
-                ) from error
-
-    def _of_examples(self, parameter: nn.Parameter, size: int) -> Tensor:
-        found: object = getattr(parameter, "grad_sample", None)
-        if found is None:  # not reached by this loss
-            return parameter.detach().new_zeros(size, parameter.numel())
-        if not isinstance(found, Tensor) or len(found) != size:
-            raise RunError(f"the loss must use the model once for a batch of {size} examples, example by example")
-        return found
-
-    def _clear(self) -> None:
-        for parameter in self._weights.model.parameters():
-            parameter.grad = None
-            if hasattr(parameter, "grad_sample"):  # an attribute of Opacus
-                cast("Any", parameter).grad_sample = None
-
-
-def _cut(batch: Batch, start: int, stop: int) -> Batch:
-    return changed(batch, lambda t: t[start:stop])
-
-
-def _wrap(model: nn.Module) -> Any:
-    """The model with Opacus' hooks, in training mode."""
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm):  # Opacus lets one without parameters pass
-            raise ModelRefused(
-                f"'{name}' is a {type(module).__name__}, which mixes the examples of a batch: use GroupNorm or LayerNorm"
-            )
-        if getattr(module, "sparse", False) is True:
-            raise ModelRefused(f"'{name}' makes sparse gradients: build it with sparse=False for private training")
-    try:
-        from opacus.grad_sample import GradSampleModule
-        from opacus.validators import ModuleValidator
-    except ModuleNotFoundError as error:
-        raise MissingExtra("private training needs Opacus: pip install 'expunge[dp]'") from error
-    faults: list[Any] = ModuleValidator.validate(model, strict=False)
-    if faults:
-        raise ModelRefused(f"no gradients by example for this model: {'; '.join(map(str, faults))}")
-    try:
-        return GradSampleModule(model, batch_first=True, loss_reduction="mean", strict=True)
-    except NotImplementedError as error:
-        raise ModelRefused(f"no gradients by example for this model: {error}") from error
+    def _with(self, noise_multiplier: float) -> DPTraining:
+        return DPTraining(
+            sample_clip=self.sample_clip, noise_multiplier=noise_multiplier, sampling_rate=self.sampling_rate,
+            steps=self.private_steps, group_size=self.group_size,
+        )  # fmt: skip

@@ -167,7 +167,8 @@ class NoisyHead:
 
     def _held(self, budget: Budget) -> Any:
         if self.saved is not None:
-            return ConvexHead.load(self.saved[0], key=self.saved[1], noise_std=budget)
+            noise = budget if self.noise_std is None else self.noise_std
+            return ConvexHead.load(self.saved[0], key=self.saved[1], noise_std=noise)
         return self.learned if self.head is None else load_head(self.head, noise=budget)
 
     def _new(self, task: Task, rows: Examples, budget: Budget) -> ConvexHead:

@@ -5,13 +5,13 @@ from typing import Any
 
 from expunge.accounting import Mechanism
 from expunge.unlearners.blockwise_gradient_clipping import BlockwiseGradientClipping
+from expunge.unlearners.dp_training import PrivateTraining
 from expunge.unlearners.exact_ridge import ExactHead
 from expunge.unlearners.gradient_clipping import GradientClipping
 from expunge.unlearners.measured_residual import NoisyHead
 from expunge.unlearners.model_clipping import ModelClipping
 from expunge.unlearners.options import options_of
 from expunge.unlearners.output_perturbation import OutputPerturbation
-from expunge.unlearners.private import PrivateTraining
 from expunge.unlearners.protocol import Unlearner
 from expunge.unlearners.recalled import Procedure, Recalled
 from expunge.unlearners.replay import Replaying

@@ -63,7 +63,7 @@ def worlds(mechanism: Mechanism) -> float | None:
             mechanism, replicates=100_000, delta=BUDGET.delta, confidence=CONFIDENCE,
             generator=torch.Generator().manual_seed(0),
         )  # fmt: skip
-    except TypeError:
+    except (TypeError, ValueError):  # no noise; or blocks of more weights than one
         return None
     return max(f.epsilon for f in found.findings)
 

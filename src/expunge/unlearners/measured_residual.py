@@ -33,7 +33,7 @@ from expunge.unlearners.working import Run
 
 __all__ = ["NoisyHead"]
 
-# Passes over the features that a convex head takes: a rule of thumb, rounded up from the 31 and 225 Hessian products that
+# Passes over the features that a convex head takes: a rule of thumb, rounded up from the 31 and 226 Hessian products that
 # benchmarks/convex_head.py counts on CIFAR-10 features, and the gradients between them.
 _PASSES_KEPT, _PASSES_NEW = 40, 250
 _TIMED_ROWS = 1024

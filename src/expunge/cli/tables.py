@@ -165,18 +165,23 @@ def print_audited(found: Any, out: Path) -> None:
     say(said if found.untested is None else nothing)
 
 
+_NULL_START = "null start: "
+"""How the label of a null start begins, see `expunge.jobs.comparison`."""
+
+
 def print_demo(
     title: str, rows: Sequence[Mapping[str, Any]], control: Mapping[str, Any], out: Path, *, spread: bool
 ) -> None:
     """The demo's methods beside one another; `spread` where each ran more than once."""
     told: list[_Row] = []
     for row in rows:
-        proven = f"epsilon={row['epsilon']:.4g}" if row["kind"] == "epsilon_delta" else row["kind"]
+        proven = f"eps={row['epsilon']:.3g}" if row["kind"] == "epsilon_delta" else row["kind"]
         measured = (row["held_out"], row["forget"])  # one run has no spread that is known
-        shown = [f"{mean:.3f} ± {half:.3f}" if spread else f"{mean:.3f}" for mean, half in measured]
-        seconds = "" if row["seconds"] is None else f"{row['seconds']:.3g}"
-        told.append(_Row((row["label"], proven, str(row["steps"]), seconds, *shown)))
-    _print_table(("method", "guarantee", "steps", "seconds", "held out", "forgotten"), told, title=title)
+        shown = [f"{mean:.3f}±{half:.3f}" if spread else f"{mean:.3f}" for mean, half in measured]
+        seconds = "" if row["seconds"] is None else f"{row['seconds']:.2g}"
+        label = "  its null start" if row["label"].startswith(_NULL_START) else row["label"]
+        told.append(_Row((label, proven, str(row["steps"]), seconds, *shown)))
+    _print_table(("method", "guarantee", "steps", "sec", "held out", "forgotten"), told, title=title)
     verdict = "refuted" if control["refuted"] else "not refuted"
     say(
         f"Control: null start {control['null'][0]:.3f}, trained start {control['trained'][0]:.3f}; "

@@ -13,7 +13,7 @@ from expunge.errors import RunError
 from expunge.testing import ContractViolation, check_unlearner
 from expunge.trace import train_traced
 from expunge.training.unlearned import Unlearned, noiseless_record
-from expunge.unlearners import Quote, Retraining
+from expunge.unlearners import Noisy, Quote, Retraining
 from expunge.unlearners.options import NAMES
 from expunge.unlearners.plain import Plain
 from expunge.unlearners.table import made
@@ -160,3 +160,54 @@ def test_a_request_names_the_rows_that_leave() -> None:
         ex.unlearn(task, ex.Request.rows(["nobody"]), "exact_ridge")
     with pytest.raises(ValueError, match="mechanism must be one of"):
         ex.unlearn(task, None, "none such")
+
+
+def test_a_theorem_of_the_table_is_not_put_on_steps_of_somebodys_own() -> None:
+    """No noise, and a record that would be certified: refused before the run, by a pair and by an own class alike."""
+
+    def silent(mechanism: Any, theta: Any, gradient: Any, batches: Any, noise: Any) -> Any:
+        noise.add_(torch.zeros_like(theta), released=True)
+        yield from ()
+
+    proven = ex.OutputPerturbation(init_clip=0.5, noise_std=4.0)
+    with pytest.raises(RunError, match="other steps were given"):
+        ex.unlearn(lane_tasks.task(), None, (proven, silent))
+
+    @dataclass(frozen=True, kw_only=True)
+    class Silent(Noisy):
+        name = "silent"
+
+        @property
+        def executor(self) -> Any:
+            return silent
+
+        def with_noise(self, task: ex.Task, noise_std: float) -> Any:
+            return proven
+
+    with pytest.raises(RunError, match="other steps were given"):
+        ex.unlearn(lane_tasks.task(), None, Silent(noise_std=4.0))
+
+
+def test_noise_of_a_seed_is_not_released(tmp_path: Any) -> None:
+    done = ex.unlearn(lane_tasks.task(), None, made("output_perturbation", {"epochs": 1}), seed=0)
+    with pytest.raises(RunError, match="the noise of this run follows from seed="):
+        done.save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    ex.unlearn(lane_tasks.task(), None, made("retrain", {"epochs": 1}), seed=0).save(tmp_path / "exact")
+
+
+def test_a_contract_on_a_task_that_the_unlearner_does_not_take_is_no_pass() -> None:
+    with pytest.raises(ContractViolation, match="applies to the task of the test: nothing would be tested"):
+        check_unlearner(made("exact_ridge", {}), lane_tasks.without_features())
+
+
+def test_private_training_is_no_cheap_retraining_and_costs_nothing_once_it_is_done() -> None:
+    """It keeps nothing of the model at hand: 5 noisy steps are not recommended over a retraining of thousands."""
+    one = replace(lane_tasks.without_features(), forget=lane_tasks.everything().take([0]))
+    private = made("dp_training", {"private_steps": 5})
+    found = ex.plan(one, None, BUDGET, unlearners=[private, Retraining(epochs=1000)])
+    assert found.quote("dp_training").applies
+    assert found.name == "retrain"
+    done = ex.unlearn(one, None, private)
+    kept = ex.plan(one, None, BUDGET, unlearners=[replace(private, trained=done), Retraining(epochs=1000)])
+    assert (kept.name, kept.quote("dp_training").seconds) == ("dp_training", 0.0)

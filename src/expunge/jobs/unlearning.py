@@ -99,7 +99,16 @@ def _unlearn(
     done = way.forget(asked, budget, relation, Run(seed=seed, on_epoch=on_epoch))
     notes = {**done.notes, "unlearner": way.name, "seconds": time.perf_counter() - begun}
     saver = partial(_saved, asked, replace(done, notes=notes), budget, relation, started)
+    if seed is not None and done.record.mechanism.noise_draws:
+        saver = _refuse_seeded
     return replace(done, notes=notes, saver=saver)
+
+
+def _refuse_seeded(_out: Path) -> Certificate:
+    """Raise `RunError`: whoever knows the seed computes the noise, and takes it off again."""
+    raise RunError(
+        "the noise of this run follows from seed=, which is for experiments: run it again without a seed to release it"
+    )
 
 
 def chosen(way: Way) -> Unlearner:

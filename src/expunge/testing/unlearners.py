@@ -78,6 +78,8 @@ def _quotes(unlearner: Unlearner, task: Task, budget: Budget, relation: Relation
     )
     mechanism = unlearner.mechanism(task, budget, relation)
     kind = str(mechanism.kind)
+    tested = quote.applies or mechanism.kind is Kind.NONE
+    require(tested, "applies to the task of the test", f"nothing would be tested: {quote.why}", unlearner)
     if quote.applies:
         require(quote.kind == kind, "a quote states the mechanism's kind", f"{quote.kind!r}, not {kind!r}", unlearner)
         known = quote.seconds is not None and quote.seconds >= 0

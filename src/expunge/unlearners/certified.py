@@ -86,6 +86,7 @@ def run_executor(
     if buffers not in ("refuse", "reset"):
         raise ValueError(f"buffers must be 'refuse' or 'reset', not {buffers!r}")
     if MECHANISMS.get(mechanism.name) is type(mechanism):  # of others no certificate is issued
+        _refuse_other_steps(mechanism, executor)
         refuse_too_long(mechanism)
     check_loss(loss)
     # Before the copy, which parts what shares memory and fails in torch's words on some of what is refused here.
@@ -170,3 +171,14 @@ def _estimate_statistics(weights: FlatWeights, batches: Batches, loss: Loss) -> 
 
 def _outside(theta: Tensor, radius: float) -> bool:
     return bool(torch.linalg.vector_norm(theta, dtype=torch.float64) > radius)
+
+
+def _refuse_other_steps(mechanism: Mechanism, executor: Executor) -> None:
+    """Raise `RunError` where a theorem of the closed table would be put on steps that are not its own."""
+    from expunge.unlearners.executors import EXECUTORS  # late: the executors' files run what is in this one
+
+    if EXECUTORS.get(type(mechanism)) is not executor:
+        raise RunError(
+            f"'{mechanism.name}' is proved for the steps that expunge runs, and other steps were given: a certificate would speak "
+            "of a run that did not take place. Give them a mechanism of their own, of which no certificate is issued"
+        )

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import torch
@@ -302,13 +303,27 @@ class PrivateTraining:
         why = self._refusal(task)
         if why:
             return Quote(unlearner=self.name, applies=False, why=why)
+        if find_spec("opacus") is None:
+            return Quote(unlearner=self.name, applies=False, why="it needs Opacus: pip install 'expunge[dp]'")
+        if self.trained is not None:
+            return self._kept(self.trained, budget, relation)
         proven = guarantee(self.mechanism(task, budget, relation), delta=budget.delta, relation=relation)
         seconds = self.private_steps * costs.step(max(1, round(self.sampling_rate * len(task.everything()))))
         return Quote(
             unlearner=self.name, applies=proven.epsilon <= budget.epsilon, kind=str(proven.kind), epsilon=proven.epsilon,
             delta=proven.delta, steps=self.private_steps, seconds=seconds, reads=self.reads,
+            gap=0.0,  # nothing of the trained model is kept
             why=f"trains anew on all rows, so that no later request of at most {self.group_size} rows needs anything; timed "
             "without the gradients of single examples, which take longer",
+        )  # fmt: skip
+
+    def _kept(self, trained: Unlearned, budget: Budget, relation: Relation) -> Quote:
+        """Of a model that was trained privately already."""
+        proven = guarantee(trained.record.mechanism, delta=budget.delta, relation=relation)
+        return Quote(
+            unlearner=self.name, applies=proven.epsilon <= budget.epsilon, kind=str(proven.kind), epsilon=proven.epsilon,
+            delta=proven.delta, steps=0, seconds=0.0, reads=self.reads,
+            why=f"the model was trained privately: nothing is to be done for at most {self.group_size} rows",
         )  # fmt: skip
 
     def forget(self, task: Task, budget: Budget, relation: Relation, run: Run) -> Unlearned:

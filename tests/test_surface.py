@@ -7,6 +7,7 @@ import textwrap
 import pytest
 
 import expunge
+from expunge._formerly import FORMERLY
 
 
 def run_python(code, *arguments):
@@ -118,7 +119,23 @@ def test_every_public_name_resolves(name):
 
 
 def test_public_names_are_sorted_unique_and_listed():
-    assert sorted(set(expunge.__all__)) == sorted(expunge.__all__) == dir(expunge)
+    assert sorted(set(expunge.__all__)) == sorted(expunge.__all__)
+    assert set(expunge.__all__) <= set(dir(expunge))
+
+
+def test_the_surface_is_a_dozen_names_and_the_layers_below_are_modules():
+    assert len(expunge.__all__) <= 17
+    layers = set(dir(expunge)) - set(expunge.__all__)
+    assert {"accounting", "unlearners", "features", "recovery", "testing", "attacks", "replicates"} <= layers
+    pytest.importorskip("torch")
+    assert all(getattr(expunge, layer).__name__ == f"expunge.{layer}" for layer in layers)
+
+
+@pytest.mark.parametrize("name", FORMERLY)
+def test_a_name_that_stood_at_the_top_once_still_resolves(name):
+    pytest.importorskip("torch")
+    assert name not in dir(expunge)
+    assert getattr(expunge, name).__module__.startswith("expunge.")
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -80,12 +80,12 @@ def normalised(arena: HeadArena) -> HeadArena:
 def audited() -> dict[str, Any]:
     """All lanes, then the faulty heads, then the bits."""
     task, rows = digits(), []
-    for name, of in lanes(task.provenance or "").items():
+    for name, of in lanes(task.declared).items():
         begun = time.perf_counter()
         way = recalled(of, Procedure(recipe=RECIPE)).unlearner
         found = audit_task(task, way, of, delta=DELTA, procedure=Procedure(recipe=RECIPE))
         rows.append(row(name, of, found.findings, dict(found.details), time.perf_counter() - begun))
-    arena, of = head_arena(task, runs=RUNS, seed=0), lanes(task.provenance or "")["exact head"]
+    arena, of = head_arena(task, runs=RUNS, seed=0), lanes(task.declared)["exact head"]
     for name, forget in {"forgets nothing": nothing, "forgets all but five rows": all_but_five}.items():
         begun = time.perf_counter()
         seen = head_membership(arena, exact(arena, ridge=RIDGE, forget=forget), delta=DELTA)

@@ -40,6 +40,16 @@ def test_the_features_are_the_positive_part_of_the_projection():
     assert torch.equal(layer(x.float()), layer(x))
 
 
+def test_the_inputs_stand_before_the_features_where_they_are_kept():
+    plain, kept, x = RandomFeatures(64, 50, seed=1), RandomFeatures(64, 50, seed=1, keep_inputs=True), digits()[:20]
+    assert torch.equal(kept(x), torch.cat([x, plain(x)], dim=1))
+    assert kept(x.float()).dtype == torch.float64
+    assert (plain.width, kept.width) == (plain(x).shape[1], kept(x).shape[1]) == (50, 114)
+    assert kept.provenance == f"{plain.provenance}, beside its inputs as they are"
+    with pytest.raises(AttributeError, match="keep_inputs"):
+        kept.keep_inputs = False
+
+
 def test_a_row_has_the_same_features_alone_and_in_any_batch():
     layer, x = RandomFeatures(64, 1024, seed=1), digits()
     together = layer(x)

@@ -13,7 +13,8 @@ from torch.func import functional_call, jacrev
 import expunge as ex
 from expunge.data import Request
 from expunge.errors import ModelRefused, NonFinite
-from expunge.features.tangent import TangentFeatures, _near_a_border, _sketch
+from expunge.features.frozen_network import _near_a_border
+from expunge.features.tangent import TangentFeatures, _sketch
 from expunge.heads import AnalyticHead, ConvexHead
 from expunge.record import weights_digest
 
@@ -255,7 +256,9 @@ def test_rows_near_a_border_are_evaluated_alone(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(TangentFeatures, "_raw", erring)
     assert torch.equal(make(step=step, block=16)(x), expected)
-    monkeypatch.setattr("expunge.features.tangent._near_a_border", lambda v, s: torch.zeros(len(v), dtype=torch.bool))
+    monkeypatch.setattr(
+        "expunge.features.frozen_network._near_a_border", lambda v, s: torch.zeros(len(v), dtype=torch.bool)
+    )
     assert not torch.equal(make(step=step, block=16)(x), expected)
 
 

@@ -250,3 +250,33 @@ def test_a_convex_head_takes_examples_arrays_and_chunks() -> None:
         assert torch.equal(fitted(rows), expected)
     with pytest.raises(TypeError, match="a chunk of rows must be"):
         fitted(arrays[:2])
+
+
+# Where features come from
+
+
+def test_a_map_says_for_itself_where_it_comes_from_unless_the_task_does() -> None:
+    layer, plain = ex.RandomFeatures(3, 5, seed=0), nn.Identity()
+    for features, provenance, declared in (
+        (layer, None, layer.provenance),
+        (layer, f"columns; {layer.provenance}", f"columns; {layer.provenance}"),
+        (layer, "", ""),  # said not to be known
+        (plain, None, ""),
+        (plain, "columns as they are", "columns as they are"),
+        (None, None, ""),
+    ):
+        assert task(data=ROWS, features=features, provenance=provenance).declared == declared
+
+
+def test_another_map_in_a_task_takes_nothing_of_the_last_ones_provenance() -> None:
+    first = task(data=ROWS, features=ex.RandomFeatures(3, 5, seed=0))
+    assert replace(first, features=nn.Identity()).declared == ""
+    assert replace(first, features=ex.RandomFeatures(3, 5, seed=1)).declared.endswith("seed 1")
+    assert first.parts(ex.Request.rows(["r1"])).declared == first.declared
+
+
+def test_a_provenance_that_is_no_text_is_refused() -> None:
+    layer = nn.Identity()
+    layer.provenance = 3
+    with pytest.raises(TaskError, match="must be a line of text, not 3"):
+        _ = task(data=ROWS, features=layer).declared

@@ -75,7 +75,7 @@ class _Attack:
 
     def __init__(self, how: How, retain: Examples, candidates: Examples, home: Path) -> None:
         self.how, self.retain, self.candidates, self.home = how, retain, candidates, home
-        provenance = how.task.provenance or _UNDECLARED
+        provenance = how.task.declared or _UNDECLARED
         self.task = replace(how.task, data=None, retain=retain, forget=candidates, provenance=provenance)
         self.coins = torch.Generator().manual_seed(how.seed + 4)
         self.extra: dict[str, Any] = {}

@@ -11,7 +11,7 @@ __all__ = ["RandomFeatures"]
 _STEP = 2.0**-12
 
 
-@fixed("d_in", "d_out", "seed")
+@fixed("d_in", "d_out", "seed", "keep_inputs")
 class RandomFeatures(nn.Module):
     """relu(x P), P of shape (d_in, d_out) with independent entries N(0, 1/d_in), drawn once from a public seed.
 
@@ -23,30 +23,37 @@ class RandomFeatures(nn.Module):
         d_in: width of the rows.
         d_out: number of features.
         seed: of a generator of its own, on the CPU; public, chosen without the data.
+        keep_inputs: put the d_in numbers of the row, as they are, before the random features.
 
     Source: the buffer layer of analytic learning, Zhuang et al. 2022, arXiv 2205.14922; Tang et al. 2025, arXiv 2505.12239.
     """
 
     projection: Tensor
 
-    def __init__(self, d_in: int, d_out: int, *, seed: int) -> None:
+    def __init__(self, d_in: int, d_out: int, *, seed: int, keep_inputs: bool = False) -> None:
         super().__init__()
         _validate.whole(d_in=d_in, d_out=d_out)
         _validate.whole(0, seed=seed)
         if seed >= 2**32:
             raise ValueError(f"seed must be below 2^32, all that the CPU's generator keeps, not {seed}")
-        self.d_in, self.d_out, self.seed = d_in, d_out, seed
+        self.d_in, self.d_out, self.seed, self.keep_inputs = d_in, d_out, seed, bool(keep_inputs)
         coins = torch.Generator().manual_seed(seed)
         drawn = torch.randn(d_in, d_out, generator=coins, dtype=torch.float64) / d_in**0.5
         self.register_buffer("projection", torch.round(drawn / _STEP) * _STEP)
 
     @property
+    def width(self) -> int:
+        """Features of a row: d_out, and d_in more where the inputs are kept."""
+        return self.d_out + self.d_in * self.keep_inputs
+
+    @property
     def provenance(self) -> str:
         """What a certificate may say of this layer; the layers below it need a reason of their own."""
-        return f"random ReLU layer, {self.d_in} to {self.d_out}, drawn from the public seed {self.seed}"
+        beside = ", beside its inputs as they are" if self.keep_inputs else ""
+        return f"random ReLU layer, {self.d_in} to {self.d_out}, drawn from the public seed {self.seed}{beside}"
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of shape (n, d_out), float64, of rows of shape (n, d_in).
+        """Features of shape (n, width), float64, of rows of shape (n, d_in).
 
         Raises:
             ValueError: another shape.
@@ -56,8 +63,10 @@ class RandomFeatures(nn.Module):
             raise TypeError(f"the random layer must stay float64, it was cast to {self.projection.dtype}")
         if x.dim() != 2 or x.shape[1] != self.d_in:
             raise ValueError(f"x must have shape (n, {self.d_in}), not {tuple(x.shape)}")
-        return torch.relu(x.to(torch.float64) @ self.projection)
+        rows = x.to(torch.float64)
+        features = torch.relu(rows @ self.projection)
+        return torch.cat([rows, features], dim=1) if self.keep_inputs else features
 
     def extra_repr(self) -> str:
         """Sizes and seed."""
-        return f"{self.d_in}, {self.d_out}, seed={self.seed}"
+        return f"{self.d_in}, {self.d_out}, seed={self.seed}{', keep_inputs=True' if self.keep_inputs else ''}"

@@ -5,39 +5,28 @@ that R reaches, linearised. Sources: Achille et al. 2020, arXiv 2012.11140 (line
 Golatkar et al. 2020, arXiv 2012.13431 (forgetting in it, with a measured rest); Jacot et al. 2018, arXiv 1806.07572.
 """
 
-import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from math import frexp
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp, vmap
-from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from expunge import _validate
 from expunge._fixed import fixed
-from expunge._progress import track
-from expunge.errors import ModelRefused, NonFinite
-from expunge.record import digest_safetensors
-from expunge.training.weights import save_bytes
+from expunge.errors import ModelRefused
+from expunge.features.frozen_network import FrozenNetwork, named_module, taken
 
 __all__ = ["TangentFeatures"]
-
-_ALLOWED = 2.0**-36  # rounding of a feature, for a largest one of 1: 2^17 units of float64
-_STEPS = 2.0**52  # of a feature: beyond, float64 has no multiples of the step to round to
-_BAR_FROM = 8  # blocks
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_NUMBERS = (*_FLOATS, torch.uint8, torch.int8, torch.int16, torch.int32)
 
 Parameters = dict[str, Tensor]
 
 
-@fixed("shape", "directions", "seed", "step", "block", "bias", "output", "hidden", "names", "patterns")
+@fixed("directions", "seed", "bias", "output", "hidden", "names", "patterns")
 @fixed("parameters_covered", "outputs", "hidden_width")
-class TangentFeatures(nn.Module):
+class TangentFeatures(FrozenNetwork):
     """φ(x) = J(x) R, the hidden features of the same network, and a constant 1: float64, in multiples of `step`.
 
     J(x), shape (outputs, P), is the derivative of the network's output by P of its parameters, at its public weights. R,
@@ -91,23 +80,13 @@ class TangentFeatures(nn.Module):
         step: float = 2.0**-16,
         block: int = 16,
     ) -> None:
-        super().__init__()
-        if not isinstance(network, nn.Module):
-            raise TypeError(f"network must be a torch module, not {type(network).__name__}")
-        _validate.whole(directions=directions, block=block, **{f"shape[{k}]": n for k, n in enumerate(shape)})
+        _validate.whole(directions=directions)
         _validate.whole(0, seed=seed)
-        _validate.positive(step=step)
         if seed >= 2**32:
             raise ValueError(f"seed must be below 2^32, all that the CPU's generator keeps, not {seed}")
-        if frexp(step)[0] != 0.5:
-            raise ValueError(f"step must be a power of two, so that its multiples are exact, not {step!r}")
-        if provenance != "":
-            _validate.text(provenance=provenance)
-        self.shape, self.directions, self.seed = tuple(shape), int(directions), int(seed)
-        self.step, self.block, self.bias = float(step), int(block), bool(bias)
-        self.output, self.hidden = _module(network, "output", output), _module(network, "hidden", hidden)
-        self._given, self._original = provenance, _digest_of(network)
-        self.network = _frozen(network)
+        super().__init__(network, shape=shape, provenance=provenance, step=step, block=block)
+        self.directions, self.seed, self.bias = int(directions), int(seed), bool(bias)
+        self.output, self.hidden = named_module(network, "output", output), named_module(network, "hidden", hidden)
         self.names, self.patterns = _matching(self.network, parameters), tuple(parameters)
         self.parameters_covered = sum(p.numel() for p in self._reached().values())
         if directions > self.parameters_covered:
@@ -116,8 +95,10 @@ class TangentFeatures(nn.Module):
         order, signs = _sketch(list(self._reached().values()), self.directions, self.seed)
         self.register_buffer("order", order)
         self.register_buffer("signs", signs)
-        self._digest = _digest_of(self)
-        self.outputs, self.hidden_width = self._probe()
+        self._finish()
+        row = self._probe(self.network)
+        target, extra = self._outputs(self._reached(), row.new_zeros(self.shape))
+        self.outputs, self.hidden_width = target.numel(), extra.numel()
         self._try()
 
     @property
@@ -131,93 +112,34 @@ class TangentFeatures(nn.Module):
         return "forward" if self.directions < self.outputs else "reverse"
 
     @property
-    def provenance(self) -> str:
-        """What a certificate may say: the network's provenance as it was given, its digest, and the sketch; or ""."""
-        if not self._given:
-            return ""
+    def label(self) -> str:
+        """Of messages and bars."""
+        return "tangent features"
+
+    def told(self) -> str:
+        """What is linearised, and the sketch."""
         reached = f"{' '.join(self.patterns)} ({len(self.names)} tensors, {self.parameters_covered} parameters)"
         return (
-            f"{self._given}; network {self._original} linearised in {reached}, {self.directions} directions of the public "
-            f"seed {self.seed}, output {self.output or 'of the network'}, hidden {self.hidden or 'none'}, step {self.step!r}"
+            f"linearised in {reached}, {self.directions} directions of the public seed {self.seed}, "
+            f"output {self.output or 'of the network'}, hidden {self.hidden or 'none'}"
         )
-
-    def train(self, mode: bool = True) -> "TangentFeatures":
-        """The flag of this module alone: the network inside stays in evaluation mode."""
-        super().train(mode)
-        self.network.eval()
-        return self
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features of shape (n, width), float64, of rows of shape (n, *shape): tangent by output, hidden, constant.
-
-        Raises:
-            ValueError: another shape, or a feature above 2^52 steps.
-            TypeError: x holds no real numbers, or this module was cast: its weights would be other ones.
-            ModelRefused: weights were changed since it was made.
-            NonFinite: NaN or infinity in x or in a feature.
-        """
-        rows = self._checked(x)
-        pieces = iter(rows.split(self.block))
-        count = -(-len(rows) // self.block)
-        if count >= _BAR_FROM:
-            pieces = track(pieces, total=count, label="tangent features")
-        with torch.no_grad():
-            return torch.cat([rows.new_zeros(0, self.width), *self._rounded(pieces)])
 
     def extra_repr(self) -> str:
         """Sizes and seed."""
         return f"directions={self.directions}, seed={self.seed}, width={self.width}, {self.mode} mode"
 
-    def _rounded(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
-        for done, piece in enumerate(pieces):
-            if not len(piece):
-                continue
-            values = self._raw(piece, self.block)
-            if not bool(torch.isfinite(values).all()):
-                row = done * self.block + int((~torch.isfinite(values)).any(1).nonzero()[0])
-                raise NonFinite(f"the features of row {row} hold NaN or infinity: scale its input, or leave it out")
-            if self.block > 1:
-                for row in _near_a_border(values, self.step).nonzero().flatten().tolist():
-                    values[row] = self._raw(piece[row : row + 1], 1)[0]
-            steps = torch.round(values / self.step)
-            if float(steps.abs().max()) > _STEPS:
-                raise ValueError(
-                    f"a feature is {float(values.abs().max()):g}, more than 2^52 times step={self.step:g}: give a larger step"
-                )
-            yield steps * self.step + 0.0  # -0 becomes 0
-
-    def _raw(self, piece: Tensor, block: int) -> Tensor:
-        """Features without rounding, shape (b, width), of at most `block` rows, evaluated as a block of that size."""
-        # The kernels see one shape of input only, and rows at the start of memory of their own.
-        filled = torch.cat([piece, piece[-1:].expand(block - len(piece), *self.shape)])
-        sketched, taken = (self._by_directions if self.mode == "forward" else self._by_outputs)(filled)
-        constant = torch.ones(block, int(self.bias), dtype=torch.float64, device=piece.device)
-        return torch.cat([sketched.flatten(1), taken, constant], dim=1)[: len(piece)]
+    def raw(self, rows: Tensor) -> Tensor:
+        """Tangent by output, hidden, constant; each row under `vmap` as a batch of one that no neighbour enters."""
+        sketched, hidden = (self._by_directions if self.mode == "forward" else self._by_outputs)(rows)
+        constant = torch.ones(len(rows), int(self.bias), dtype=torch.float64, device=rows.device)
+        return torch.cat([sketched.flatten(1), hidden, constant], dim=1)
 
     def _outputs(self, tensors: Parameters, row: Tensor) -> tuple[Tensor, Tensor]:
         """(output, hidden), flat, of one row; differentiable by `tensors`."""
-        taken: dict[str, list[Tensor]] = {}
-
-        def taking(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-            def take(module: nn.Module, given: tuple[Any, ...], out: Any) -> None:  # noqa: ARG001
-                taken.setdefault(name, []).append(out.clone())  # what follows may work in place
-
-            return take
-
-        wanted = {name for name in (self.output, self.hidden) if name is not None}
-        handles = [self.network.get_submodule(name).register_forward_hook(taking(name)) for name in wanted]
-        try:
-            out = cast("Tensor", functional_call(self.network, tensors, (row[None],)))
-        finally:
-            for handle in handles:
-                handle.remove()
-        for name in wanted:
-            if len(taken.get(name, [])) != 1:
-                raise ModelRefused(
-                    f"{name} runs {len(taken.get(name, []))} times in a pass: name a module that runs once"
-                )
-        target = out if self.output is None else taken[self.output][0]
-        extra = row.new_zeros(0) if self.hidden is None else taken[self.hidden][0]
+        wanted = sorted({name for name in (self.output, self.hidden) if name is not None})
+        out, found = taken(self.network, wanted, lambda: functional_call(self.network, tensors, (row[None],)))
+        target = cast("Tensor", out) if self.output is None else found[self.output]
+        extra = row.new_zeros(0) if self.hidden is None else found[self.hidden]
         return target.reshape(-1), extra.reshape(-1)
 
     def _by_outputs(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -274,83 +196,12 @@ class TangentFeatures(nn.Module):
         held: Parameters = dict(self.network.named_parameters())
         return {name: held[name] for name in self.names}
 
-    def _checked(self, x: Tensor) -> Tensor:
-        if not isinstance(x, Tensor) or x.dtype not in _NUMBERS:
-            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(f"x must be a tensor of real numbers that float64 holds exactly, not {kind}")
-        if x.dim() != 1 + len(self.shape) or x.shape[1:] != self.shape:
-            raise ValueError(f"x must have shape (n, {', '.join(map(str, self.shape))}), not {tuple(x.shape)}")
-        held = (*self.network.parameters(), *self.network.buffers(), self.signs)
-        if wrong := {t.dtype for t in held if t.is_floating_point()} - {torch.float64}:
-            raise TypeError(f"tangent features must stay float64, they were cast to {sorted(map(str, wrong))}")
-        if _digest_of(self) != self._digest:
-            raise ModelRefused(
-                "weights of the network or the sketch were changed; make the features anew from the network"
-            )
-        if any(module.training for module in self.network.modules()):
-            raise ModelRefused("a part of the network was put into training mode: call .network.eval()")
-        rows = x.detach().to(torch.float64)
-        if not bool(torch.isfinite(rows).all()):
-            raise NonFinite("x holds NaN or infinity")
-        return rows
-
-    def _probe(self) -> tuple[int, int]:
-        """(outputs, hidden width), once the network has shown on two rows of a fixed seed that it is a function of a row."""
-        for name, module in self.network.named_modules():
-            if isinstance(module, _BatchNorm) and module.running_mean is None:
-                raise ModelRefused(
-                    f"{name} has no running statistics: its rows see one another; give it some, or freeze it"
-                )
-        coins = torch.Generator().manual_seed(0)
-        pair = torch.rand(2, *self.shape, generator=coins, dtype=torch.float64).to(self.order.device)
-        held = {name: b.clone() for name, b in self.network.named_buffers()}
-        before = torch.get_rng_state()
-        with torch.no_grad():
-            together = self.network(pair)
-            alone = [self.network(row[None]) for row in pair]
-            drawn = not torch.equal(before, torch.get_rng_state())
-            torch.set_rng_state(before)
-            if drawn:
-                raise ModelRefused(
-                    "the network draws random numbers in evaluation mode: features would differ at every call"
-                )
-            if not isinstance(together, Tensor) or together.shape[:1] != (2,):
-                raise ModelRefused("the network must return one tensor, a row of outputs for each row given")
-            if changed := [n for n, b in self.network.named_buffers() if not torch.equal(b, held[n])]:
-                raise ModelRefused(f"the network changes its buffers {changed} in evaluation mode")
-            single = torch.cat(alone)
-            if not bool(torch.isfinite(single).all()):
-                raise NonFinite("the network's outputs are not finite on rows of numbers from 0 to 1")
-            if float((together - single).abs().max()) > _ALLOWED * (1 + float(single.abs().max())):
-                raise ModelRefused("rows of one batch see one another in this network: features are of a row alone")
-            target, extra = self._outputs(self._reached(), pair[0])
-        return target.numel(), extra.numel()
-
     def _try(self) -> None:
         """One row through, so that what cannot be differentiated is refused at once."""
         try:
             self._raw(torch.zeros(1, *self.shape, dtype=torch.float64, device=self.signs.device), 1)
         except RuntimeError as error:
             raise ModelRefused(f"torch.func cannot differentiate this network row by row: {error}") from error
-
-
-def _digest_of(network: nn.Module) -> str:
-    return digest_safetensors(save_bytes(network))
-
-
-def _frozen(network: nn.Module) -> nn.Module:
-    """A copy in float64 and evaluation mode, without gradients."""
-    own = copy.deepcopy(network).to(torch.float64).eval().requires_grad_(False)
-    for name, tensor in (*own.named_parameters(), *own.named_buffers()):
-        if not bool(torch.isfinite(tensor).all()):
-            raise NonFinite(f"{name} of the network holds NaN or infinity")
-    return own
-
-
-def _module(network: nn.Module, field: str, name: str | None) -> str | None:
-    if name is not None and name not in dict(network.named_modules()):
-        raise ValueError(f"{field} must name a submodule of the network, not {name!r}")
-    return name
 
 
 def _matching(network: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
@@ -383,10 +234,3 @@ def _sketch(tensors: Sequence[Tensor], directions: int, seed: int) -> tuple[Tens
     entries = torch.cat([(signs * scales.double())[order], torch.zeros(missing, dtype=torch.float64)])
     device = tensors[0].device
     return torch.cat([order, torch.zeros(missing, dtype=order.dtype)]).to(device), entries.to(device)
-
-
-def _near_a_border(values: Tensor, step: float) -> Tensor:
-    """Rows, shape (b,), with a value so near to half a step that rounding might decide it."""
-    allowed = _ALLOWED * values.abs().amax(1, keepdim=True).clamp(min=1.0)
-    steps = values / step
-    return ((steps - steps.floor() - 0.5).abs() * step <= allowed).any(1)

@@ -39,8 +39,9 @@ class Task:
         accuracy: `accuracy(model, batch)` returns one number an example, 1 for a right answer; by default the largest
             of the model's outputs for the batch's first tensor is compared with its second, or, where a batch has two
             named fields, for the one with the label, e.g. "labels".
-        features: a feature map for exact heads, from rows x to shape (n, d); optional.
-        provenance: why that map does not depend on data that may be forgotten, in a line; "" where this is not known.
+        features: a feature map for heads, from rows x to shape (n, d): a `FeatureMap`, or any function; optional.
+        provenance: why that map does not depend on data that may be forgotten, in a line, and all of it; "" says that this is
+            not known. By default what the map says of itself, its own `provenance`. See `declared`.
         augment: `augment(batch, generator) -> batch`, for replays: the one that the trace was made with; optional.
 
     Raises:
@@ -59,7 +60,7 @@ class Task:
     center: nn.Module | dict[str, Tensor] | None = None
     accuracy: Callable[[nn.Module, Any], Tensor] | None = None
     features: Callable[[Tensor], Tensor] | None = None
-    provenance: str = ""
+    provenance: str | None = None
     augment: Callable[[Any, torch.Generator], Any] | None = None
 
     def __post_init__(self) -> None:
@@ -98,6 +99,18 @@ class Task:
             raise TaskError(
                 f"task.{' and task.'.join(missing)} must be given: give data=, all that the model was trained on, or retain= and forget="
             )
+
+    @property
+    def declared(self) -> str:
+        """Why the feature map depends on no row that may be forgotten: what the task says, else what the map says; else "".
+
+        Raises:
+            TaskError: the map says something else than a text.
+        """
+        said = getattr(self.features, "provenance", "") if self.provenance is None else self.provenance
+        if not isinstance(said, str):
+            raise TaskError(f"the provenance of task.features must be a line of text, not {_validate.shown(said)}")
+        return said
 
     def everything(self) -> Examples:
         """All examples that the model was trained on: `data`, or what is retained and what is to be forgotten.
@@ -179,7 +192,7 @@ def featured(task: Task, rows: Examples) -> Tensor:
         TaskError: the task names no feature map.
     """
     if task.features is None:
-        raise TaskError("a head needs task.features, a map from rows to features, and task.provenance")
+        raise TaskError("a head needs task.features, a map from rows to features with its provenance")
     return torch.cat([task.features(x) for x in rows.tensors[0].split(1024)])
 
 

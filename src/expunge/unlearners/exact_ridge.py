@@ -70,7 +70,7 @@ class ExactHead:
         """Exact: nothing is to be calibrated."""
         if self.grid is None:
             return UndeclaredFeatures(head="exact_ridge")
-        return GridRidge(ridge=self.ridge, grid=self.grid, rounding=self.rounding, provenance=task.provenance)
+        return GridRidge(ridge=self.ridge, grid=self.grid, rounding=self.rounding, provenance=task.declared)
 
     @classmethod
     def recalled(cls, mechanism: Mechanism, procedure: Procedure) -> Recalled | None:
@@ -155,7 +155,7 @@ class ExactHead:
 
     def _fitted(self, task: Task, rows: Examples) -> AnalyticHead:
         head = AnalyticHead(
-            ridge=self.ridge, classes=outputs(task, rows), provenance=task.provenance, grid=self.grid,
+            ridge=self.ridge, classes=outputs(task, rows), provenance=task.declared, grid=self.grid,
             rounding=self.rounding,
         )  # fmt: skip
         head.learn(featured(task, rows), rows.tensors[1], ids=rows.ids)

@@ -34,7 +34,7 @@ def needs(task: Task) -> str:
     """Why no head can be put on a task's features; "" where one can."""
     if task.features is None:
         return "the task names no feature map (features): a head alone is no whole network"
-    if not task.provenance:
+    if not task.declared:
         return "where the feature map comes from is not declared (provenance): nothing would be proven"
     for part in ("retain", "forget"):
         try:
@@ -58,11 +58,11 @@ def strangers(head: AnalyticHead | ConvexHead | None, forget: Examples) -> str:
 def refuse_unproven(task: Task, budget: Budget) -> None:
     """Raise `TaskError` where a head on the task's features would prove nothing."""
     if task.features is None:
-        raise TaskError("a head needs task.features, a map from rows to features, and task.provenance")
-    if not task.provenance:
+        raise TaskError("a head needs task.features, a map from rows to features with its provenance")
+    if not task.declared:
         raise TaskError(
-            f"nothing is proven, epsilon={budget.epsilon:g} was asked: task.provenance is '', so that the feature map may "
-            "depend on the forgotten data; say in a line why it does not, or use the head from Python"
+            f"nothing is proven, epsilon={budget.epsilon:g} was asked: task.provenance is '' or missing, so that the feature map "
+            "may depend on the forgotten data; say in a line why it does not, or use the head from Python"
         )
     labelled(task, "forget")
 
@@ -77,9 +77,9 @@ def refuse_other(unlearner: Any, previous: Path, known: Mapping[str, Any], prove
                 f"{name}={asked!r} is not that of the head in {previous}, {value!r}, which cannot change: leave it "
                 "out, or fit a new head without --head"
             )
-    if task.provenance != provenance:
+    if task.declared != provenance:
         raise ValueError(
-            f"task.provenance is {task.provenance!r}, the head in {previous} was fitted with {provenance!r}: a head "
+            f"task.provenance is {task.declared!r}, the head in {previous} was fitted with {provenance!r}: a head "
             "belongs to one feature map"
         )
 

@@ -76,7 +76,7 @@ class NoisyHead:
             else noise_for(budget, residual=self.residual, regularization=self.regularization)
         )
         return MeasuredResidual(
-            residual=self.residual, strong_convexity=self.regularization, noise_std=std, provenance=task.provenance
+            residual=self.residual, strong_convexity=self.regularization, noise_std=std, provenance=task.declared
         )
 
     @classmethod
@@ -173,7 +173,7 @@ class NoisyHead:
 
     def _new(self, task: Task, rows: Examples, budget: Budget) -> ConvexHead:
         noise = budget if self.noise_std is None else self.noise_std
-        return self._made(outputs(task, rows), noise, task.provenance)
+        return self._made(outputs(task, rows), noise, task.declared)
 
     def _made(self, classes: int, noise: Budget | float, provenance: str, **how: Any) -> ConvexHead:
         return ConvexHead(

@@ -145,7 +145,7 @@ def task(**changes: Any) -> ex.Task:
 
 
 LANES = {
-    "exact_ridge": {}, "measured_residual": {"regularization": 1e-2, "residual": 1e-8},
+    "grid_ridge": {}, "measured_residual": {"regularization": 1e-2, "residual": 1e-8},
     "retrain": {"epochs": 1}, "output_perturbation": {"epochs": 1},
 }  # fmt: skip
 
@@ -185,7 +185,7 @@ def test_a_forget_set_without_names_is_committed_to_by_its_content(run: Any, tmp
 @pytest.mark.parametrize(
     ("lane", "settings", "foreign"),
     [
-        ("exact_ridge", {"epochs": 1}, "--epochs"),
+        ("grid_ridge", {"epochs": 1}, "--epochs"),
         ("retrain", {"rescale": False}, "--rescale"),
         ("measured_residual", {"ridge": 2.0}, "--ridge"),
         ("output_perturbation", {"loss": "squared"}, "--loss"),

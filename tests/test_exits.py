@@ -103,7 +103,7 @@ def first(said: str) -> str:
         ("in_a_call_of_expunge", (), ["in_a_call_of_expunge"], "must have the same length"),
         ("in_the_loss", ("--steps", "3"), ["bad_loss", "helper"], "RuntimeError: mat1 and mat2 shapes"),
         ("in_make_model", ("--mechanism", "retrain"), ["bad_model"], "KeyError: 'layers'"),
-        ("in_the_features", ("--mechanism", "exact_ridge"), ["bad_features"], "RuntimeError: no such feature"),
+        ("in_the_features", ("--mechanism", "grid_ridge"), ["bad_features"], "RuntimeError: no such feature"),
         ("that_ends_the_program", (), ["that_ends_the_program"], "SystemExit: 0"),
     ],
 )

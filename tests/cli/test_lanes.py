@@ -102,7 +102,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from expunge.unlearners.table import made
 
     budget = ex.Budget(epsilon=1.0, delta=1e-5)
-    for lane in ("measured_residual", "exact_ridge"):
+    for lane in ("measured_residual", "grid_ridge"):
         run_unlearner("lane_tasks:task", home / lane, made(lane, {}), budget)
     traced(home / "trace")
     sharded(home / "shards")
@@ -177,10 +177,10 @@ def test_heads_of_the_earlier_layout_are_found(run: Run, home: Path):
 
 def test_an_exact_head_takes_its_grid_from_the_option_and_forgets_bit_for_bit(run: Run, home: Path):
     """The next request on the state, and a head that never learned those rows: the same released file."""
-    new = ("unlearn", "--mechanism", "exact_ridge", "--grid", "0.001", "--json")
+    new = ("unlearn", "--mechanism", "grid_ridge", "--grid", "0.001", "--json")
     for task, out in (("task", "first"), ("later", "never")):
         assert run(*new, f"lane_tasks:{task}", "--out", out)[0] == 0
-    next_ = ("unlearn", "lane_tasks:later", "--mechanism", "exact_ridge", "--head", "first")
+    next_ = ("unlearn", "lane_tasks:later", "--mechanism", "grid_ridge", "--head", "first")
     done(run, *next_, "--out", "next")
     made = ex.Certificate.load(home / "next" / "certificate.json")
     assert isinstance(made.mechanism, ex.GridRidge)
@@ -201,7 +201,7 @@ def test_a_head_whose_sums_are_in_floating_point_gets_no_certificate(run: Run, h
     head.save(home / "old" / "head.state")
     (home / "old" / "head.key").write_text(head.key.hex())
     before = content(home)
-    code, _, err = run("unlearn", "lane_tasks:later", "--mechanism", "exact_ridge", "--head", "old", "--out", "none")
+    code, _, err = run("unlearn", "lane_tasks:later", "--mechanism", "grid_ridge", "--head", "old", "--out", "none")
     assert (code, "old holds sums in floating point" in err) == (1, True), err
     assert content(home) == before
     assert not list(home.glob("none*"))
@@ -246,16 +246,16 @@ BAD: dict[str, tuple[str, tuple[str, ...], int, str]] = {
     "no state": ("later", (*CONVEX, "--head", "stateless"), 1, "cannot read stateless.secret/state/head.state"),
     "damaged": ("later", (*CONVEX, "--head", "damaged"), 1, "is truncated, was altered"),
     "no head": ("later", (*CONVEX, "--head", "junk"), 1, "is not a whole state of a head"),
-    "exact for convex": ("later", (*CONVEX, "--head", "exact_ridge"), 1, "go on with --mechanism exact_ridge"),
+    "exact for convex": ("later", (*CONVEX, "--head", "grid_ridge"), 1, "go on with --mechanism grid_ridge"),
     "convex for exact": (
-        "later", ("--mechanism", "exact_ridge", "--head", "measured_residual"), 1, "go on with --mechanism measured_residual",
+        "later", ("--mechanism", "grid_ridge", "--head", "measured_residual"), 1, "go on with --mechanism measured_residual",
     ),
     "never learned": ("task", NEXT, 2, "unknown ids, never learned by this head: 'patient 0'"),
     "rows missing": ("fewer", NEXT, 2, "unknown ids"),
     "other lambda": ("later", (*NEXT, "--regularization", "0.1"), 2, "regularization=0.1 is not that of the head"),
     "other loss": ("later", (*NEXT, "--loss", "squared"), 2, "loss='squared' is not that of the head"),
     "other ridge": (
-        "later", ("--mechanism", "exact_ridge", "--head", "exact_ridge", "--ridge", "2"), 2, "ridge=2.0 is not that of the head",
+        "later", ("--mechanism", "grid_ridge", "--head", "grid_ridge", "--ridge", "2"), 2, "ridge=2.0 is not that of the head",
     ),
     "other map": ("other_provenance", NEXT, 2, "task.provenance is 'another map'"),
     "head for noise": ("task", ("--head", "measured_residual"), 2, "takes no --head, which was given and would do nothing"),
@@ -471,8 +471,8 @@ def test_a_set_that_is_forgotten_in_part_or_beside_other_data_is_refused(run: Ru
     [
         ("without_features", ("--trace", "trace"), "replay", "replay"),
         ("without_features", ("--trace", "shards"), "replay", "replay"),
-        ("task", (), "exact_ridge", "exact_ridge"),
-        ("later", ("--head", "exact_ridge"), "exact_ridge", "exact_ridge"),
+        ("task", (), "grid_ridge", "grid_ridge"),
+        ("later", ("--head", "grid_ridge"), "grid_ridge", "grid_ridge"),
     ],
 )
 def test_a_plan_that_is_run_writes_what_unlearn_would(
@@ -484,7 +484,7 @@ def test_a_plan_that_is_run_writes_what_unlearn_would(
         work()
         return 1e-3
 
-    for room in ("costs", "exact_ridge", "measured_residual"):
+    for room in ("costs", "grid_ridge", "measured_residual"):
         monkeypatch.setattr(f"expunge.unlearners.{room}.timed", millisecond)
     for name in ("trace", "shards"):
         copied(home, name, f"other/{name}")
@@ -528,7 +528,7 @@ def test_a_plan_that_retrains_takes_the_epochs_of_training(run: Run, home: Path,
         ("task", ("--run",), 2, "--run needs --out"),
         ("task", ("--out", "none"), 2, "out=none is of use with --run alone"),
         ("hopeless", ("--run", "--out", "none"), 1, "nothing is run: No way to unlearn applies"),
-        ("task", ("--run", "--out", "exact_ridge"), 1, "exact_ridge exists already"),
+        ("task", ("--run", "--out", "grid_ridge"), 1, "grid_ridge exists already"),
         ("task", ("--head", "nowhere"), 2, "path 'nowhere' does not exist"),
         ("task", ("--trace", "nowhere"), 2, "path 'nowhere' does not exist"),
     ],
@@ -568,7 +568,7 @@ def test_an_audit_of_a_certificate_that_claims_nothing_attacks_its_head_and_refu
     assert found["findings"]
 
 
-@pytest.mark.parametrize("mechanism", ["exact_ridge", "retrain"])
+@pytest.mark.parametrize("mechanism", ["grid_ridge", "retrain"])
 def test_a_task_without_held_out_data_is_unlearned_and_says_what_was_not_measured(run: Run, mechanism: str) -> None:
     call = ("unlearn", "lane_tasks:unmeasured", "--mechanism", mechanism, "--epochs", "1", "--out", "out")
     code, out, err = run(*call) if mechanism == "retrain" else run(*(w for w in call if w not in ("--epochs", "1")))
@@ -600,7 +600,7 @@ def test_without_a_mechanism_the_recommended_way_is_taken_and_told(run: Run, hom
 
 def test_a_file_of_ids_names_what_leaves(run: Run, home: Path):
     (home / "ids.txt").write_text("patient 50\npatient 51\n")
-    call = ("unlearn", "lane_tasks:task", "--mechanism", "exact_ridge", "--ids", "ids.txt")
+    call = ("unlearn", "lane_tasks:task", "--mechanism", "grid_ridge", "--ids", "ids.txt")
     summary = done(run, *call, "--out", "out")
     assert summary["rows"] == 298
     key = (home / "out.secret" / "keys" / "commitment.key").read_text()

@@ -19,7 +19,7 @@ def test_plan_and_unlearn_run_on_a_new_file(kind: str, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     applies = {way["unlearner"] for way in json.loads(done.stdout)["quotes"] if way["applies"]}
     assert {"retrain", "gradient_clipping", "output_perturbation"} <= applies
-    assert ("exact_ridge" in applies) is (kind != "dict")
+    assert ("grid_ridge" in applies) is (kind != "dict")
     done = run("unlearn", "mine.py:task", "--out", "x", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)

@@ -101,7 +101,7 @@ def test_other_weights_tasks_and_settings_are_refused(folder, tmp_path):
 
 def test_a_setting_that_no_attack_reads_is_refused(tmp_path):
     own = task(features=lambda x: x, provenance="the rows themselves")
-    ex.unlearn(own, None, "exact_ridge").save(tmp_path / "head")
+    ex.unlearn(own, None, "grid_ridge").save(tmp_path / "head")
     with pytest.raises(ValueError, match="no attack on 'grid_ridge' reads batch_size, and 7 was given"):
         ex.audit(own, tmp_path / "head" / "certificate.json", asked=Asked(batch_size=7))
 

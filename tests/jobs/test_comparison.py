@@ -122,7 +122,7 @@ def norm(done: Any, task: ex.Task) -> float:
 
 @pytest.fixture(scope="module")
 def compared() -> ex.report.Comparison:
-    ways = {"mine": keeps_all, "once": OutputPerturbation(init_clip=0.5, epochs=1), "head": "exact_ridge"}
+    ways = {"mine": keeps_all, "once": OutputPerturbation(init_clip=0.5, epochs=1), "head": "grid_ridge"}
     weight = ex.Metric(measure=norm, unit="norm", better="lower")
     return ex.compare(lane_tasks.task(), unlearners=ways, metrics={"weight": weight}, seeds=2)
 
@@ -185,9 +185,9 @@ def test_every_seed_has_a_task_of_its_own_where_a_function_makes_them() -> None:
 def test_learning_heads_and_traces_forget_what_they_have_learned() -> None:
     """The head of a comparison learned all rows first; it then answers as one that never saw the forgotten ones."""
     found = ex.compare(
-        lane_tasks.task(), unlearners={"head": "exact_ridge", "noisy": NoisyHead(regularization=1e-2, residual=1e-8)},
+        lane_tasks.task(), unlearners={"head": "grid_ridge", "noisy": NoisyHead(regularization=1e-2, residual=1e-8)},
         seeds=1, controls=False, budget=ex.Budget(epsilon=8.0, delta=1e-5),
     )  # fmt: skip
-    never = ex.unlearn(lane_tasks.task(), None, "exact_ridge")
+    never = ex.unlearn(lane_tasks.task(), None, "grid_ridge")
     assert found.lane("head").held_out[0][-1] == unlearning.released_accuracies(lane_tasks.task(), never)["held_out"]
     assert found.lane("noisy").epsilon == pytest.approx(8.0, rel=1e-6)

@@ -24,9 +24,9 @@ from expunge.jobs.planner import plan
 from expunge.jobs.unlearning import chosen
 from expunge.trace import train_shards, train_traced
 from expunge.training.task import featured
-from expunge.unlearners import exact_ridge, measured_residual
-from expunge.unlearners.exact_ridge import ExactHead
+from expunge.unlearners import grid_ridge, measured_residual
 from expunge.unlearners.gradient_clipping import GradientClipping
+from expunge.unlearners.grid_ridge import ExactHead
 from expunge.unlearners.measured_residual import NoisyHead
 from expunge.unlearners.replay import Replaying
 from expunge.unlearners.retrain import Retraining
@@ -66,16 +66,16 @@ def steady(monkeypatch):
         work()
         return 1e-3
 
-    for room in ("costs", "exact_ridge", "measured_residual"):
+    for room in ("costs", "grid_ridge", "measured_residual"):
         monkeypatch.setattr(f"expunge.unlearners.{room}.timed", millisecond)
 
 
 @pytest.mark.usefixtures("steady")
 def test_on_the_demo_it_recommends_the_exact_head(task):
     found = planned(task)
-    assert found.name == "exact_ridge"
+    assert found.name == "grid_ridge"
     assert found.recommended is found.unlearners[found.best]
-    assert found.quote("exact_ridge").seconds < found.quote("retrain").seconds
+    assert found.quote("grid_ridge").seconds < found.quote("retrain").seconds
     assert found.reason.startswith("It is the cheapest that meets epsilon=1, delta=1e-05, in about ")
 
 
@@ -85,7 +85,7 @@ def test_without_a_feature_map_it_says_that_nothing_beats_retraining(task):
     assert found.name == "retrain"
     assert "3 noisy methods are passed over: at this budget the noise leaves so little" in found.reason
     assert "Next time: train with a trace" in found.reason
-    for lane in ("exact_ridge", "measured_residual"):
+    for lane in ("grid_ridge", "measured_residual"):
         assert "names no feature map" in found.quote(lane).why
 
 
@@ -196,7 +196,7 @@ def test_the_heads_are_as_wide_as_the_network_whatever_labels_are_forgotten(task
             seen.append(settings["classes"])
             super().__init__(**settings)
 
-    monkeypatch.setattr(exact_ridge, "AnalyticHead", Watched)
+    monkeypatch.setattr(grid_ridge, "AnalyticHead", Watched)
     made, real = [], torch.zeros
     monkeypatch.setattr(measured_residual.torch, "zeros", lambda *size, **how: made.append(size) or real(*size, **how))
     planned(replace(task, forget=zeros))
@@ -206,7 +206,7 @@ def test_the_heads_are_as_wide_as_the_network_whatever_labels_are_forgotten(task
 
 def test_labels_beyond_the_networks_outputs_and_one_output_are_no_case_for_a_head(task):
     narrow = replace(task, model=nn.Linear(64, 4), loss=lambda m, b: m(b[0]).square().mean())
-    for lane in ("exact_ridge", "measured_residual"):
+    for lane in ("grid_ridge", "measured_residual"):
         assert planned(narrow).quote(lane).why.startswith("the network has 4 outputs, and labels reach 9")
     one = replace(
         narrow, model=nn.Linear(64, 1),
@@ -239,7 +239,7 @@ def test_a_head_at_hand_must_have_learned_the_forget_set(task):
 def test_what_does_not_apply_says_why(task):
     found = planned(replace(task, provenance="", make_model=None, model=nn.BatchNorm1d(64)), epochs=1)
     reasons = {quote.unlearner: quote.why for quote in found.quotes if not quote.applies}
-    assert "not declared (provenance)" in reasons["exact_ridge"]
+    assert "not declared (provenance)" in reasons["grid_ridge"]
     assert "no make_model" in reasons["retrain"]
     assert "left no trace" in reasons["replay"]
     assert "buffer" in reasons["gradient_clipping"]
@@ -286,7 +286,7 @@ def test_a_table_of_all_ways_with_the_reason_below(task):
     found = plan(task, None, BUDGET, unlearners=[Retraining(epochs=1), ExactHead()])
     lines = str(found).splitlines()
     assert lines[0].split() == ["unlearner", "guarantee", "steps", "seconds"]
-    assert [line.split()[:2] for line in lines[1:3]] == [["retrain", "exact"], ["exact_ridge", "exact"]]
+    assert [line.split()[:2] for line in lines[1:3]] == [["retrain", "exact"], ["grid_ridge", "exact"]]
     assert f"Recommended: {found.name}. It is the cheapest that meets" in str(found)
     assert all(len(line) <= 80 for line in lines)
 

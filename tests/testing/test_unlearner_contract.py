@@ -22,7 +22,7 @@ BUDGET = ex.Budget(epsilon=1.0, delta=1e-5)
 OPTIONS: dict[str, dict[str, Any]] = {
     "gradient_clipping": {"epochs": 1, "steps": 5}, "scheduled_gradient_clipping": {"epochs": 1, "steps": 5},
     "blockwise_gradient_clipping": {"epochs": 1, "steps": 3}, "model_clipping": {"epochs": 1, "steps": 5, "weight_decay": 0.0},
-    "output_perturbation": {"epochs": 1}, "retrain": {"epochs": 1}, "exact_ridge": {},
+    "output_perturbation": {"epochs": 1}, "retrain": {"epochs": 1}, "grid_ridge": {},
     "measured_residual": {"regularization": 1e-2, "residual": 1e-8}, "dp_training": {"private_steps": 5, "group_size": 30},
 }  # fmt: skip
 
@@ -147,17 +147,17 @@ def test_a_mechanism_with_its_own_executor_runs_and_gets_no_certificate(tmp_path
 
 def test_without_an_unlearner_the_recommended_one_runs() -> None:
     done = ex.unlearn(lane_tasks.task())
-    assert done.notes["unlearner"] in {"exact_ridge", "measured_residual"}
+    assert done.notes["unlearner"] in {"grid_ridge", "measured_residual"}
     with pytest.raises(RunError, match="nothing is run: No way to unlearn applies"):
         ex.unlearn(lane_tasks.hopeless())
 
 
 def test_a_request_names_the_rows_that_leave() -> None:
     task, names = lane_tasks.task(), lane_tasks.everything().ids[50:60]
-    done = ex.unlearn(task, ex.Request.rows(names), "exact_ridge")
+    done = ex.unlearn(task, ex.Request.rows(names), "grid_ridge")
     assert done.notes["rows"] == 290
     with pytest.raises(ValueError, match="unknown ids"):
-        ex.unlearn(task, ex.Request.rows(["nobody"]), "exact_ridge")
+        ex.unlearn(task, ex.Request.rows(["nobody"]), "grid_ridge")
     with pytest.raises(ValueError, match="mechanism must be one of"):
         ex.unlearn(task, None, "none such")
 
@@ -198,7 +198,7 @@ def test_noise_of_a_seed_is_not_released(tmp_path: Any) -> None:
 
 def test_a_contract_on_a_task_that_the_unlearner_does_not_take_is_no_pass() -> None:
     with pytest.raises(ContractViolation, match="applies to the task of the test: nothing would be tested"):
-        check_unlearner(made("exact_ridge", {}), lane_tasks.without_features())
+        check_unlearner(made("grid_ridge", {}), lane_tasks.without_features())
 
 
 def test_private_training_is_no_cheap_retraining_and_costs_nothing_once_it_is_done() -> None:

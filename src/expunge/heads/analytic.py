@@ -28,9 +28,10 @@ from expunge.heads.statistics import Inverse, Sums, add, subtract, sums_of
 from expunge.record import UNCHECKED
 from expunge.training.unlearned import Unlearned, noiseless_record
 
-__all__ = ["GRID", "AnalyticHead"]
+__all__ = ["GRID", "UNDECLARED", "AnalyticHead"]
 
 GRID = 2.0**-12  # public, and the same for all data
+UNDECLARED = UndeclaredFeatures(head="exact_ridge")  # the name that its first certificates gave to this head
 
 _POOR = 1e-3  # of the weights, in their distance from ridge regression: worth a warning
 
@@ -315,7 +316,7 @@ class AnalyticHead:
         mechanism = (
             GridRidge(ridge=self.ridge, rounding=self.rounding, provenance=self.provenance, **steps)
             if self.provenance
-            else UndeclaredFeatures(head="exact_ridge")
+            else UNDECLARED
         )
         coverage = "ledger" if gone else "ids" if ids else UNCHECKED
         return Unlearned(layer, noiseless_record(mechanism, layer, coverage=coverage))

@@ -13,7 +13,7 @@ from expunge.jobs.folder import working_folder, write, write_page
 from expunge.report import render
 from expunge.report.curves import Comparison
 from expunge.report.engineering import control, table
-from expunge.unlearners.exact_ridge import ExactHead
+from expunge.unlearners.grid_ridge import ExactHead
 from expunge.unlearners.working import Run
 
 __all__ = ["run_demo"]
@@ -26,7 +26,7 @@ def run_demo(
     with working_folder(out, resume=False) as work:
         ways = unlearners(epochs)
         comparison = compare(
-            digits, unlearners={name: ways[name] for name in ways if name != "retrain"} | {"exact_ridge": ExactHead()},
+            digits, unlearners={name: ways[name] for name in ways if name != "retrain"} | {"grid_ridge": ExactHead()},
             seeds=seeds, budget=budget,
             title=f"Forgetting a tenth of digits at ({budget.epsilon:g}, {budget.delta:g})",
         )  # fmt: skip

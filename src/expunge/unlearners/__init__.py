@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from expunge.unlearners.blockwise_gradient_clipping import BlockwiseGradientClipping
     from expunge.unlearners.dp_training import PrivateTraining
-    from expunge.unlearners.exact_ridge import ExactHead
     from expunge.unlearners.foreign import Foreign
     from expunge.unlearners.gradient_clipping import GradientClipping
+    from expunge.unlearners.grid_ridge import ExactHead
     from expunge.unlearners.measured_residual import NoisyHead
     from expunge.unlearners.model_clipping import ModelClipping
     from expunge.unlearners.noisy import Noisy
@@ -47,7 +47,7 @@ __all__ = [
 _WHERE = {
     "UNLEARNERS": "table",
     "BlockwiseGradientClipping": "blockwise_gradient_clipping",
-    "ExactHead": "exact_ridge",
+    "ExactHead": "grid_ridge",
     "Foreign": "foreign",
     "GradientClipping": "gradient_clipping",
     "ModelClipping": "model_clipping",

@@ -183,7 +183,7 @@ class NoisyHead:
 
     def _refuse(self, head: object, task: Task) -> None:
         if isinstance(head, AnalyticHead):
-            raise StateError(f"{self.head} holds an exact head: go on with --mechanism exact_ridge")
+            raise StateError(f"{self.head} holds an exact head: go on with --mechanism grid_ridge")
         if self.head is not None:
             held = cast("ConvexHead", head).settings
             known = {name: held[name] for name in ("loss", "regularization", "residual")}

@@ -55,7 +55,7 @@ OPTIONS: MappingProxyType[str, _Option] = MappingProxyType(
 
 NAMES = (
     "gradient_clipping", "scheduled_gradient_clipping", "blockwise_gradient_clipping", "model_clipping",
-    "output_perturbation", "retrain", "exact_ridge", "measured_residual", "replay", "dp_training",
+    "output_perturbation", "retrain", "grid_ridge", "measured_residual", "replay", "dp_training",
 )  # fmt: skip
 """Of `expunge.unlearners.table.UNLEARNERS`, for whoever has no torch."""
 

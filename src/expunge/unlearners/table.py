@@ -1,13 +1,14 @@
 """The closed table of ways to unlearn: plan, run, audit, compare and the command line are made from it."""
 
+import logging
 from types import MappingProxyType
 from typing import Any
 
 from expunge.accounting import Mechanism
 from expunge.unlearners.blockwise_gradient_clipping import BlockwiseGradientClipping
 from expunge.unlearners.dp_training import PrivateTraining
-from expunge.unlearners.exact_ridge import ExactHead
 from expunge.unlearners.gradient_clipping import GradientClipping
+from expunge.unlearners.grid_ridge import ExactHead
 from expunge.unlearners.measured_residual import NoisyHead
 from expunge.unlearners.model_clipping import ModelClipping
 from expunge.unlearners.options import options_of
@@ -18,7 +19,9 @@ from expunge.unlearners.replay import Replaying
 from expunge.unlearners.retrain import Retraining
 from expunge.unlearners.scheduled_gradient_clipping import ScheduledGradientClipping
 
-__all__ = ["UNLEARNERS", "made", "options", "recalled"]
+__all__ = ["RENAMED", "UNLEARNERS", "made", "options", "recalled"]
+
+_log = logging.getLogger("expunge")
 
 UNLEARNERS: MappingProxyType[str, Any] = MappingProxyType(
     {
@@ -38,17 +41,23 @@ UNLEARNERS: MappingProxyType[str, Any] = MappingProxyType(
     }
 )
 
+RENAMED: MappingProxyType[str, str] = MappingProxyType({"exact_ridge": ExactHead.name})
+"""Names of earlier versions, by which `made` still finds an unlearner."""
+
 
 def made(name: str, given: dict[str, Any]) -> Unlearner:
     """The unlearner of a name, with options.
 
     Args:
-        name: of the table.
+        name: of the table; one of an earlier version is taken with a warning.
         given: options by name; those that it does not take are refused.
 
     Raises:
         ValueError: an unknown name, or an option that it takes none of or whose value is out of range.
     """
+    if name in RENAMED:
+        _log.warning("the unlearner %r of earlier versions is now called %r, and was taken", name, RENAMED[name])
+        name = RENAMED[name]
     if name not in UNLEARNERS:
         raise ValueError(f"mechanism must be one of {', '.join(UNLEARNERS)}, not {name!r}")
     kind = UNLEARNERS[name]

@@ -29,7 +29,7 @@ class ExactRidge(Exact):
     """
 
     name: ClassVar[str] = "exact_ridge"
-    proof: ClassVar[str] = "docs/methods/exact_ridge.md#why-not-floating-point"
+    proof: ClassVar[str] = "docs/methods/grid_ridge.md#why-not-floating-point"
     theorem: ClassVar[str] = (
         "The minimiser of ridge regression is a function of two sums over rows; subtracting a row's terms gives the sums "
         "of the retained rows."

@@ -30,7 +30,7 @@ class GridRidge(Exact):
     """
 
     name: ClassVar[str] = "grid_ridge"
-    proof: ClassVar[str] = "docs/methods/exact_ridge.md#statement"
+    proof: ClassVar[str] = "docs/methods/grid_ridge.md#statement"
     theorem: ClassVar[str] = (
         "The weights are a function of two whole-number sums over rows; subtracting a row's terms gives, bit for bit and in "
         "any order, the sums over the retained rows."

@@ -13,12 +13,12 @@ __all__ = ["UndeclaredFeatures"]
 
 @dataclass(frozen=True, kw_only=True)
 class UndeclaredFeatures:
-    """What `ExactRidge` or `MeasuredResidual` is where the feature map may have been made from the forgotten data.
+    """What `GridRidge` or `MeasuredResidual` is where the feature map may have been made from the forgotten data.
 
     The head alone has unlearned; the map below it may remember. The guarantee is the empty one, δ = 1.
 
     Args:
-        head: name of the mechanism that was run.
+        head: which head was run: "measured_residual", or "exact_ridge", as the first certificates called an exact one.
         noise_std: σ, per coordinate, of its noise; 0 where it has none.
     """
 

@@ -15,6 +15,7 @@ from expunge.data import Examples
 from expunge.data.coverage import coverage_of
 from expunge.errors import ExpungeError, StateError
 from expunge.heads import AnalyticHead
+from expunge.heads.analytic import UNDECLARED
 from expunge.training.task import Task, featured, labelled, outputs
 from expunge.training.unlearned import Unlearned, noiseless_record
 from expunge.unlearners.costs import Costs, timed
@@ -51,7 +52,7 @@ class ExactHead:
         rounding: see `AnalyticHead`.
     """
 
-    name: ClassVar[str] = "exact_ridge"
+    name: ClassVar[str] = GridRidge.name
     keeps: ClassVar[bool] = True
     reads: ClassVar[str] = "the head's state and the forgotten rows"
 
@@ -69,7 +70,7 @@ class ExactHead:
     def mechanism(self, task: Task, budget: Budget, relation: Relation) -> GridRidge | UndeclaredFeatures:
         """Exact: nothing is to be calibrated."""
         if self.grid is None:
-            return UndeclaredFeatures(head="exact_ridge")
+            return UNDECLARED
         return GridRidge(ridge=self.ridge, grid=self.grid, rounding=self.rounding, provenance=task.declared)
 
     @classmethod
@@ -82,7 +83,7 @@ class ExactHead:
         if isinstance(mechanism, ExactRidge):
             head = cls(ridge=mechanism.ridge, grid=None, rounding=mechanism.rounding)
             return Recalled(unlearner=head, reads=reads, assumed={"grid": "none"})
-        if isinstance(mechanism, UndeclaredFeatures) and mechanism.head == cls.name:
+        if isinstance(mechanism, UndeclaredFeatures) and mechanism.head == UNDECLARED.head:
             return Recalled(unlearner=cls(), reads=reads, assumed={"ridge": cls.ridge, "grid": cls.grid})
         return None
 
@@ -148,7 +149,7 @@ class ExactHead:
         if self.grid is not None:
             return head.unlearned()
         layer = head.module()
-        return Unlearned(layer, noiseless_record(UndeclaredFeatures(head="exact_ridge"), layer))
+        return Unlearned(layer, noiseless_record(UNDECLARED, layer))
 
     def _held(self) -> Any:
         return self.learned if self.head is None else load_head(self.head)

@@ -128,23 +128,23 @@ def compared() -> ex.report.Comparison:
 
 
 def test_ways_are_compared_with_a_null_start_and_a_retraining_of_equal_steps(compared: Any) -> None:
-    assert [lane.name for lane in compared.lanes] == ["mine", "once", "null start: once", "head", "retrain"]
-    once, null, retrain = (compared.lane(name) for name in ("once", "null start: once", "retrain"))
+    assert [curve.name for curve in compared.curves] == ["mine", "once", "null start: once", "head", "retrain"]
+    once, null, retrain = (compared.curve(name) for name in ("once", "null start: once", "retrain"))
     assert compared.null_start_of("once") is null
     assert once.steps == null.steps == retrain.steps == 270 // 128
-    assert (once.kind, null.kind, retrain.kind, compared.lane("mine").kind) == (
+    assert (once.kind, null.kind, retrain.kind, compared.curve("mine").kind) == (
         "epsilon_delta",
         "none",
         "exact",
         "none",
     )
     assert once.epsilon <= 1
-    for lane in compared.lanes:
-        assert len(lane.held_out) == len(lane.forget) == len(lane.seconds) == len(lane.metrics["weight"]) == 2
+    for curve in compared.curves:
+        assert len(curve.held_out) == len(curve.forget) == len(curve.seconds) == len(curve.metrics["weight"]) == 2
 
 
 def test_a_plain_function_that_does_nothing_leaves_what_the_trained_model_is(compared: Any) -> None:
-    task, mine = lane_tasks.task(), compared.lane("mine")
+    task, mine = lane_tasks.task(), compared.curve("mine")
     assert mine.held_out[0][-1] == accuracy(task.model, task.held_out)
     assert mine.metrics["weight"][0] == pytest.approx(norm(SimpleNamespace(model=task.model), task))
 
@@ -153,18 +153,18 @@ def test_a_comparison_is_json_csv_and_a_table_and_is_read_again(compared: Any, t
     save_comparison(compared, tmp_path / "c")
     assert {path.suffix for path in (tmp_path / "c").iterdir()} == {".json", ".csv", ".txt", ".svg"}
     again = ex.report.Comparison.load(tmp_path / "c" / "comparison.json")
-    assert again.lane("once").metrics == {"weight": list(compared.lane("once").metrics["weight"])}
+    assert again.curve("once").metrics == {"weight": list(compared.curve("once").metrics["weight"])}
     rows = (tmp_path / "c" / "comparison.csv").read_text().splitlines()
     assert rows[0] == "unlearner,seed,metric,value"
     assert len(rows) == 1 + 5 * 4 * 2  # ways, three numbers and a metric, seeds
-    assert f"once,1,weight,{compared.lane('once').metrics['weight'][1]!r}" in rows
+    assert f"once,1,weight,{compared.curve('once').metrics['weight'][1]!r}" in rows
     assert "weight [norm]" in str(compared)
     assert all(len(line) <= 120 for line in str(compared).splitlines())
 
 
 def test_a_comparison_without_controls_runs_what_is_named_alone() -> None:
     found = ex.compare(lane_tasks.task(), unlearners={"mine": keeps_all}, seeds=1, controls=False)
-    assert [lane.name for lane in found.lanes] == ["mine"]
+    assert [curve.name for curve in found.curves] == ["mine"]
     with pytest.raises(ValueError, match="unlearners must name at least one way"):
         ex.compare(lane_tasks.task(), unlearners={})
     with pytest.raises(TypeError, match="is no unlearner"):
@@ -189,5 +189,5 @@ def test_learning_heads_and_traces_forget_what_they_have_learned() -> None:
         seeds=1, controls=False, budget=ex.Budget(epsilon=8.0, delta=1e-5),
     )  # fmt: skip
     never = ex.unlearn(lane_tasks.task(), None, "grid_ridge")
-    assert found.lane("head").held_out[0][-1] == unlearning.released_accuracies(lane_tasks.task(), never)["held_out"]
-    assert found.lane("noisy").epsilon == pytest.approx(8.0, rel=1e-6)
+    assert found.curve("head").held_out[0][-1] == unlearning.released_accuracies(lane_tasks.task(), never)["held_out"]
+    assert found.curve("noisy").epsilon == pytest.approx(8.0, rel=1e-6)

@@ -42,11 +42,7 @@ def task():
 def planned(task, budget=BUDGET, *, noisy=None, batch_size=128, epochs=5, training_epochs=30, **how):
     """Of the noisy mechanisms (by default the demo's), retraining, heads and a replay."""
     training = {"epochs": epochs, "batch_size": batch_size}
-    ways = (
-        [replace(way, **training) for name, way in unlearners(5).items() if name != "retrain"]
-        if noisy is None
-        else noisy
-    )
+    ways = [replace(way, **training) for way in unlearners(5).values()] if noisy is None else noisy
     own = {name: {one: how[one] for one in taken if one in how} for name, taken in TAKES.items()}
     others = [
         Retraining(epochs=training_epochs, batch_size=batch_size), ExactHead(**own["exact"]), NoisyHead(**own["noisy"]),

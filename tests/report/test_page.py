@@ -10,7 +10,7 @@ import pytest
 import expunge as ex
 from expunge.audit import Audit, Counts, Finding, OneRun
 from expunge.errors import ClaimRefused, OutputError
-from expunge.report import Comparison, Lane, render, save
+from expunge.report import Comparison, Curve, render, save
 from test_vectors import BY_NAME
 
 OLD = sorted((Path(__file__).parent.parent / "certificates" / "v1").glob("*.json"))
@@ -38,13 +38,13 @@ def table(page: str, title: str) -> str:
     return page.split(f"<h3>{title}</h3>")[1].split("</section>")[0]
 
 
-def lane(name: str, value: float, **more: object) -> Lane:
+def curve(name: str, value: float, **more: object) -> Curve:
     runs = [[0.1, value], [0.1, value]]
-    return Lane(name=name, label=name, kind="none", epsilon=1.0, mu=0.268, steps=1, held_out=runs, forget=runs, **more)  # type: ignore[arg-type]
+    return Curve(name=name, label=name, kind="none", epsilon=1.0, mu=0.268, steps=1, held_out=runs, forget=runs, **more)  # type: ignore[arg-type]
 
 
-def comparison(*lanes: Lane) -> Comparison:
-    return Comparison(title="Some runs", epsilon=1, delta=1e-5, seeds=2, epochs=1, lanes=lanes, environment={})
+def comparison(*curves: Curve) -> Comparison:
+    return Comparison(title="Some runs", epsilon=1, delta=1e-5, seeds=2, epochs=1, curves=curves, environment={})
 
 
 def finding(certificate: ex.Certificate, attack: str) -> Finding:
@@ -191,7 +191,7 @@ def test_a_summary_that_is_no_whole_object_is_refused(text: str, tmp_path: Path)
 def test_null_start_and_retraining_are_those_of_the_certificates_own_method():
     certificate = VALID[NOISY]
     both = comparison(
-        lane("gradient_clipping", 0.55), lane("null_start", 0.5, null_of="gradient_clipping"), lane("retrain", 0.9)
+        curve("gradient_clipping", 0.55), curve("null_start", 0.5, null_of="gradient_clipping"), curve("retrain", 0.9)
     )
     page = render(certificate, both)
     shown = table(page, "Accuracy")
@@ -205,13 +205,13 @@ def test_null_start_and_retraining_are_those_of_the_certificates_own_method():
 
 
 def test_a_comparison_needs_no_method_by_name():
-    page = render(VALID[NOISY], comparison(lane("mine", 0.7)))
+    page = render(VALID[NOISY], comparison(curve("mine", 0.7)))
     assert "<td>mine</td>" in page
     assert table(page, "Accuracy").count("not measured") == 2
 
 
 def test_one_run_shows_no_spread():
-    one = Lane(
+    one = Curve(
         name="mine",
         label="mine",
         kind="exact",
@@ -281,11 +281,11 @@ def test_a_page_is_written_to_a_new_file_from_files(tmp_path: Path):
     certificate = VALID[NOISY]
     certificate.save(tmp_path / "c.json")
     audit(certificate, "by hand").save(tmp_path / "a.json")
-    (tmp_path / "curves.json").write_text(json.dumps(comparison(lane("retrain", 0.9)).to_dict()))
+    (tmp_path / "curves.json").write_text(json.dumps(comparison(curve("retrain", 0.9)).to_dict()))
     told = {"audit": tmp_path / "a.json", "comparison": tmp_path / "curves.json", "organisation": "Us"}
     path = ex.report.save(tmp_path / "c.json", tmp_path / "page.html", **told)
     assert path.read_text(encoding="utf-8") == render(
-        certificate, comparison(lane("retrain", 0.9)), audit(certificate, "by hand"), organisation="Us"
+        certificate, comparison(curve("retrain", 0.9)), audit(certificate, "by hand"), organisation="Us"
     )
     with pytest.raises(OutputError, match="exists already"):
         ex.report.save(certificate, path)

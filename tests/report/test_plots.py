@@ -1,4 +1,4 @@
-"""Plots show all that they are given: names as they are, every lane, epochs where they ended, limits that are none."""
+"""Plots show all that they are given: names as they are, every curve, epochs where they ended, limits that are none."""
 
 import re
 from dataclasses import replace
@@ -8,13 +8,13 @@ import pytest
 
 from expunge.accounting import Relation
 from expunge.audit import Finding, GaussianFit, OneRun
-from expunge.report import Comparison, Lane, plots
+from expunge.report import Comparison, Curve, plots
 
 NAMES = ["$5 to $10 a request", r"lr $\frac$ 2", r"$\undefined{x}$", "a $ b", r"\alpha $$", "50 % & <b>"]
 
 
-def lane(label: str) -> Lane:
-    return Lane(
+def curve(label: str) -> Curve:
+    return Curve(
         name="retrain",
         label=label,
         kind="none",
@@ -32,7 +32,7 @@ def shown(name: str) -> str:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lanes_name_is_shown_as_it_is(name: str) -> None:
-    comparison = Comparison(title="t", epsilon=1.0, delta=1e-5, seeds=1, epochs=1, lanes=[lane(name)], environment={})
+    comparison = Comparison(title="t", epsilon=1.0, delta=1e-5, seeds=1, epochs=1, curves=[curve(name)], environment={})
     assert shown(name) in plots.accuracy_curves(comparison)
 
 
@@ -59,12 +59,12 @@ def marks(svg: str) -> set[str]:
     )
 
 
-def test_every_lane_is_drawn_with_a_look_of_its_own() -> None:
-    lanes = [replace(lane(f"lane {k}"), name=str(k), held_out=[[0.1, 0.5 + k / 100]]) for k in range(14)]
+def test_every_curve_is_drawn_with_a_look_of_its_own() -> None:
+    curves = [replace(curve(f"curve {k}"), name=str(k), held_out=[[0.1, 0.5 + k / 100]]) for k in range(14)]
     svg = plots.accuracy_curves(
-        Comparison(title="t", epsilon=1.0, delta=1e-5, seeds=1, epochs=1, lanes=lanes, environment={})
+        Comparison(title="t", epsilon=1.0, delta=1e-5, seeds=1, epochs=1, curves=curves, environment={})
     )
-    assert all(f">lane {k}<" in svg for k in range(14))
+    assert all(f">curve {k}<" in svg for k in range(14))
     assert len(marks(svg)) == 14
 
 
@@ -82,10 +82,10 @@ def test_an_epoch_that_was_not_finished_is_drawn_where_it_ended(monkeypatch: pyt
         return ""
 
     monkeypatch.setattr(plots, "_svg", keep)
-    partial = replace(lane("r"), held_out=[[0.1] * 5], forget=[[0.1] * 5], at=(0, 1, 2, 3, 3.27))
-    whole = replace(lane("w"), name="w", held_out=[[0.1] * 4], forget=[[0.1] * 4])
+    partial = replace(curve("r"), held_out=[[0.1] * 5], forget=[[0.1] * 5], at=(0, 1, 2, 3, 3.27))
+    whole = replace(curve("w"), name="w", held_out=[[0.1] * 4], forget=[[0.1] * 4])
     plots.accuracy_curves(
-        Comparison(title="t", epsilon=1.0, delta=1e-5, seeds=1, epochs=3, lanes=[partial, whole], environment={})
+        Comparison(title="t", epsilon=1.0, delta=1e-5, seeds=1, epochs=3, curves=[partial, whole], environment={})
     )
     assert seen["accuracy-curves"] == [(0, 1, 2, 3, 3.27), (0, 1, 2, 3)]
 

@@ -417,7 +417,7 @@ def test_a_finished_model_is_refused() -> None:
 
 
 def test_unlearn_names_the_verb_for_private_training() -> None:
-    with pytest.raises(TypeError, match=r"use train_private\(\)"):
+    with pytest.raises(TypeError, match=r"unlearn\(task, request, 'dp_training'\)"):
         ex.unlearn(made(mlp), data(), MLP, loss=loss)
 
 

@@ -320,8 +320,8 @@ def test_a_loss_that_cannot_be_called_is_refused(retain: ex.Examples) -> None:
 
 
 def test_unlearn_refuses_the_retrain_mechanism(retain: ex.Examples) -> None:
-    """Retraining starts from a fresh model: unlearn names the verb to use."""
-    with pytest.raises(TypeError, match=r"retrain\(\)"):
+    """Retraining starts from a fresh model: unlearn says how to call it."""
+    with pytest.raises(TypeError, match=r"unlearn\(task, request, 'retrain'\)"):
         unlearn(make(), retain, mechanism=ex.Retrain())
 
 

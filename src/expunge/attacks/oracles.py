@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from expunge.accounting import GradientClipping, Mechanism
+from expunge.accounting import Mechanism
 
-__all__ = ["Oracle", "oracles"]
+__all__ = ["LinearSteps", "Oracle", "oracles"]
 
 _STEEP = 1e9  # every gradient is clipped, or thrown to the end of the ball
 
@@ -30,6 +30,31 @@ class Oracle:
     gaussian: bool
 
 
+@runtime_checkable
+class LinearSteps(Protocol):
+    """A mechanism all of whose steps are θ ← ρ θ - η g + noise once the start is in its ball: Gaussian where g is 0."""
+
+    @property
+    def kept_each_step(self) -> float:
+        """ρ."""
+        ...
+
+    @property
+    def init_clip(self) -> float:
+        """Radius of the ball."""
+        ...
+
+    @property
+    def learning_rate(self) -> float:
+        """η."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """How many."""
+        ...
+
+
 def oracles(mechanism: Mechanism) -> list[Oracle]:
     """The losses worth trying.
 
@@ -41,9 +66,10 @@ def oracles(mechanism: Mechanism) -> list[Oracle]:
     if steps == 0:
         return [Oracle("no loss", _still, gaussian=True)]
     found = [Oracle("a loss that drives apart", _apart, gaussian=steps == 1)]
+    linear = isinstance(mechanism, LinearSteps)
     if steps > 1 and mechanism.start_radius < inf:
-        found.append(Oracle("a flat loss", _still, gaussian=isinstance(mechanism, GradientClipping)))
-    if steps > 1 and isinstance(mechanism, GradientClipping):
+        found.append(Oracle("a flat loss", _still, gaussian=linear))
+    if steps > 1 and linear:
         found.append(Oracle("a loss that cancels repeated noise", _cancelling(mechanism), gaussian=False))
     return found
 
@@ -56,12 +82,12 @@ def _apart(theta: Tensor, _step: Any) -> Tensor:
     return torch.where(theta >= 0, -_STEEP, _STEEP).to(theta.dtype)
 
 
-def _cancelling(m: GradientClipping) -> Callable[[Tensor, int], Tensor]:
+def _cancelling(m: LinearSteps) -> Callable[[Tensor, int], Tensor]:
     """Were every noise the same n, a run from C0 without gradients would be at ρ^k C0 + (1 + ρ + ... + ρ^(k-1)) n.
 
     So before the last step n can be read off, and the gradient takes the weight to ρ^T C0 exactly, if the clip lets it.
     """
-    rho, last = 1 - m.decay, m.steps - 1
+    rho, last = m.kept_each_step, m.steps - 1
     passed = sum(rho**k for k in range(last))
 
     def gradient(theta: Tensor, step: int) -> Tensor:

@@ -16,15 +16,16 @@ from torch import nn
 
 from expunge import _validate
 from expunge._progress import track
-from expunge.accounting import Budget, Kind, Mechanism, Relation, Retrain, guarantee
+from expunge.accounting import Budget, Kind, Mechanism, Relation, guarantee
 from expunge.data import Examples, Request, as_examples
 from expunge.data.joins import joined
 from expunge.errors import TaskError
 from expunge.jobs.unlearning import Way, chosen, released_accuracies
 from expunge.report.comparisons import save_comparison
-from expunge.report.curves import Comparison, Lane
+from expunge.report.curves import Comparison, Curve
 from expunge.training.task import Task, accuracies
 from expunge.training.unlearned import Unlearned
+from expunge.unlearners.capabilities import Fresh
 from expunge.unlearners.costs import Costs
 from expunge.unlearners.null_start import null_start
 from expunge.unlearners.protocol import Unlearner
@@ -65,6 +66,11 @@ class _Runs:
     forget: list[list[float]] = field(default_factory=list[list[float]])
     seconds: list[float] = field(default_factory=list[float])
     metrics: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it trains a new model, as retraining does."""
+        return isinstance(self.way, Fresh)
 
 
 def compare(
@@ -117,7 +123,7 @@ def compare(
     runs = {name: _Runs(way, mechanism=way.mechanism(first, budget, relation)) for name, way in ways.items()}
     _count(runs, first, budget, relation)
     if controls:
-        runs = _with_controls(runs, first)
+        runs = _with_controls(runs, first, budget, relation)
     jobs = [(seed, name) for seed in range(seeds) for name in runs]
     with _quiet():
         for _ in track(
@@ -129,7 +135,7 @@ def compare(
     found = Comparison(
         title=title or f"{', '.join(ways)} at epsilon={budget.epsilon:g}, delta={budget.delta:g}", epsilon=budget.epsilon,
         delta=budget.delta, seeds=seeds, epochs=round(longest), environment=environment,
-        lanes=[_lane(name, own, budget, relation, longest) for name, own in runs.items()],
+        curves=[_curve(name, own, budget, relation, longest) for name, own in runs.items()],
         metrics={name: {"unit": own.unit, "better": own.better} for name, own in (metrics or {}).items()},
     )  # fmt: skip
     if out is not None:
@@ -148,7 +154,7 @@ def _count(runs: Mapping[str, _Runs], task: Task, budget: Budget, relation: Rela
         own.steps = own.way.quote(task, budget, relation, costs).steps
 
 
-def _with_controls(runs: Mapping[str, _Runs], task: Task) -> dict[str, _Runs]:
+def _with_controls(runs: Mapping[str, _Runs], task: Task, budget: Budget, relation: Relation) -> dict[str, _Runs]:
     """With null starts behind the ways that clip their start to a ball, and retraining with as many steps as the longest way."""
     found: dict[str, _Runs] = {}
     for name, own in runs.items():
@@ -156,10 +162,10 @@ def _with_controls(runs: Mapping[str, _Runs], task: Task) -> dict[str, _Runs]:
         if own.mechanism is not None and own.mechanism.noise_draws and isfinite(own.mechanism.start_radius):
             control = _Runs(own.way, null_of=name, steps=own.steps, mechanism=own.mechanism)
             found[f"{_NULL_START}: {name}"] = control
-    retrained = any(isinstance(own.mechanism, Retrain) for own in runs.values())
     steps = max(own.steps for own in runs.values())
-    if not retrained and task.make_model is not None and steps:
-        found["retrain"] = _Runs(_retraining(runs, task, steps), steps=steps, mechanism=Retrain())
+    if not any(own.fresh for own in runs.values()) and task.make_model is not None and steps:
+        way = _retraining(runs, task, steps)
+        found[way.name] = _Runs(way, steps=steps, mechanism=way.mechanism(task, budget, relation))
     return found
 
 
@@ -235,19 +241,19 @@ def _learned(way: Unlearner, task: Task, run: Run) -> Unlearner:
     return way.learn(task, joined(*parts), run)  # pyright: ignore[reportArgumentType]
 
 
-def _lane(name: str, own: _Runs, budget: Budget, relation: Relation, longest: float) -> Lane:
+def _curve(name: str, own: _Runs, budget: Budget, relation: Relation, longest: float) -> Curve:
     proven = (
         None
         if own.mechanism is None or own.null_of
         else guarantee(own.mechanism, delta=budget.delta, relation=relation)
     )
     level = len(set(own.at)) == 1
-    return Lane(
+    return Curve(
         name=name, label=name.replace("_", " "), kind="none" if proven is None else str(proven.kind),
         epsilon=proven.epsilon if proven is not None and proven.kind is not Kind.NONE else None,
         mu=proven.mu if proven is not None and isfinite(proven.mu) else None, steps=own.steps, held_out=own.held_out,
         forget=own.forget, seconds=own.seconds, at=(0.0, longest or 1.0) if level else own.at, null_of=own.null_of,
-        metrics=own.metrics,
+        fresh=own.fresh, metrics=own.metrics,
     )  # fmt: skip
 
 

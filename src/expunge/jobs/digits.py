@@ -16,9 +16,9 @@ from expunge.unlearners.gradient_clipping import GradientClipping
 from expunge.unlearners.model_clipping import ModelClipping
 from expunge.unlearners.output_perturbation import OutputPerturbation
 from expunge.unlearners.protocol import Unlearner
-from expunge.unlearners.retrain import Retraining, retrain
+from expunge.unlearners.retrain import retrain
 
-__all__ = ["RECIPE", "digits", "mechanisms", "unlearners"]
+__all__ = ["RECIPE", "digits", "mechanisms", "training", "unlearners"]
 
 RECIPE = Recipe(learning_rate=0.4, batch_size=128)
 _HELD_OUT, _FORGET = 360, 144  # a fifth held out; forget a tenth of the 1,437 trained on
@@ -57,23 +57,22 @@ def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def unlearners(epochs: int) -> dict[str, Unlearner]:
-    """The three noisy methods and retraining, with so many epochs after them. Their radii were fixed before any model was trained."""
-    training: dict[str, Any] = {"epochs": epochs, "recovery_lr": RECIPE.learning_rate, "batch_size": RECIPE.batch_size}
-    return {
-        "gradient_clipping": GradientClipping(
-            init_clip=0.5, grad_clip=1.0, learning_rate=0.01, weight_decay=20.0, steps=20, **training
-        ),
-        "model_clipping": ModelClipping(model_clip=0.5, learning_rate=0.1, weight_decay=0.0, steps=20, **training),
-        "output_perturbation": OutputPerturbation(init_clip=0.5, **training),
-        "retrain": Retraining(**training),
-    }
+    """Noisy ones, with so many epochs after them. Their radii were fixed before any model was trained."""
+    recovery = training(epochs)
+    ways = (
+        GradientClipping(init_clip=0.5, grad_clip=1.0, learning_rate=0.01, weight_decay=20.0, steps=20, **recovery),
+        ModelClipping(model_clip=0.5, learning_rate=0.1, weight_decay=0.0, steps=20, **recovery),
+        OutputPerturbation(init_clip=0.5, **recovery),
+    )
+    return {way.name: way for way in ways}
+
+
+def training(epochs: float) -> dict[str, Any]:
+    """The options of an unlearner that trains, or recovers, for so many epochs as the digits' own network was trained."""
+    return {"epochs": epochs, "recovery_lr": RECIPE.learning_rate, "batch_size": RECIPE.batch_size}
 
 
 def mechanisms(budget: Budget) -> dict[str, Mechanism]:
-    """The noisy mechanisms of `unlearners`, calibrated to the budget."""
+    """The mechanisms of `unlearners`, calibrated to the budget."""
     task = digits(0)
-    return {
-        name: unlearner.mechanism(task, budget, Relation.RETRAINED)
-        for name, unlearner in unlearners(5).items()
-        if name != "retrain"
-    }
+    return {name: way.mechanism(task, budget, Relation.RETRAINED) for name, way in unlearners(5).items()}

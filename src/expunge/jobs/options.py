@@ -4,23 +4,22 @@ from collections.abc import Mapping
 from dataclasses import fields, make_dataclass
 from typing import Any
 
-from expunge.accounting import (
-    MECHANISMS,
-    Budget,
-    GradientClipping,
-    Kind,
-    Mechanism,
-    ModelClipping,
-    OutputPerturbation,
-    Relation,
-    calibrate,
-)
+from expunge.accounting import MECHANISMS, Budget, Kind, Mechanism, Relation, calibrate
 from expunge.unlearners.options import OPTIONS, option
 
 __all__ = ["FAMILIES", "Noisy", "calibrated", "refuse_extreme"]
 
-# The mechanisms whose settings fit on a command line; the others are for the library.
-FAMILIES: Mapping[str, Any] = {m.name: m for m in (GradientClipping, ModelClipping, OutputPerturbation)}
+_NOISE = "noise_std"  # what is calibrated
+
+
+def _is_family(mechanism: Any) -> bool:
+    """Whether all fields but the noise are options, which fit on a command line; the others are for the library."""
+    kinds = {f.name: f.type for f in fields(mechanism)}
+    has_noise = mechanism.kind is Kind.EPSILON_DELTA and kinds.pop(_NOISE, None) is float
+    return has_noise and all(name in OPTIONS and kind is OPTIONS[name].kind for name, kind in kinds.items())
+
+
+FAMILIES: Mapping[str, Any] = {name: m for name, m in MECHANISMS.items() if _is_family(m)}
 _SMALLEST, _LARGEST = 1e-100, 1e100
 _OWN = tuple(name for name in OPTIONS if any(name in {f.name for f in fields(m)} for m in FAMILIES.values()))
 
@@ -64,4 +63,4 @@ def calibrated(name: str, given: Mapping[str, Any], budget: Budget, relation: Re
         raise ValueError(f"mechanism {name!r} takes no {', no '.join(foreign)}, which was given and would do nothing")
     refuse_extreme(**given)
     used = {one: OPTIONS[one].default for one in _OWN if one in known} | dict(given)
-    return calibrate(lambda s: family(**used, noise_std=s), budget, relation=relation)
+    return calibrate(lambda s: family(**used, **{_NOISE: s}), budget, relation=relation)

@@ -12,13 +12,14 @@ from typing import Any
 from scipy.special import ndtr, ndtri, stdtrit
 
 from expunge.errors import OutputError
+from expunge.report.earlier import as_now
 
-__all__ = ["Comparison", "Lane", "interval", "null_start_bound"]
+__all__ = ["Comparison", "Curve", "interval", "null_start_bound"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lane:
-    """One procedure.
+class Curve:
+    """The accuracy of one unlearner, or of a control, by seed and epoch.
 
     Args:
         name: e.g. "gradient_clipping".
@@ -32,7 +33,8 @@ class Lane:
         seconds: of the unlearning and recovery of each seed, measuring left out.
         at: epochs after which each column was measured, shape (columns,); by default 0, 1, 2, ...
         metrics: name -> what was measured of each seed's release.
-        null_of: of a null start, the name of the lane that it is the control of.
+        null_of: of a null start, the name of the curve that it is the control of.
+        fresh: whether a new model was trained, on the retained data alone.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Lane:
     seconds: Sequence[float] = ()
     at: Sequence[float] = ()
     null_of: str | None = None
+    fresh: bool = False
     metrics: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
 
     def __post_init__(self) -> None:
@@ -73,7 +76,7 @@ class Comparison:
         delta: likewise.
         seeds: runs of each.
         epochs: of the longest recovery.
-        lanes: one a way, and one a control.
+        curves: one an unlearner, and one a control.
         environment: versions and threads.
         metrics: name -> {"unit", "better"} of what was measured beside accuracy.
     """
@@ -83,7 +86,7 @@ class Comparison:
     delta: float
     seeds: int
     epochs: int
-    lanes: Sequence[Lane]
+    curves: Sequence[Curve]
     environment: Mapping[str, str]
     metrics: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
 
@@ -100,26 +103,27 @@ class Comparison:
         """
         try:
             plain = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls(**plain | {"lanes": [Lane(**lane) for lane in plain["lanes"]]})
+            now = as_now(plain)
+            return cls(**now | {"curves": [Curve(**curve) for curve in now["curves"]]})
         except OSError as error:
             raise OutputError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
         except (KeyError, TypeError, ValueError) as error:
             raise OutputError(f"{os.fspath(path)} is not a comparison.json, as demo makes it") from error
 
     def to_csv(self) -> str:
-        """One line a number: way, seed, metric, value; accuracies are those at the end."""
+        """One line a number: unlearner, seed, metric, value; accuracies are those at the end."""
         lines = ["unlearner,seed,metric,value"]
-        for lane in self.lanes:
+        for curve in self.curves:
             numbers: dict[str, Sequence[float]] = {
-                "held_out_accuracy": [run[-1] for run in lane.held_out], "forget_accuracy": [run[-1] for run in lane.forget],
-                "seconds": lane.seconds, **lane.metrics,
+                "held_out_accuracy": [run[-1] for run in curve.held_out], "forget_accuracy": [run[-1] for run in curve.forget],
+                "seconds": curve.seconds, **curve.metrics,
             }  # fmt: skip
-            name = f'"{lane.name}"' if "," in lane.name else lane.name
+            name = f'"{curve.name}"' if "," in curve.name else curve.name
             lines += [f"{name},{seed},{what},{x!r}" for what, all_ in numbers.items() for seed, x in enumerate(all_)]
         return "\n".join(lines) + "\n"
 
     def __str__(self) -> str:
-        width = max(len(lane.name) for lane in self.lanes)
+        width = max(len(curve.name) for curve in self.curves)
         units = {name: own.get("unit", "") for name, own in self.metrics.items()}
         extra = [f"{name} [{unit}]" if unit else name for name, unit in units.items()]
         head = [
@@ -130,26 +134,26 @@ class Comparison:
             f"{'forgotten':>15}",
         ]
         lines = ["  ".join([*head, *(f"{name:>15}" for name in extra)])]
-        for lane in self.lanes:
-            proven = f"epsilon={lane.epsilon:.4g}" if lane.kind == "epsilon_delta" else lane.kind
-            shown = [_shown([run[-1] for run in runs]) for runs in (lane.held_out, lane.forget)]
-            shown += [_shown(lane.metrics.get(name, ())) for name in self.metrics]
-            cells = [f"{lane.name:{width}}", f"{proven:14}", f"{lane.steps:>6}", *(f"{cell:>15}" for cell in shown)]
+        for curve in self.curves:
+            proven = f"epsilon={curve.epsilon:.4g}" if curve.kind == "epsilon_delta" else curve.kind
+            shown = [_shown([run[-1] for run in runs]) for runs in (curve.held_out, curve.forget)]
+            shown += [_shown(curve.metrics.get(name, ())) for name in self.metrics]
+            cells = [f"{curve.name:{width}}", f"{proven:14}", f"{curve.steps:>6}", *(f"{cell:>15}" for cell in shown)]
             lines.append("  ".join(cells).rstrip())
         return "\n".join([self.title, *lines])
 
-    def lane(self, name: str) -> Lane | None:
-        """The lane of that name, if it was run."""
-        return next((lane for lane in self.lanes if lane.name == name), None)
+    def curve(self, name: str) -> Curve | None:
+        """The curve of that name, if it was run."""
+        return next((curve for curve in self.curves if curve.name == name), None)
 
-    def null_start_of(self, name: str) -> Lane | None:
-        """The null start that is the control of a lane, if it was run."""
-        return next((lane for lane in self.lanes if lane.null_of == name), None) or self._unnamed_null_start(name)
+    def null_start_of(self, name: str) -> Curve | None:
+        """The null start that is the control of a curve, if it was run."""
+        return next((curve for curve in self.curves if curve.null_of == name), None)
 
-    def _unnamed_null_start(self, name: str) -> Lane | None:
-        """Of files from before `null_of`, whose null start went through gradient clipping."""
-        found = self.lane("null_start") if name == "gradient_clipping" else None
-        return found if found is not None and found.null_of is None else None
+    @property
+    def retraining(self) -> Curve | None:
+        """The first that trained a new model, if one was run."""
+        return next((curve for curve in self.curves if curve.fresh), None)
 
 
 def _shown(values: Sequence[float]) -> str:

@@ -11,7 +11,7 @@ from expunge.audit import Finding
 from expunge.audit.words import explained
 from expunge.certificate import Certificate
 from expunge.record import RunRecord
-from expunge.report.curves import Comparison, Lane, interval, null_start_bound
+from expunge.report.curves import Comparison, Curve, interval, null_start_bound
 from expunge.report.figures import Figures
 from expunge.report.plain import noise_hides
 
@@ -97,42 +97,42 @@ def accuracies(
     mechanism = certificate.mechanism
     null = comparison and comparison.null_start_of(mechanism.name)
     if null or noise_hides(mechanism):
-        rows.append(_lane("null start: the same procedure, no training to begin with", null))
-    retrained = comparison and comparison.lane("retrain")
-    if certificate.claim.kind is Kind.EPSILON_DELTA or (retrained and mechanism.name != "retrain"):
-        rows.append(_lane("retraining from new weights", retrained))
+        rows.append(_curve("null start: the same procedure, no training to begin with", null))
+    retrained = comparison and comparison.retraining
+    if certificate.claim.kind is Kind.EPSILON_DELTA or (retrained and retrained.name != mechanism.name):
+        rows.append(_curve("retraining from new weights", retrained))
     return rows
 
 
 def table(comparison: Comparison) -> list[dict[str, Any]]:
-    """One row a lane: final accuracies with their intervals, steps, guarantee."""
+    """One row a curve: final accuracies with their intervals, steps, guarantee."""
     return [
         {
-            "name": lane.name,
-            "label": lane.label,
-            "kind": lane.kind,
-            "epsilon": lane.epsilon,
-            "steps": lane.steps,
-            "before": interval([run[0] for run in lane.held_out]),
-            "held_out": interval(_last(lane.held_out)),
-            "forget": interval(_last(lane.forget)),
-            "seconds": fmean(lane.seconds) if lane.seconds else None,
+            "name": curve.name,
+            "label": curve.label,
+            "kind": curve.kind,
+            "epsilon": curve.epsilon,
+            "steps": curve.steps,
+            "before": interval([run[0] for run in curve.held_out]),
+            "held_out": interval(_last(curve.held_out)),
+            "forget": interval(_last(curve.forget)),
+            "seconds": fmean(curve.seconds) if curve.seconds else None,
             "shown": {
-                "before": _mean([run[0] for run in lane.held_out]),
-                "held_out": _mean(_last(lane.held_out)),
-                "forget": _mean(_last(lane.forget)),
+                "before": _mean([run[0] for run in curve.held_out]),
+                "held_out": _mean(_last(curve.held_out)),
+                "forget": _mean(_last(curve.forget)),
             },
         }
-        for lane in comparison.lanes
+        for curve in comparison.curves
     ]
 
 
-def control(comparison: Comparison, name: str = "gradient_clipping") -> dict[str, Any] | None:
-    """A lane beside its null start and retraining, and the most that its certificate allows; None where one was not run."""
-    trained, null, retrain = comparison.lane(name), comparison.null_start_of(name), comparison.lane("retrain")
+def control(comparison: Comparison, name: str) -> dict[str, Any] | None:
+    """A curve beside its null start and retraining, and the most that its certificate allows; None where one was not run."""
+    trained, null, retrain = comparison.curve(name), comparison.null_start_of(name), comparison.retraining
     if trained is None or trained.mu is None or null is None or retrain is None or trained is null:
         return None  # without a finite μ nothing is claimed that could be refuted
-    mean_trained, mean_null, retrained = (interval(_last(lane.held_out)) for lane in (trained, null, retrain))
+    mean_trained, mean_null, retrained = (interval(_last(curve.held_out)) for curve in (trained, null, retrain))
     mu = trained.mu
     return {
         "trained": mean_trained,
@@ -159,10 +159,10 @@ def _mean(values: list[float]) -> str:
     return f"{mean:.3f} ± {half:.3f}" if len(values) > 1 else f"{mean:.3f}"
 
 
-def _lane(label: str, lane: Lane | None) -> dict[str, str]:
-    if lane is None:
+def _curve(label: str, curve: Curve | None) -> dict[str, str]:
+    if curve is None:
         return {"label": label, "held_out": "not measured", "forget": ""}
-    return {"label": label, "held_out": _mean(_last(lane.held_out)), "forget": _mean(_last(lane.forget))}
+    return {"label": label, "held_out": _mean(_last(curve.held_out)), "forget": _mean(_last(curve.forget))}
 
 
 def _measured(label: str, parts: Mapping[str, float]) -> dict[str, str]:

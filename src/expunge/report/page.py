@@ -142,7 +142,7 @@ def _checking(certificate: Certificate, figures: Figures | None, curves: Compari
         "measured": figures is not None and bool(figures.accuracy),
         "internal": figures is not None and figures.internal,
         "curves": None if curves is None else Markup(plots.accuracy_curves(curves)),  # noqa: S704  our own SVG
-        "lanes": [] if curves is None else engineering.table(curves),
+        "table": [] if curves is None else engineering.table(curves),
         "control": None if curves is None else engineering.control(curves, mechanism.name),
         "comparison": curves,
         "settings": engineering.settings(certificate),

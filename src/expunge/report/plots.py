@@ -16,21 +16,21 @@ _DASHES = ("-", "--", ":", "-.")
 
 
 def _look(place: int) -> dict[str, str]:
-    """Colour and dashes of the lane, attack or loss at this place: each its own, up to twenty-four."""
+    """Colour and dashes of the curve, attack or loss at this place: each its own, up to twenty-four."""
     return {"color": _COLOURS[place % len(_COLOURS)], "linestyle": _DASHES[place // len(_COLOURS) % len(_DASHES)]}
 
 
 def accuracy_curves(comparison: Comparison) -> str:
     """Held-out accuracy over epochs of recovery, mean and 95 % interval over seeds."""
-    figure, axes = _figure(height=3.6 + 0.1 * len(comparison.lanes))
-    for place, lane in enumerate(comparison.lanes):
-        points = [interval(column) for column in zip(*lane.held_out, strict=True)]
+    figure, axes = _figure(height=3.6 + 0.1 * len(comparison.curves))
+    for place, curve in enumerate(comparison.curves):
+        points = [interval(column) for column in zip(*curve.held_out, strict=True)]
         means = [mean for mean, _ in points]
         look = _look(place)
-        # A lane that does not move, or was measured once, is a point that a line would not show.
-        axes.plot(lane.epochs, means, **look, label=lane.label, linewidth=1.8, marker="o", markersize=3)
+        # A curve that does not move, or was measured once, is a point that a line would not show.
+        axes.plot(curve.epochs, means, **look, label=curve.label, linewidth=1.8, marker="o", markersize=3)
         low, high = zip(*((mean - half, mean + half) for mean, half in points), strict=True)
-        axes.fill_between(lane.epochs, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        axes.fill_between(curve.epochs, low, high, color=look["color"], alpha=0.15, linewidth=0)
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 0.0), min(high, 1.02))  # intervals of few seeds are wider than accuracies can be
     axes.set_xlabel("epochs of training on the retained data")
@@ -140,7 +140,7 @@ def _svg(figure: Any, salt: str) -> str:
 
 
 def _take_names_as_they_are(figure: Any) -> None:
-    """Names of lanes, attacks and losses are the users': a dollar is a dollar in them, and no formula begins there."""
+    """Names of curves, attacks and losses are the users': a dollar is a dollar in them, and no formula begins there."""
     for legend in (*figure.legends, *(axes.get_legend() for axes in figure.axes)):
         for text in legend.get_texts() if legend else []:
             text.set_parse_math(False)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from expunge import _validate
-from expunge.accounting import DPTraining, Mechanism, Retrain
+from expunge.accounting import Mechanism
 from expunge.training.loss import Loss
 from expunge.training.unlearned import Unlearned
 from expunge.unlearners.certified import run_executor
 from expunge.unlearners.executors import EXECUTORS
+from expunge.unlearners.options import NAMES
 
 __all__ = ["unlearn"]
 
@@ -61,9 +62,11 @@ def unlearn(
     """
     executor = EXECUTORS.get(type(mechanism))
     if executor is None:
-        instead: dict[type[Mechanism], str] = {Retrain: "use retrain()", DPTraining: "use train_private()"}
-        remedy = instead.get(type(mechanism), f"known: {[m.name for m in EXECUTORS]}")
-        raise TypeError(f"unlearn cannot run {_validate.shown(mechanism)}; {remedy}")
+        name = getattr(mechanism, "name", "")
+        task = f"; from a task: unlearn(task, request, {name!r})" if name in NAMES else ""
+        raise TypeError(
+            f"unlearn cannot run {_validate.shown(mechanism)} on a model; known: {[m.name for m in EXECUTORS]}{task}"
+        )
     return run_executor(
         model, retain, mechanism, executor, loss=loss, forget=forget, batch_size=batch_size, public=public,
         buffers=buffers, center=center, generator=generator, state=state, copy=copy,

@@ -89,6 +89,11 @@ class GradientClipping:
         return self.learning_rate * self.weight_decay
 
     @property
+    def kept_each_step(self) -> float:
+        """ρ: where the gradient is 0 every step is θ ← ρ θ + noise, so that the output is Gaussian. Audits use it."""
+        return 1 - self.decay
+
+    @property
     def gradient_steps(self) -> int:
         """T."""
         return self.steps

@@ -21,7 +21,7 @@ __all__ = ["calibrate", "compose"]
 def calibrate(
     noisy: Annotated[Any, Noisy],
     typed: Typed,
-    mechanism: Annotated[str, typer.Option(help=f"One of: {', '.join(FAMILIES)}.")] = "gradient_clipping",
+    mechanism: Annotated[str, typer.Option(help=f"One of: {', '.join(FAMILIES)}.")] = next(iter(FAMILIES)),
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
     relation: InRelation = ex.Relation.RETRAINED,

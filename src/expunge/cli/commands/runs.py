@@ -119,11 +119,13 @@ def _request(ids: Path | None) -> Any:
 
 
 def _own(name: str, given: Mapping[str, Any], training_epochs: float | None = None) -> dict[str, Any]:
-    """Those of the given options that an unlearner takes; how long a retraining takes is an option of its own in a plan."""
+    """Those of the given options that an unlearner takes; how long a new model is trained is an option of its own in a plan."""
+    from expunge.unlearners.capabilities import Fresh
+    from expunge.unlearners.table import made
     from expunge.unlearners.table import options as taken
 
     own = {one: value for one, value in given.items() if one in taken(name)}
-    if name == ex.Retrain.name and training_epochs is not None:
+    if training_epochs is not None and isinstance(made(name, own), Fresh):
         own["epochs"] = training_epochs
     return own
 

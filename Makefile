@@ -21,7 +21,7 @@ docs: .venv-docs/installed  ## the documentation as a site: open site/index.html
 figures: .venv/installed  ## the plots of docs/accounting.md, from the code that certificates rest on
 	$(BIN)/python benchmarks/figures.py
 
-comparison: .venv/installed  ## docs/comparison.md: every lane on the same request, what is not there yet; about 40 minutes
+comparison: .venv/installed  ## docs/comparison.md: every unlearner on the same request, what is not there yet; about 40 minutes
 	$(BIN)/python benchmarks/comparison.py
 
 # On a CPU with a C++ compiler: make paper CIFAR10="--compile --bfloat16"

@@ -75,7 +75,7 @@ def published() -> ex.GradientClipping:
     )
 
 
-def lanes(ascent: float) -> dict[str, tuple[Unlearner, ex.Mechanism | None, float | None]]:
+def unlearners(ascent: float) -> dict[str, tuple[Unlearner, ex.Mechanism | None, float | None]]:
     """By name: what is run, its mechanism, and the ε it claims."""
     budget = ex.Budget(epsilon=1.0, delta=DELTA)
     wrong = published()
@@ -93,9 +93,9 @@ def lanes(ascent: float) -> dict[str, tuple[Unlearner, ex.Mechanism | None, floa
 
 
 def audited(name: str, arena: Arena) -> list[dict[str, Any]]:
-    """One row a lane."""
+    """One row an unlearner."""
     trained, rows = arena.trained(), []
-    for lane, (unlearner, of, claimed) in lanes(ASCENT[name]).items():
+    for label, (unlearner, of, claimed) in unlearners(ASCENT[name]).items():
         begun = time.perf_counter()
         seen = membership(arena, unlearner, delta=DELTA, trained=trained)
         coins = torch.Generator().manual_seed(0)
@@ -106,7 +106,7 @@ def audited(name: str, arena: Arena) -> list[dict[str, Any]]:
             known = ex.guarantee(ex.Retrain() if of is None else of, delta=DELTA)
             claim = known if known.epsilon <= claimed else replace(known, epsilon=claimed, mu=inf)
         rows.append({
-            "data": name, "lane": lane, "claimed": claimed,
+            "data": name, "unlearner": label, "claimed": claimed,
             "proven": None if of is None else ex.guarantee(of, delta=DELTA).epsilon,
             "refuted_by": [] if claim is None else [f.attack for f in findings if f.refutes(claim)],
             "findings": [f.to_dict() for f in findings],
@@ -121,7 +121,7 @@ def audited(name: str, arena: Arena) -> list[dict[str, Any]]:
 def show(rows: list[dict[str, Any]]) -> None:
     """The table."""
     table = Table(
-        "data", "lane", "claimed", "two worlds: ε ≥", "membership: ε ≥", "best AUC", "KLOM (null)", "challenge (null)",
+        "data", "unlearner", "claimed", "two worlds: ε ≥", "membership: ε ≥", "best AUC", "KLOM (null)", "challenge (null)",
         "accuracy", "refuted",
     )  # fmt: skip
     for r in rows:
@@ -137,7 +137,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         verdict = "" if r["claimed"] is None else "REFUTED" if r["refuted_by"] else "no"
         claimed = "" if r["claimed"] is None else f"{r['claimed']:g}"
         table.add_row(
-            r["data"], r["lane"], claimed, best("two worlds"), best("membership"),
+            r["data"], r["unlearner"], claimed, best("two worlds"), best("membership"),
             f"{max(c['attack'] for c in r['membership'].values()):.3f}", *far.values(),
             f"{r['accuracy']['population']:.3f}", verdict,
         )  # fmt: skip

@@ -32,7 +32,7 @@ EPOCHS = 5
 NOISY = {"grad_clip": 1.0, "learning_rate": 0.01, "weight_decay": 20.0}
 
 
-def lanes(budget: ex.Budget, radius: float, steps: int) -> dict[str, ex.Mechanism]:
+def methods_at(budget: ex.Budget, radius: float, steps: int) -> dict[str, ex.Mechanism]:
     """The methods at one budget and one radius of the ball: layers as blocks, of equal radius, against the whole."""
     sizes = ex.layer_sizes(make_model())
     clips = (radius / sqrt(len(sizes)),) * len(sizes)
@@ -73,9 +73,9 @@ def curve(start: nn.Module, task: ex.Task, mechanism: ex.Mechanism | None, seed:
 
 
 def measure(epsilon: float, radius: float, steps: int, seeds: int) -> dict[str, Any]:
-    """All lanes, both starts, all seeds."""
+    """All methods, both starts, all seeds."""
     budget = ex.Budget(epsilon=epsilon, delta=1e-5)
-    methods = lanes(budget, radius, steps)
+    methods = methods_at(budget, radius, steps)
     curves: dict[str, dict[str, list[list[float]]]] = {n: {"trained": [], "null": []} for n in methods}
     curves["retraining"] = {"fresh": []}
     for seed in track(range(seeds), description=f"epsilon {epsilon:g}, radius {radius:g}", transient=True):

@@ -18,10 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lanes.measures import accuracies, guessing, worlds
-from lanes.page import write_page
-from lanes.runs import LANES, Outcome
-from lanes.sets import BUDGET, SETS, Case, Setting
+from compared.measures import accuracies, guessing, worlds
+from compared.page import write_page
+from compared.runs import UNLEARNERS, Outcome
+from compared.sets import BUDGET, SETS, Case, Setting
 from paper.data import DataError
 from rich.console import Console
 from rich.progress import track
@@ -52,14 +52,14 @@ def measured(case: Case, outcome: Outcome) -> dict[str, Any]:
 
 
 def run(setting: Setting, seed: int) -> dict[str, Any]:
-    """All lanes from one seed."""
+    """All unlearners from one seed."""
     train, test = setting.rows()
     case = Case(setting, train, test, seed)
-    begun, lanes = time.perf_counter(), dict[str, Any]()
-    for name in track(LANES, description=f"{setting.name}, seed {seed}", console=Console(stderr=True)):
-        lanes[name] = measured(case, LANES[name](case))
+    begun, found = time.perf_counter(), dict[str, Any]()
+    for name in track(UNLEARNERS, description=f"{setting.name}, seed {seed}", console=Console(stderr=True)):
+        found[name] = measured(case, UNLEARNERS[name](case))
     return {
-        "set": setting.name, "seed": seed, "lanes": lanes, "whole": round(time.perf_counter() - begun, 1),
+        "set": setting.name, "seed": seed, "unlearners": found, "whole": round(time.perf_counter() - begun, 1),
         "sizes": {"retain": len(case.retain), "forget": len(case.forget), "test": len(test)},
         "width": setting.width, "weights": sum(p.numel() for p in setting.make_model().parameters()),
         "epochs": setting.epochs, "recovery_epochs": setting.recovery_epochs,

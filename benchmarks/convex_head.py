@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lanes.adult import PROVENANCE, adult
+from compared.adult import PROVENANCE, adult
 from paper.data import DataError, features
 from rich.console import Console
 from rich.table import Table

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from lanes.measures import CONFIDENCE
-from lanes.sets import BUDGET, SETS, Case
+from compared.measures import CONFIDENCE
+from compared.sets import BUDGET, SETS, Case
 from paper.data import DataError
 from rich.console import Console
 from rich.table import Table

@@ -1,4 +1,4 @@
-"""The comparison of all lanes on one request, on a small set."""
+"""The comparison of all unlearners on one request, on a small set."""
 
 import importlib
 import json
@@ -15,7 +15,7 @@ from torch import Tensor
 import expunge as ex
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-OURS = ("lanes", "paper", "comparison")
+OURS = ("compared", "paper", "comparison")
 
 
 def forget_modules():
@@ -42,7 +42,7 @@ def rows() -> tuple[ex.Examples, ex.Examples]:
 
 @pytest.fixture(scope="module")
 def setting(ours):
-    sets = ours("lanes.sets")
+    sets = ours("compared.sets")
     return sets.Setting(
         name="Adult", rows=rows, width=64, classes=10, make_model=partial(sets.network, 64, 16, 10),
         recipe=ex.Recipe(learning_rate=0.2, batch_size=64), features=Tensor.double, provenance="pixels", epochs=5,
@@ -56,7 +56,7 @@ def found(ours, setting):
 
 
 def test_what_is_forgotten_is_not_retained_and_the_canaries_have_wrong_labels(ours, setting):
-    case = ours("lanes.sets").Case(setting, *rows(), 1)
+    case = ours("compared.sets").Case(setting, *rows(), 1)
     names = [set(part.ids) for part in (case.retain, case.candidates)]
     assert not names[0] & names[1]
     assert set(case.forget.ids) < names[1]
@@ -70,14 +70,14 @@ def test_what_is_forgotten_is_not_retained_and_the_canaries_have_wrong_labels(ou
 
 
 def test_another_seed_is_another_split_and_other_coins(ours, setting):
-    one, same, other = (ours("lanes.sets").Case(setting, *rows(), seed) for seed in (0, 0, 1))
+    one, same, other = (ours("compared.sets").Case(setting, *rows(), seed) for seed in (0, 0, 1))
     assert one.forget.ids == same.forget.ids
     assert one.forget.ids != other.forget.ids
 
 
-def test_every_lane_is_certified_as_what_it_is(found):
-    kinds = {name: (lane["kind"], lane.get("epsilon")) for name, lane in found["lanes"].items()}
-    exact = ("retrain", "retrain_shortly", "exact_ridge", "replay", "shards")
+def test_every_unlearner_is_certified_as_what_it_is(found):
+    kinds = {name: (row["kind"], row.get("epsilon")) for name, row in found["unlearners"].items()}
+    exact = ("retrain", "retrain_shortly", "grid_ridge", "replay", "shards")
     assert {name for name, (kind, _) in kinds.items() if kind == "exact"} == set(exact)
     assert {name for name, (kind, _) in kinds.items() if kind == "none"} == {"nothing", "null_start"}
     noisy = [epsilon for kind, epsilon in kinds.values() if kind == "epsilon_delta"]
@@ -85,20 +85,20 @@ def test_every_lane_is_certified_as_what_it_is(found):
     assert all(0.99 < epsilon <= 1.0 for epsilon in noisy)
 
 
-def test_lanes_that_keep_something_say_how_much_and_the_others_nothing(found):
-    keeps = {name for name, lane in found["lanes"].items() if lane["kept"] > 0}
-    assert keeps == {"exact_ridge", "measured_residual", "replay", "shards"}
-    assert all(lane["one_row"] > 0 for name, lane in found["lanes"].items() if name in keeps)
+def test_unlearners_that_keep_something_say_how_much_and_the_others_nothing(found):
+    keeps = {name for name, row in found["unlearners"].items() if row["kept"] > 0}
+    assert keeps == {"grid_ridge", "measured_residual", "replay", "shards"}
+    assert all(row["one_row"] > 0 for name, row in found["unlearners"].items() if name in keeps)
 
 
-def test_lanes_without_noise_classify_and_noisy_ones_with_one_epoch_are_above_chance(found):
-    test = {name: lane["accuracy"]["test"] for name, lane in found["lanes"].items()}
-    assert all(test[name] > 0.75 for name in ("nothing", "retrain", "exact_ridge", "measured_residual", "replay"))
+def test_unlearners_without_noise_classify_and_noisy_ones_with_one_epoch_are_above_chance(found):
+    test = {name: row["accuracy"]["test"] for name, row in found["unlearners"].items()}
+    assert all(test[name] > 0.75 for name in ("nothing", "retrain", "grid_ridge", "measured_residual", "replay"))
     assert all(accuracy > 0.3 for accuracy in test.values())
 
 
 def test_guessing_shows_a_model_that_tells_and_not_one_that_never_saw(ours, setting):
-    sets, measures = ours("lanes.sets"), ours("lanes.measures")
+    sets, measures = ours("compared.sets"), ours("compared.measures")
     case = sets.Case(replace(setting, epochs=1), *rows(), 0)
     y = case.candidates.tensors[1]
     members = case.members
@@ -119,7 +119,7 @@ def test_guessing_shows_a_model_that_tells_and_not_one_that_never_saw(ours, sett
 
 
 def test_two_worlds_stay_below_what_is_proven(found):
-    seen = {name: lane["worlds"] for name, lane in found["lanes"].items() if lane["worlds"] is not None}
+    seen = {name: row["worlds"] for name, row in found["unlearners"].items() if row["worlds"] is not None}
     assert set(seen) == {
         "gradient_clipping", "scheduled_gradient_clipping", "model_clipping", "output_perturbation", "measured_residual",
     }  # fmt: skip
@@ -127,8 +127,8 @@ def test_two_worlds_stay_below_what_is_proven(found):
     assert min(seen["output_perturbation"], seen["measured_residual"]) > 0.9
 
 
-def test_the_page_has_a_line_for_every_lane_and_a_figure(ours, found, tmp_path):
-    page = ours("lanes.page")
+def test_the_page_has_a_line_for_every_unlearner_and_a_figure(ours, found, tmp_path):
+    page = ours("compared.page")
     (tmp_path / "comparison.md").write_text(f"before\n{page.START}\nold\n{page.END}\nafter\n")
     for seed in (0, 1):
         (tmp_path / f"adult-{seed}.json").write_text(json.dumps(found | {"seed": seed}))
@@ -138,7 +138,7 @@ def test_the_page_has_a_line_for_every_lane_and_a_figure(ours, found, tmp_path):
     assert text.endswith("after\n")
     assert "old" not in text
     lines = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
-    assert len(lines) == 1 + len(found["lanes"])
+    assert len(lines) == 1 + len(found["unlearners"])
     assert any(line.startswith("| exact head | exact | ") for line in lines)
     assert (tmp_path / "comparison.svg").read_text().startswith("<?xml")
 

@@ -404,7 +404,7 @@ def test_the_demo_makes_one_table_and_a_report(folder: Path, tmp_path: Path, mon
     done = run("demo", "--out", "demo", "--seeds", "2", "--epochs", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "null start" in done.stdout
-    assert "exact ridge" in done.stdout
+    assert "grid ridge" in done.stdout
     assert "±" in done.stdout
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "<svg" in page

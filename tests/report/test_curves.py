@@ -10,6 +10,8 @@ from expunge.errors import OutputError
 from expunge.report.curves import Comparison, Curve, interval, null_start_bound
 from expunge.report.engineering import control
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
 
 def test_the_interval_is_students():
     mean, half = interval([1.0, 2.0, 3.0])
@@ -86,6 +88,9 @@ def test_a_comparison_comes_back_from_its_file_those_of_earlier_versions_too(tmp
         assert back.null_start_of("gradient_clipping") == back.curves[1]
         assert back.null_start_of("model_clipping") is None
         assert back.retraining == back.curves[0]
+    demo = Comparison.load(RESULTS / "demo_digits.json")
+    assert demo.retraining is not None
+    assert demo.null_start_of("gradient_clipping") is not None
     (tmp_path / "c.json").write_text("{}")
     with pytest.raises(OutputError, match="is not a comparison"):
         Comparison.load(tmp_path / "c.json")

@@ -191,7 +191,9 @@ def test_a_summary_that_is_no_whole_object_is_refused(text: str, tmp_path: Path)
 def test_null_start_and_retraining_are_those_of_the_certificates_own_method():
     certificate = VALID[NOISY]
     both = comparison(
-        curve("gradient_clipping", 0.55), curve("null_start", 0.5, null_of="gradient_clipping"), curve("retrain", 0.9)
+        curve("gradient_clipping", 0.55),
+        curve("null_start", 0.5, null_of="gradient_clipping"),
+        curve("retrain", 0.9, fresh=True),
     )
     page = render(certificate, both)
     shown = table(page, "Accuracy")
@@ -281,11 +283,11 @@ def test_a_page_is_written_to_a_new_file_from_files(tmp_path: Path):
     certificate = VALID[NOISY]
     certificate.save(tmp_path / "c.json")
     audit(certificate, "by hand").save(tmp_path / "a.json")
-    (tmp_path / "curves.json").write_text(json.dumps(comparison(curve("retrain", 0.9)).to_dict()))
+    (tmp_path / "curves.json").write_text(json.dumps(comparison(curve("retrain", 0.9, fresh=True)).to_dict()))
     told = {"audit": tmp_path / "a.json", "comparison": tmp_path / "curves.json", "organisation": "Us"}
     path = ex.report.save(tmp_path / "c.json", tmp_path / "page.html", **told)
     assert path.read_text(encoding="utf-8") == render(
-        certificate, comparison(curve("retrain", 0.9)), audit(certificate, "by hand"), organisation="Us"
+        certificate, comparison(curve("retrain", 0.9, fresh=True)), audit(certificate, "by hand"), organisation="Us"
     )
     with pytest.raises(OutputError, match="exists already"):
         ex.report.save(certificate, path)

@@ -10,9 +10,9 @@ import matplotlib as mpl
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
+from compared.measures import CONFIDENCE, read
+from compared.sets import BUDGET, SETS
 from expunge.report.curves import interval
-from lanes.measures import CONFIDENCE, read
-from lanes.sets import BUDGET, SETS
 
 __all__ = ["write_page"]
 
@@ -20,7 +20,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 START, END = "<!-- tables: benchmarks/comparison.py -->", "<!-- end of tables -->"
 LABELS = {
     "nothing": "nothing done (control)", "retrain": "retraining, as long as the original",
-    "retrain_shortly": "retraining, as long as the noisy methods", "exact_ridge": "exact head",
+    "retrain_shortly": "retraining, as long as the noisy methods", "grid_ridge": "exact head",
     "measured_residual": "convex head", "replay": "rewind", "shards": "shards (5)",
     "gradient_clipping": "gradient clipping", "scheduled_gradient_clipping": "gradient clipping, schedule",
     "blockwise_gradient_clipping": "gradient clipping, layer by layer", "model_clipping": "model clipping",
@@ -29,7 +29,7 @@ LABELS = {
 GROUPS = {
     "null start (control)": ("#999999", "x", ("null_start",)),
     "retraining": ("#222222", "s", ("retrain", "retrain_shortly")),
-    "heads": ("#0072b2", "o", ("exact_ridge", "measured_residual")),
+    "heads": ("#0072b2", "o", ("grid_ridge", "measured_residual")),
     "replay": ("#009e73", "^", ("replay", "shards")),
     "noise": (
         "#d55e00", "v",
@@ -63,14 +63,16 @@ def table(name: str, runs: Runs) -> str:
     sizes, first = runs[0]["sizes"], runs[0]
     head = (
         f"### {name}\n\n{sizes['retain']:,} rows stay, about {sizes['forget']:,} are forgotten; network of {first['weights']:,} "
-        f"weights, {first['epochs']} epochs; {len(runs)} seeds, {len(runs[0]['lanes'])} unlearners.\n\n"
+        f"weights, {first['epochs']} epochs; {len(runs)} seeds, {len(runs[0]['unlearners'])} unlearners.\n\n"
         "| unlearner | guarantee | test | forgotten | retained | seconds | one row, s | kept, MB | guessing: ε ≥ (AUC) | two worlds: ε ≥ |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     )
-    return head + "\n".join(_row(lane, [r["lanes"][lane] for r in runs]) for lane in LABELS if lane in first["lanes"])
+    return head + "\n".join(
+        _row(name, [r["unlearners"][name] for r in runs]) for name in LABELS if name in first["unlearners"]
+    )
 
 
-def _row(lane: str, seen: Runs) -> str:
+def _row(name: str, seen: Runs) -> str:
     one = seen[0]
     proven = f"ε = {one['epsilon']:.3g}, δ = {one['delta']:g}" if one["kind"] == "epsilon_delta" else one["kind"]
     accuracy = [_spread([100 * s["accuracy"][part] for s in seen]) for part in ("test", "forget", "retain")]
@@ -79,7 +81,7 @@ def _row(lane: str, seen: Runs) -> str:
     guess = f"{_bound(seen):.2f} ({_mean(s['guessing']['auc'] for s in seen):.3f})"
     worlds = "" if one["worlds"] is None else f"{one['worlds']:.3f}"
     seconds = f"{_mean(s['seconds'] for s in seen):.2g}"
-    return "| " + " | ".join([LABELS[lane], proven, *accuracy, seconds, single, kept, guess, worlds]) + " |"
+    return "| " + " | ".join([LABELS[name], proven, *accuracy, seconds, single, kept, guess, worlds]) + " |"
 
 
 def _bound(seen: Runs) -> float:
@@ -102,8 +104,8 @@ def draw(runs: dict[str, Runs], path: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "expunge"
     figure, axes = plt.subplots(1, len(runs), figsize=(3.2 * len(runs), 3.6), squeeze=False)
     for axis, (name, seen) in zip(axes[0], runs.items(), strict=True):
-        for label, (colour, marker, lanes) in GROUPS.items():
-            points = [_point(lane, seen) for lane in lanes]
+        for label, (colour, marker, names) in GROUPS.items():
+            points = [_point(name, seen) for name in names]
             axis.scatter(*zip(*points, strict=True), color=colour, marker=marker, s=36, label=label, alpha=0.85)
         axis.set_xscale("log")
         axis.set_title(name, fontsize=10)
@@ -116,6 +118,6 @@ def draw(runs: dict[str, Runs], path: Path) -> None:
     plt.close(figure)
 
 
-def _point(lane: str, seen: Runs) -> tuple[float, float]:
-    rows = [r["lanes"][lane] for r in seen]
+def _point(name: str, seen: Runs) -> tuple[float, float]:
+    rows = [r["unlearners"][name] for r in seen]
     return _mean(r["seconds"] for r in rows), 100 * _mean(r["accuracy"]["test"] for r in rows)

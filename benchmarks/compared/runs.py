@@ -1,4 +1,4 @@
-"""One function a lane: what is kept from the training is made first, then the clock runs from the request to the model."""
+"""One function an unlearner: what is kept from the training is made first, then the clock runs from the request to the model."""
 
 import tempfile
 import time
@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 
 import expunge as ex
+from compared.sets import BUDGET, Case, loss
 from expunge.accounting import Mechanism
 from expunge.record import RunRecord
 from expunge.trace import train_shards, train_traced
-from lanes.sets import BUDGET, Case, loss
 
-__all__ = ["LANES", "Outcome", "outcomes"]
+__all__ = ["UNLEARNERS", "Outcome", "outcomes"]
 
 SHARDS, SLICES = 5, 4
 
 
 @dataclass
 class Outcome:
-    """What a lane made of a request.
+    """What an unlearner made of a request.
 
     Args:
         scores: of rows x, shape (n, classes).
@@ -188,11 +188,11 @@ def sharding(case: Case) -> Outcome:
     )  # fmt: skip
 
 
-LANES: dict[str, Callable[[Case], Outcome]] = {
+UNLEARNERS: dict[str, Callable[[Case], Outcome]] = {
     "nothing": nothing,
     "retrain": retraining,
     "retrain_shortly": retraining_shortly,
-    "exact_ridge": exact_head,
+    "grid_ridge": exact_head,
     "measured_residual": convex_head,
     "replay": rewinding,
     "shards": sharding,
@@ -208,9 +208,9 @@ LANES: dict[str, Callable[[Case], Outcome]] = {
 
 
 def outcomes(case: Case) -> Iterator[tuple[str, Outcome]]:
-    """Every lane in turn."""
-    for name, lane in LANES.items():
-        yield name, lane(case)
+    """Every unlearner in turn."""
+    for name, forget in UNLEARNERS.items():
+        yield name, forget(case)
 
 
 def _with_one(x: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import expunge as ex
+from compared.adult import PROVENANCE, adult
 from expunge.accounting import Mechanism
-from lanes.adult import PROVENANCE, adult
 
 __all__ = ["BUDGET", "SETS", "Case", "Setting", "loss"]
 

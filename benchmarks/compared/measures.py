@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import expunge as ex
+from compared.sets import BUDGET, Case
 from expunge.accounting import MeasuredResidual, Mechanism
 from expunge.attacks import residual_worlds, two_worlds
 from expunge.audit import JointGuesses, joint_guesses
 from expunge.audit.scores import auc
-from lanes.sets import BUDGET, Case
 
 __all__ = ["CONFIDENCE", "accuracies", "guessing", "read", "worlds"]
 

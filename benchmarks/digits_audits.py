@@ -1,6 +1,6 @@
-"""Audits of the lanes that keep the model, on the demo's digits, and of two heads that forget too little.
+"""Audits of the unlearners that keep the model, on the demo's digits, and of two heads that forget too little.
 
-    python benchmarks/lane_audits.py --json benchmarks/results/lane_audits.json
+    python benchmarks/digits_audits.py --json benchmarks/results/digits_audits.json
 
 Exact head, convex head at a true (1, 1e-5), replay: every attack that applies, as `expunge audit --recovery-lr 0.4` makes
 them. Of the exact head also the bits that rounding leaves, on the demo's features and with each row divided by its norm.
@@ -33,7 +33,7 @@ DELTA, RIDGE, LEFT = 1e-5, 1.0, 5
 RUNS = 128
 
 
-def lanes(provenance: str) -> dict[str, ex.Mechanism]:
+def mechanisms(provenance: str) -> dict[str, ex.Mechanism]:
     """By name."""
 
     def convex(noise_std: float) -> ex.MeasuredResidual:
@@ -62,7 +62,7 @@ def row(
     """One line of the result."""
     claim = ex.guarantee(of, delta=DELTA)
     return {
-        "lane": name, "mechanism": repr(of), "epsilon": claim.epsilon, "mu": claim.mu,
+        "unlearner": name, "mechanism": repr(of), "epsilon": claim.epsilon, "mu": claim.mu,
         "refuted_by": [f.attack for f in findings if f.refutes(claim)],
         "findings": [f.to_dict() for f in findings], "details": details, "seconds": round(seconds, 1),
     }  # fmt: skip
@@ -78,14 +78,14 @@ def normalised(arena: HeadArena) -> HeadArena:
 
 
 def audited() -> dict[str, Any]:
-    """All lanes, then the faulty heads, then the bits."""
+    """All three, then the faulty heads, then the bits."""
     task, rows = digits(), []
-    for name, of in lanes(task.declared).items():
+    for name, of in mechanisms(task.declared).items():
         begun = time.perf_counter()
         way = recalled(of, Procedure(recipe=RECIPE)).unlearner
         found = audit_task(task, way, of, delta=DELTA, procedure=Procedure(recipe=RECIPE))
         rows.append(row(name, of, found.findings, dict(found.details), time.perf_counter() - begun))
-    arena, of = head_arena(task, runs=RUNS, seed=0), lanes(task.declared)["exact head"]
+    arena, of = head_arena(task, runs=RUNS, seed=0), mechanisms(task.declared)["exact head"]
     for name, forget in {"forgets nothing": nothing, "forgets all but five rows": all_but_five}.items():
         begun = time.perf_counter()
         seen = head_membership(arena, exact(arena, ridge=RIDGE, forget=forget), delta=DELTA)
@@ -97,7 +97,7 @@ def audited() -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     """The tables."""
     table = Table(
-        "lane",
+        "unlearner",
         "claims ε",
         "two worlds: ε ≥",
         "membership: ε ≥ (could show)",
@@ -115,7 +115,7 @@ def show(result: dict[str, Any]) -> None:
         most = max(aucs, default=None)
         auc = "" if most is None else f"{most[0]:.3f} ({most[1]:.3f})"
         table.add_row(
-            r["lane"], f"{r['epsilon']:.3g}", best["two worlds"], best["membership"], auc, best["canaries"],
+            r["unlearner"], f"{r['epsilon']:.3g}", best["two worlds"], best["membership"], auc, best["canaries"],
             "yes" if r["refuted_by"] else "no", f"{r['seconds']:g}",
         )  # fmt: skip
     Console(width=150).print(table)

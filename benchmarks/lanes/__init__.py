@@ -1,1 +1,0 @@
-"""Every lane on the same data and the same forget set; run by `benchmarks/comparison.py`."""

@@ -11,7 +11,7 @@ from expunge.attacks.membership import MEMBERSHIP_ATTACKS
 from expunge.attacks.residual import residual_worlds
 from expunge.attacks.worlds import two_worlds
 from expunge.audit import null_start
-from expunge.audit.words import ATTACKS, explained
+from expunge.audit.words import ATTACKS, MEASUREMENTS, explained, told
 
 STEP = {"learning_rate": 0.1, "steps": 3, "noise_std": 1.0}
 MECHANISMS = [
@@ -44,11 +44,16 @@ def test_a_longer_name_is_not_taken_for_a_shorter_one():
     assert explained("by hand") is None
 
 
-@pytest.mark.parametrize("name", list(ATTACKS))
-def test_an_explanation_is_one_or_two_whole_sentences(name: str):
-    assert ATTACKS[name][0].isupper()
-    assert ATTACKS[name].endswith(".")
-    assert 1 <= ATTACKS[name].count(". ") + 1 <= 2
+@pytest.mark.parametrize("text", [*ATTACKS.values(), *MEASUREMENTS.values()])
+def test_an_explanation_is_one_or_two_whole_sentences(text: str):
+    assert text[0].isupper()
+    assert text.endswith(".")
+    assert 1 <= text.count(". ") + 1 <= 2
+
+
+def test_a_measurement_of_another_name_is_not_explained():
+    assert told("accuracy on rows learned, beside rows never seen") == MEASUREMENTS["accuracy on rows"]
+    assert told("distance to retraining") == ""
 
 
 def test_no_two_attacks_are_told_alike():

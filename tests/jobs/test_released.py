@@ -15,7 +15,9 @@ from torch.nn import functional as F
 import expunge as ex
 from expunge.certificate.format import digest
 from expunge.errors import RunError, WeightsMismatch
+from expunge.jobs.released import opened
 from expunge.record import RunRecord, weights_digest
+from expunge.unlearners.plain import Plain
 
 GRADIENT = ex.GradientClipping(
     init_clip=1.0, grad_clip=1.0, learning_rate=0.1, weight_decay=0.0, steps=3, noise_std=0.5
@@ -199,3 +201,24 @@ def test_a_raw_tensor_in_weights_certified_by_an_earlier_version_is_told(done: e
         else:
             with pytest.raises(WeightsMismatch, match=r"'2\._extra_state' is neither"):
                 ex.verify(certificate, weights=tmp_path / name)
+
+
+def opened_as(layers: tuple[tuple[str, int], ...], done: ex.Unlearned, path: Path) -> dict[str, float]:
+    """The accuracies of a file that a record of these layers covers, opened in a task of the model."""
+    rows = ex.Examples(*DATA)
+    task = ex.Task(model=MODEL, retain=rows, forget=rows.take([0]), held_out=rows, loss=loss)
+    return opened(task, replace(done.record, layers=layers), path, Plain(lambda model, _retain, _forget: model))
+
+
+def test_released_weights_are_opened_in_the_model_of_the_task_and_several_models_are_not(
+    done: ex.Unlearned, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.safetensors"
+    ex.save_weights(done.model, path)
+    own = done.record.layers
+    assert set(opened_as(own, done, path)) == {"held_out", "forget"}
+    shards = tuple((f"{k}.{name}", size) for k in range(3) for name, size in own)
+    assert opened_as(shards, done, tmp_path / "nowhere") == {}
+    for wrong in (shards[:-1], (*shards[:-1], ("2.2.weight", 25)), (("other", own[0][1]), *own[1:])):
+        with pytest.raises(WeightsMismatch, match="layers are not those of the task's model"):
+            opened_as(wrong, done, path)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 import expunge as ex
 from expunge.audit import Audit, Counts, Finding, OneRun
+from expunge.audit.measurement import Measurement, Shares
 from expunge.errors import ClaimRefused, OutputError
 from expunge.report import Comparison, Curve, render, save
 from test_vectors import BY_NAME
@@ -240,6 +242,32 @@ def test_an_audit_explains_each_attack_once_and_says_what_came_of_it():
     nothing = render(certificate, audit=Audit(certificate=certificate.content["digest"], findings=(), details={}))
     assert "so they say nothing" in nothing
     assert "Nothing could be tested." in nothing
+
+
+def test_measurements_are_a_table_of_the_engineers_and_leave_no_trace_where_there_are_none():
+    certificate = VALID[NOISY]
+    measured = Measurement(
+        name="accuracy on rows learned and forgotten, beside rows never seen", unit="share of right answers",
+        direction="above its null: more was kept", confidence=0.9,
+        evidence=Shares(hits=30, of=40, null_hits=20, null_of=40),
+    )  # fmt: skip
+    without = audit(certificate, "by hand")
+    page = render(certificate, audit=replace(without, measurements=(measured, replace(measured, name="by hand"))))
+    assert page.index("For engineers") < page.index(measured.name)
+    row, other = (page.split(f"<td>{name}")[1].split("</tr>")[0] for name in (measured.name, "by hand</td>"))
+    low, high = measured.values["low"], measured.values["high"]
+    assert f"0.750 ({low:.3f} to {high:.3f})" in row
+    assert 0.6 < low < 0.75 < high < 0.9
+    assert f"0.500 ({measured.values['null_low']:.3f} to " in row
+    for words in (
+        "gives the right label to rows that were learned",
+        "share of right answers",
+        "above its null: more",
+        ">0.9<",
+    ):
+        assert words in row
+    assert "right label" not in other
+    assert "Measured beside the attacks" not in render(certificate, audit=without)
 
 
 def test_an_audit_that_can_show_nothing_of_a_claim_of_nothing_is_drawn():

@@ -21,6 +21,7 @@ from expunge.training.noise import Noise
 from expunge.training.state import StateFile
 from expunge.training.weights import FlatWeights
 from expunge.unlearners import dp_training as private
+from expunge.unlearners.costs import Costs
 
 # Example i of N points along axis i, with norm 3 before the clip to 1: the weights count how often each took part.
 N, D, STEPS, RATE = 400, 4000, 10, 0.1
@@ -419,6 +420,17 @@ def test_a_finished_model_is_refused() -> None:
 def test_unlearn_names_the_verb_for_private_training() -> None:
     with pytest.raises(TypeError, match=r"unlearn\(task, request, 'dp_training'\)"):
         ex.unlearn(made(mlp), data(), MLP, loss=loss)
+
+
+def test_without_opacus_the_quote_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = data()
+    task = ex.Task(model=mlp(), make_model=mlp, retain=rows, forget=rows.take([0]), loss=loss)
+    way = private.PrivateTraining(noise_multiplier=1.0, private_steps=3, expected_batch=30.0)
+    asked = (task, ex.Budget(1.0, 1e-5), ex.Relation.RETRAINED, Costs(task))
+    assert "trains anew" in way.quote(*asked).why
+    monkeypatch.setattr(private, "find_spec", lambda _name: None)
+    found = way.quote(*asked)
+    assert (found.applies, found.why) == (False, "it needs Opacus: pip install 'expunge[dp]'")
 
 
 def test_without_opacus_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import expunge as ex
 from expunge.accounting import MECHANISMS
 from expunge.unlearners.capabilities import AtOnce, Fresh, Minimiser, SameBits, StartsInBall, Steps, Sums
+from expunge.unlearners.dp_training import PrivateTraining
 from expunge.unlearners.recalled import EVERY_SETTING, Procedure
 from expunge.unlearners.table import recalled
 from expunge.unlearners.working import Run
@@ -98,6 +99,19 @@ def test_a_recalled_unlearner_learns_and_forgets_under_the_mechanism_of_the_cert
         assert done.record.mechanism == mechanism
         ways.append(done.predict(own.held_out))
     assert torch.equal(*ways)
+
+
+def test_the_descent_of_a_private_training_is_that_of_the_record_or_assumed_and_named():
+    mechanism, _ = OURS[ex.DPTraining]
+    recorded = {"learning_rate": 0.25, "momentum": 0.5, "expected_batch": 30.0}
+    known = recalled(mechanism, Procedure(of_training=recorded))
+    way = known.unlearner
+    assert isinstance(way, PrivateTraining)
+    assert (way.private_lr, way.momentum, way.expected_batch, dict(known.assumed)) == (0.25, 0.5, 30.0, {})
+    for other in ({}, {"optimizer": "sgd", "learning_rate": 0.25}):
+        unknown = recalled(mechanism, Procedure(of_training=other))
+        assert unknown.unlearner == replace(way, private_lr=0.5, momentum=0.0, expected_batch=None)
+        assert set(unknown.assumed) == {"learning_rate", "momentum", "expected_batch"}
 
 
 @dataclass(frozen=True, kw_only=True)

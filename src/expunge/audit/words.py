@@ -1,8 +1,8 @@
-"""What each attack does, in a sentence, for readers of a report."""
+"""What each attack does and what each measurement is, in a sentence, for readers of a report."""
 
 from collections.abc import Mapping
 
-__all__ = ["ATTACKS", "explained"]
+__all__ = ["ATTACKS", "MEASUREMENTS", "explained", "told"]
 
 ATTACKS: Mapping[str, str] = {
     "two worlds": "The same unlearning is run many times from two starts that differ as much as the rules allow, on data "
@@ -16,13 +16,24 @@ ATTACKS: Mapping[str, str] = {
     "leaves are found.",
     "membership: RMIA": "A row is taken for one that was learned if it gains more from the released model, beside models of "
     "comparison, than rows of the population do.",
-    "canaries": "Made-up or mislabelled rows, each put in or left out by a coin, are learned and forgotten with the others. "
-    "From the released model the attack guesses the coins.",
+    "canaries": "Rows of the request and held-out rows are each put in or left out by a coin, and those that are in are "
+    "learned and forgotten. From the released model the attack guesses the coins.",
 }
 """By the beginning of a finding's `attack`; the longest that fits is meant."""
+
+MEASUREMENTS: Mapping[str, str] = {
+    "accuracy on rows": "How often the released model gives the right label to rows that were learned and forgotten again; the "
+    "null is how often it does so on rows that were left out.",
+}
+"""By the beginning of a measurement's `name`."""
 
 
 def explained(attack: str) -> tuple[str, str] | None:
     """The attack's name in this table and what it does; None for one that the table does not know."""
     fitting = [name for name in ATTACKS if attack == name or attack.startswith((f"{name}:", f"{name},"))]
     return (name := max(fitting, key=len), ATTACKS[name]) if fitting else None
+
+
+def told(measurement: str) -> str:
+    """What a measurement of this name is; "" for one that the table does not know."""
+    return next((text for name, text in MEASUREMENTS.items() if measurement.startswith(name)), "")

@@ -257,7 +257,8 @@ def _procedure(recorded: Mapping[str, Any], said: Mapping[str, Any]) -> Procedur
         **{field: chosen[name] for name, field in names.items() if name in chosen}
     )
     own = {name: value for name, value in chosen.items() if name in ("epochs", "training_epochs", "rescale")}
-    return Procedure(recipe=recipe, batch_size=recorded.get("batch_size"), **own)
+    of_training = recorded.get("training", {}).get("recipe", {})
+    return Procedure(recipe=recipe, batch_size=recorded.get("batch_size"), of_training=of_training, **own)
 
 
 def _held(recorded: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,6 +266,8 @@ def _held(recorded: Mapping[str, Any]) -> dict[str, Any]:
     recovery, training = recorded.get("recovery"), recorded.get("training")
     found: dict[str, Any] = {}
     for part in filter(None, (training, recovery)):
+        if "optimizer" not in part["recipe"]:
+            continue  # no `Recipe`: settings of the unlearner's own, which reads them itself
         try:
             recipe = Recipe(**part["recipe"])
         except (TypeError, ValueError) as error:

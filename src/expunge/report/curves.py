@@ -104,7 +104,8 @@ class Comparison:
         try:
             plain = json.loads(Path(path).read_text(encoding="utf-8"))
             now = as_now(plain)
-            return cls(**now | {"curves": [Curve(**curve) for curve in now["curves"]]})
+            now["curves"] = [Curve(**curve) for curve in now["curves"]]
+            return cls(**now)
         except OSError as error:
             raise OutputError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
         except (KeyError, TypeError, ValueError) as error:

@@ -8,14 +8,15 @@ from typing import Any, cast
 
 from expunge.accounting import Kind
 from expunge.audit import Finding
-from expunge.audit.words import explained
+from expunge.audit.measurement import Measurement
+from expunge.audit.words import explained, told
 from expunge.certificate import Certificate
 from expunge.record import RunRecord
 from expunge.report.curves import Comparison, Curve, interval, null_start_bound
 from expunge.report.figures import Figures
 from expunge.report.plain import noise_hides
 
-__all__ = ["accuracies", "attacks", "control", "layers", "run", "settings", "table", "versions"]
+__all__ = ["accuracies", "attacks", "control", "layers", "measurements", "run", "settings", "table", "versions"]
 
 Row = tuple[str, str]
 _NOISE = 10.0  # noise / what survives, in norm
@@ -147,6 +148,22 @@ def control(comparison: Comparison, name: str) -> dict[str, Any] | None:
 def attacks(findings: Iterable[Finding]) -> list[Row]:
     """The attacks among the findings and what they do, each said once, in their order."""
     return list(dict.fromkeys(told for told in (explained(f.attack) for f in findings) if told))
+
+
+def measurements(measured: Iterable[Measurement]) -> list[dict[str, str]]:
+    """One row a measurement: what it is, value and null with their limits, unit, what a value above its null means."""
+    return [
+        {
+            "name": one.name, "explained": told(one.name), "unit": one.unit, "direction": one.direction,
+            "value": _between(one.value, one.values["low"], one.values["high"]),
+            "null": _between(one.null, one.values["null_low"], one.values["null_high"]), "confidence": f"{one.confidence:.4g}",
+        }
+        for one in measured
+    ]  # fmt: skip
+
+
+def _between(value: float, low: float, high: float) -> str:
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _last(runs: Iterable[Any]) -> list[float]:

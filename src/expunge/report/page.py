@@ -152,14 +152,17 @@ def _checking(certificate: Certificate, figures: Figures | None, curves: Compari
 
 
 def _audit(certificate: Certificate, audit: Audit) -> dict[str, Any]:
-    """Plots, one row a finding, and what the attacks do."""
+    """Plots, one row a finding and one a measurement, and what the attacks do."""
     details = audit.details
     drawn = {
         "bounds": plots.audit_bounds(audit.findings, claimed=certificate.claim.epsilon) if audit.findings else "",
         "worlds": plots.world_histograms(details.get("two worlds", {})),
         "roc": plots.roc_curves(details.get("membership", {})),
     }
-    told = {"findings": audit.findings, "left_out": audit.left_out, "attacks": engineering.attacks(audit.findings)}
+    told = {
+        "findings": audit.findings, "left_out": audit.left_out, "attacks": engineering.attacks(audit.findings),
+        "measurements": engineering.measurements(audit.measurements),
+    }  # fmt: skip
     return {name: Markup(svg) for name, svg in drawn.items()} | told  # noqa: S704  our own SVG
 
 

@@ -1,7 +1,7 @@
 """Private training: its executor, the verb `train_private`, and the unlearner whose requests need no work."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, ClassVar
@@ -35,6 +35,8 @@ from expunge.unlearners.working import Run
 __all__ = ["PrivateTraining", "dp_training", "train_private"]
 
 _BUDGET = Budget(epsilon=1.0, delta=1e-5)  # of a training that nobody has asked anything of yet
+# The settings of the descent: as a record names them, and as options.
+_RECIPE = {"learning_rate": "private_lr", "momentum": "momentum", "expected_batch": "expected_batch"}
 
 
 def dp_training(
@@ -168,10 +170,14 @@ def train_private(
         weights.release()
         if file:
             file.delete()
-    return Unlearned(model, _record(mechanism, weights, noise, done))
+    recipe = {"learning_rate": learning_rate, "momentum": momentum, "expected_batch": expected_batch}
+    return Unlearned(model, _record(mechanism, weights, noise, done, recipe))
 
 
-def _record(mechanism: DPTraining, weights: FlatWeights, noise: Noise, steps_done: int) -> RunRecord:
+def _record(
+    mechanism: DPTraining, weights: FlatWeights, noise: Noise, steps_done: int, recipe: Mapping[str, float]
+) -> RunRecord:
+    """With the passes over the data that are to be expected, and how the descent went."""
     import opacus
 
     return RunRecord(
@@ -186,6 +192,7 @@ def _record(mechanism: DPTraining, weights: FlatWeights, noise: Noise, steps_don
         certified=weights_digest(weights.model),
         environment=environment(weights.device) | {"opacus": opacus.__version__},
         coverage="any group",
+        procedure={"training": {"epochs": steps_done * mechanism.sampling_rate, "recipe": dict(recipe)}},
     )
 
 
@@ -265,18 +272,27 @@ class PrivateTraining:
 
     @classmethod
     def recalled(cls, mechanism: Mechanism, procedure: Procedure) -> Recalled | None:
-        """The training of a mechanism, with learning rate and momentum of one's own: it covers any; None for another's."""
+        """The training of a certificate, whose mechanism covers any descent; None for another's mechanism.
+
+        Certificates of before hold nothing of the descent: there its options are the default ones.
+        """
         if not isinstance(mechanism, DPTraining):
             return None
+        held = procedure.of_training
+        if held.keys() == _RECIPE.keys():
+            descent: dict[str, Any] = {_RECIPE[name]: value for name, value in held.items()}
+            assumed: dict[str, Any] = {}
+        else:
+            descent = {"expected_batch": None}
+            assumed = {
+                "learning_rate": cls.private_lr, "momentum": cls.momentum,
+                "expected_batch": "sampling_rate times the retained rows",
+            }  # fmt: skip
         unlearner = cls(
             noise_multiplier=mechanism.noise_multiplier, sample_clip=mechanism.sample_clip,
             sampling_rate=mechanism.sampling_rate, private_steps=mechanism.steps, group_size=mechanism.group_size,
-            expected_batch=None,
+            **descent,
         )  # fmt: skip
-        assumed = {
-            "learning_rate": unlearner.private_lr, "momentum": unlearner.momentum,
-            "expected_batch": "sampling_rate times the retained rows",
-        }  # fmt: skip
         return Recalled(unlearner=unlearner, reads=frozenset(), assumed=assumed)
 
     def released(self) -> Unlearned:

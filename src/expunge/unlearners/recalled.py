@@ -24,6 +24,7 @@ class Procedure:
         training_epochs: of training.
         rescale: whether recovery first rescales the layers.
         batch_size: of the mechanism's steps; None for the recipe's.
+        of_training: the settings of the training, as the record holds them; empty where it holds none.
     """
 
     recipe: Recipe = field(default_factory=Recipe)
@@ -31,6 +32,7 @@ class Procedure:
     training_epochs: float = 30
     rescale: bool = True
     batch_size: int | None = None
+    of_training: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         _validate.positive(epochs=self.epochs, training_epochs=self.training_epochs)

@@ -246,9 +246,9 @@ BAD: dict[str, tuple[str, tuple[str, ...], int, str]] = {
     "no state": ("later", (*CONVEX, "--head", "stateless"), 1, "cannot read stateless.secret/state/head.state"),
     "damaged": ("later", (*CONVEX, "--head", "damaged"), 1, "is truncated, was altered"),
     "no head": ("later", (*CONVEX, "--head", "junk"), 1, "is not a whole state of a head"),
-    "exact for convex": ("later", (*CONVEX, "--head", "grid_ridge"), 1, "go on with --mechanism grid_ridge"),
+    "exact for convex": ("later", (*CONVEX, "--head", "grid_ridge"), 1, "holds a head of class AnalyticHead, measured_residual goes on from class ConvexHead"),
     "convex for exact": (
-        "later", ("--mechanism", "grid_ridge", "--head", "measured_residual"), 1, "go on with --mechanism measured_residual",
+        "later", ("--mechanism", "grid_ridge", "--head", "measured_residual"), 1, "holds a head of class ConvexHead, grid_ridge goes on from class AnalyticHead",
     ),
     "never learned": ("task", NEXT, 2, "unknown ids, never learned by this head: 'patient 0'"),
     "rows missing": ("fewer", NEXT, 2, "unknown ids"),

@@ -1,13 +1,11 @@
 """Canaries of one training, for any unlearner: it learns a random half of them, forgets it, and the coins are guessed."""
 
 import tempfile
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +19,10 @@ from expunge.audit.evidence import OneRun
 from expunge.audit.measurement import Measurement, Shares
 from expunge.data import Examples
 from expunge.data.joins import joined
-from expunge.errors import ExpungeError, ModelRefused, TaskError
+from expunge.errors import ExpungeError, TaskError
+from expunge.training.public_parts import keeping_public
 from expunge.training.task import Task, answers
-from expunge.training.tensors import named_buffers, named_parameters
 from expunge.training.unlearned import Unlearned
-from expunge.training.weights import public_names
 from expunge.unlearners.capabilities import AtOnce, Fresh, SameBits
 from expunge.unlearners.protocol import Unlearner
 from expunge.unlearners.retrain import retrain
@@ -98,7 +95,7 @@ class _Attack:
     def learned(self, own: Examples | None) -> Unlearner:
         """Of the retained rows and those that are in; one that keeps nothing finds a model trained on them in the task."""
         before, rows = self.how.unlearner, joined(self.retain, own)
-        with _building(self.task) as task:
+        with keeping_public(self.task) as task:
             after = before.learn(task, rows, self._run("learned"))
             if after is before and not isinstance(before, Fresh):
                 self.task = replace(self.task, model=self._trained(task, rows))
@@ -109,7 +106,7 @@ class _Attack:
         if own is None:
             raise ValueError("no coin fell so that a row is learned: take another seed")
 
-        with _building(replace(self.task, forget=own)) as task:
+        with keeping_public(replace(self.task, forget=own)) as task:
             done = learned.forget(task, self.how.budget, self.how.relation, self._run(None))
         if isinstance(learned, SameBits):
             never = learned.never(self.task, self.retain, self._run("never"))
@@ -190,41 +187,3 @@ def _compared(released: nn.Module, never: nn.Module) -> dict[str, Any]:
     if one.shape != other.shape:
         return {"differ": 1.0, "largest": None, "unit": "share of weights; not of one shape"}
     return differences(one, other) | {"unit": "share of weights; size of a weight"}
-
-
-@contextmanager
-def _building(task: Task) -> Generator[Task]:
-    """The task with a builder of models that start from the centre, with its public parts, which training leaves alone."""
-    if task.make_model is None or not (task.public or task.center is not None):
-        yield task
-        return
-    names = set(public_names(task.model, task.public))
-    held = {name: t for name, t in (*named_parameters(task.model), *named_buffers(task.model)) if name in names}
-    built: list[nn.Module] = []
-    yield replace(task, make_model=partial(_built, task.make_model, task.center, held, built))
-    if built:
-        _put(built[-1], held)  # public statistics that training moved
-
-
-def _built(
-    make_model: Callable[[], nn.Module], center: Any, held: dict[str, Tensor], built: list[nn.Module]
-) -> nn.Module:
-    model = make_model()
-    if center is not None:
-        state = center.state_dict() if isinstance(center, nn.Module) else center
-        model.load_state_dict(cast("Any", state), strict=False)
-    for name, parameter in named_parameters(model):
-        if name in held:
-            parameter.requires_grad_(False)
-    _put(model, held)
-    built.append(model)
-    return model
-
-
-def _put(model: nn.Module, held: dict[str, Tensor]) -> None:
-    own = dict((*named_parameters(model), *named_buffers(model)))
-    with torch.no_grad():
-        for name, tensor in held.items():
-            if name not in own or own[name].shape != tensor.shape:
-                raise ModelRefused(f"make_model builds no '{name}' of shape {tuple(tensor.shape)}, which is public")
-            own[name].copy_(tensor)

@@ -25,6 +25,7 @@ from expunge.unlearners.heads import (
     keep,
     load_head,
     needs,
+    other_kind,
     refuse_other,
     refuse_unproven,
     strangers,
@@ -102,10 +103,7 @@ class ExactHead:
     def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:
         """The cost of subtracting the rows and of one solution, timed on the first 1,024 rows."""
         head = self._held()
-        why = needs(task)
-        if not why and head is not None and not isinstance(head, AnalyticHead):
-            why = f"{self.head} holds a convex head, not an exact one: leave --head out to fit a new head"
-        why = why or strangers(head, labelled(task, "forget"))
+        why = needs(task) or other_kind(self, head, AnalyticHead) or strangers(head, labelled(task, "forget"))
         if not why and head is not None and head.grid is None:
             why = "the head's sums are in floating point, from which nothing exact follows: fit a new one"
         if why:
@@ -138,7 +136,6 @@ class ExactHead:
                 done = replace(done, record=replace(done.record, coverage=coverage))
             else:
                 self._refuse(head, task)
-                assert isinstance(head, AnalyticHead)
                 head.forget(featured(task, forget), forget.tensors[1], ids=forget.ids)
                 done = self._released(head)
             keep(head, run.folder)
@@ -162,17 +159,16 @@ class ExactHead:
         head.learn(featured(task, rows), rows.tensors[1], ids=rows.ids)
         return head
 
-    def _refuse(self, head: object, task: Task) -> None:
-        if not isinstance(head, AnalyticHead):
-            raise StateError(f"{self.head} holds a convex head: go on with --mechanism measured_residual")
+    def _refuse(self, head: AnalyticHead, task: Task) -> None:
+        if why := other_kind(self, head, AnalyticHead):
+            raise StateError(why)
         if head.grid is None and self.grid is not None:
             raise StateError(
                 f"{self.head} holds sums in floating point, of an earlier version, from which nothing exact follows: fit a new "
                 "head without --head"
             )
-        if self.head is not None:
-            known = {"ridge": head.ridge, "grid": None if head.grid is None else float(head.grid.max())}
-            refuse_other(self, self.head, known, head.provenance, task)
+        known = {"ridge": head.ridge, "grid": None if head.grid is None else float(head.grid.max())}
+        refuse_other(self, known, head.provenance, task)
 
 
 def _seconds_of_sums(

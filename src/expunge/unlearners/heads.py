@@ -23,6 +23,7 @@ __all__ = [
     "keep",
     "load_head",
     "needs",
+    "other_kind",
     "refuse_other",
     "refuse_unproven",
     "secret_beside",
@@ -47,6 +48,16 @@ def needs(task: Task) -> str:
     return ""
 
 
+def other_kind(unlearner: Any, head: object, own: type[AnalyticHead] | type[ConvexHead]) -> str:
+    """Why an unlearner that goes on from heads of its own class cannot go on from this one; "" where it can, or has none."""
+    if head is None or isinstance(head, own):
+        return ""
+    return (
+        f"{unlearner.head or 'learned'} holds a head of class {type(head).__name__}, {unlearner.name} goes on from class {own.__name__}: go on "
+        "with the mechanism that its certificate names, or leave --head out to fit a new head"
+    )
+
+
 def strangers(head: AnalyticHead | ConvexHead | None, forget: Examples) -> str:
     """Why a head cannot forget these rows; "" where it can."""
     count = 0 if head is None else sum(name not in head for name in forget.ids)
@@ -67,8 +78,11 @@ def refuse_unproven(task: Task, budget: Budget) -> None:
     labelled(task, "forget")
 
 
-def refuse_other(unlearner: Any, previous: Path, known: Mapping[str, Any], provenance: str, task: Task) -> None:
-    """Raise `ValueError` where an option is asked for that the previous head was not made with."""
+def refuse_other(unlearner: Any, known: Mapping[str, Any], provenance: str, task: Task) -> None:
+    """Raise `ValueError` where an option is asked for that the head in the unlearner's folder was not made with."""
+    if unlearner.head is None:
+        return
+    previous = unlearner.head
     default = {f.name: f.default for f in fields(unlearner)}
     for name, value in known.items():
         asked = getattr(unlearner, name)

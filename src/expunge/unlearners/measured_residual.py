@@ -11,7 +11,7 @@ from expunge.accounting import Budget, Kind, MeasuredResidual, Mechanism, Relati
 from expunge.data import Examples, Request
 from expunge.data.coverage import coverage_of
 from expunge.errors import StateError
-from expunge.heads import AnalyticHead, ConvexHead
+from expunge.heads import ConvexHead
 from expunge.heads.convex import noise_for
 from expunge.training.task import Task, featured, labelled, outputs
 from expunge.training.unlearned import Unlearned
@@ -22,6 +22,7 @@ from expunge.unlearners.heads import (
     keep,
     load_head,
     needs,
+    other_kind,
     refuse_other,
     refuse_unproven,
     strangers,
@@ -115,10 +116,7 @@ class NoisyHead:
     def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:
         """Features of the retained rows, and as many passes of two products over them as a rule of thumb says."""
         head = self._held(budget)
-        why = needs(task)
-        if not why and head is not None and not isinstance(head, ConvexHead):
-            why = f"{self.head} holds an exact head, not a convex one: leave --head out to fit a new head"
-        why = why or strangers(head, labelled(task, "forget"))
+        why = needs(task) or other_kind(self, head, ConvexHead) or strangers(head, labelled(task, "forget"))
         if not why and (width := outputs(task, labelled(task, "retain"))) < 2:
             why = f"it needs 2 outputs at least, the network has {width}"
         if why:
@@ -158,7 +156,6 @@ class NoisyHead:
                 done = replace(done, record=replace(done.record, coverage=coverage))
             else:
                 self._refuse(previous, task)
-                assert isinstance(previous, ConvexHead)
                 head = previous
                 done = head.unlearn(rows, Request.rows(forget.ids), generator=coins)
             keep(head, run.folder)
@@ -181,10 +178,8 @@ class NoisyHead:
             noise_std=noise, provenance=provenance, **how,
         )  # fmt: skip
 
-    def _refuse(self, head: object, task: Task) -> None:
-        if isinstance(head, AnalyticHead):
-            raise StateError(f"{self.head} holds an exact head: go on with --mechanism grid_ridge")
-        if self.head is not None:
-            held = cast("ConvexHead", head).settings
-            known = {name: held[name] for name in ("loss", "regularization", "residual")}
-            refuse_other(self, self.head, known, held["provenance"], task)
+    def _refuse(self, head: ConvexHead, task: Task) -> None:
+        if why := other_kind(self, head, ConvexHead):
+            raise StateError(why)
+        known = {name: head.settings[name] for name in ("loss", "regularization", "residual")}
+        refuse_other(self, known, head.settings["provenance"], task)

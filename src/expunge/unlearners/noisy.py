@@ -19,6 +19,7 @@ from expunge.record import RunRecord
 from expunge.recovery import Recipe
 from expunge.recovery.fine_tuning import recover
 from expunge.training.interruption import state_file
+from expunge.training.public_parts import keeping_public
 from expunge.training.state import StateFile
 from expunge.training.task import Task
 from expunge.training.unlearned import Unlearned
@@ -121,12 +122,14 @@ class Noisy(ABC):
         return replace(self, trained=model)
 
     def learn(self, task: Task, rows: Examples, run: Run) -> "Noisy":
-        """Train a model on rows, to start from; of a task's own model nothing needs to be learned."""
+        """Train a model on rows, to start from: from the task's centre, its public parts left as they are."""
         if task.make_model is None:
             raise TaskError("the task has no make_model: no model can be trained")
-        done = retrain(
-            task.make_model, rows, loss=task.loss, epochs=self.learns_for, recipe=self.recipe, generator=run.generator(4),
-        )  # fmt: skip
+        with keeping_public(task) as own:
+            done = retrain(
+                cast("Any", own.make_model), rows, loss=task.loss, epochs=self.learns_for, recipe=self.recipe,
+                generator=run.generator(4),
+            )  # fmt: skip
         return replace(self, trained=done.model)
 
     def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:

@@ -139,7 +139,7 @@ def print_plan(found: Any) -> None:
         style = "bold green" if q.unlearner == found.name else None if q.applies and q.keeps else "dim"
         rows.append(_Row((q.unlearner, *told), style))
     _print_table(("unlearner", "guarantee", "steps", "seconds", "noise / weights"), rows)
-    say(*(f"{q.unlearner}: {q.why}{f'. Reads {q.reads}' if q.applies else ''}." for q in found.quotes))
+    say(*found.why)
     say(f"Recommended: {found.name}. {found.reason}.")
 
 

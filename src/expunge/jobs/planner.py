@@ -48,6 +48,15 @@ class Plan:
         """The quote of the unlearner of this name; raises `KeyError`."""
         return {quote.unlearner: quote for quote in self.quotes}[name]
 
+    @property
+    def why(self) -> list[str]:
+        """What speaks for each unlearner or against it, in a sentence; those of which the same is said share one."""
+        said: dict[str, list[str]] = {}
+        for quote in self.quotes:
+            sentence = f"{quote.why}. Reads {quote.reads}." if quote.applies else f"does not apply: {quote.why}."
+            said.setdefault(sentence, []).append(quote.unlearner)
+        return [f"{', '.join(names)}: {sentence}" for sentence, names in said.items()]
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
@@ -61,14 +70,11 @@ class Plan:
         width = max(len(quote.unlearner) for quote in self.quotes)
         lines = [f"{'unlearner':{width}}  {'guarantee':14}  {'steps':>6}  {'seconds':>8}"]
         for q in self.quotes:
-            if not q.applies:
-                lines.append(
-                    fill(f"{q.unlearner:{width}}  does not apply: {q.why}", 80, subsequent_indent=" " * (width + 2))
-                )
-                continue
-            told = f"{_guarantee(q):14}  {q.steps:>6}  {'' if q.seconds is None else f'{q.seconds:.3g}':>8}"
+            seconds = "" if q.seconds is None else f"{q.seconds:.3g}"
+            told = f"{_guarantee(q):14}  {q.steps:>6}  {seconds:>8}" if q.applies else "no"
             lines.append(f"{q.unlearner:{width}}  {told}")
-        return "\n".join([*lines, fill(f"Recommended: {self.name}. {self.reason}.", 80)])
+        sentences = (*self.why, f"Recommended: {self.name}. {self.reason}.")
+        return "\n".join([*lines, *(fill(sentence, 80) for sentence in sentences)])
 
 
 def plan(

@@ -211,8 +211,5 @@ def _words(proven: Guarantee, budget: Budget, gap: float) -> str:
     if proven.epsilon > budget.epsilon:
         return f"proves epsilon={proven.epsilon:.4g} only, {budget.epsilon:g} is asked"
     if gap < KEEPS_NOTHING:
-        return (
-            f"saves nothing: a start that never saw data comes within {gap:.3f} of its mean accuracy, so training from "
-            "scratch for as long is as good, and exact"
-        )
+        return "its noise leaves so little of the trained weights that training a new model for as long is as good, and exact"
     return "keeps some of the trained weights: any loss, any architecture"

@@ -109,19 +109,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     proven = f"epsilon={summary['epsilon']:.6g} at delta={summary['delta']:g}, relation '{summary['relation']}'"
     say(f"{'exact' if summary['kind'] == 'exact' else proven}; see {summary['folder']}/report.html")
     say(f"Keys, and the state of a head, are in {summary['secret']}: do not publish them.")
-    if summary["kind"] != "exact":
-        say(
-            "The released accuracy is also the work of the training after the noise. What a model that never saw data, and a "
-            "retraining, reach with the same steps was not measured: expunge.compare measures both."
-        )
-    replayed = summary.get("replayed")
-    if replayed and replayed["before"]:
-        say(f"{summary['trace']} had forgotten these records before: nothing was replayed.")
-    elif replayed:
-        steps = f"{replayed['steps']} of {replayed['total']} steps ({100 * replayed['fraction']:.1f} % of the training)"
-        say(f"Replayed {steps}. {summary['trace']} has forgotten; delete copies of it.")
-    if summary.get("delete"):
-        say(f"{summary['delete']} still holds what the forgotten rows added: delete it.")
+    say(*summary["told"])
 
 
 def _share(value: float | None) -> str:

@@ -194,7 +194,7 @@ def _written(
         save_weights(done.certified, work / "certified.safetensors")
     certificate = write(work, done, done.model, budget, relation, commitments)
     tell_of_earlier(work, task.model, done.record)
-    told = conclude(work, out, certificate, found, started=started, **done.notes)
+    told = conclude(work, out, certificate, found, started=started, told=list(done.told), **done.notes)
     for state in work.glob("*.state"):
         state.unlink()
     return certificate, told

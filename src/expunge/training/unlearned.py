@@ -31,7 +31,8 @@ class Unlearned:
         certified: with the certified weights, where `model` was trained on after them.
         features: the map from rows to what `model` takes, where it is a head; None where it takes the rows.
         saver: what `save` calls; set by a run on a task.
-        notes: what the operator is told of this run beside the certificate, JSON-ready.
+        notes: what is particular to this run beside the certificate, JSON-ready.
+        told: the same for the operator, in sentences: what the accuracy means, what else holds the forgotten rows.
     """
 
     model: nn.Module
@@ -40,6 +41,7 @@ class Unlearned:
     certified: nn.Module | None = None
     features: Callable[[Tensor], Tensor] | None = None
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    told: tuple[str, ...] = ()
     saver: Callable[[Path], Any] | None = None
 
     def save(self, folder: str | os.PathLike[str]) -> Any:

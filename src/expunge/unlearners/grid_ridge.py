@@ -21,7 +21,7 @@ from expunge.training.unlearned import Unlearned, noiseless_record
 from expunge.unlearners.costs import Costs, timed
 from expunge.unlearners.heads import (
     alone_with,
-    files_of,
+    handed_out,
     keep,
     load_head,
     needs,
@@ -139,8 +139,7 @@ class ExactHead:
                 head.forget(featured(task, forget), forget.tensors[1], ids=forget.ids)
                 done = self._released(head)
             keep(head, run.folder)
-        previous = None if self.head is None else str(files_of(self.head)[0].parent)
-        return replace(done, features=task.features, notes={"rows": len(head), "delete": previous})
+        return handed_out(done, head, task, self.head)
 
     def _released(self, head: AnalyticHead) -> Unlearned:
         if self.grid is not None:

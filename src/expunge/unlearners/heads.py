@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from expunge.errors import StateError, TaskError
 from expunge.heads import AnalyticHead, ConvexHead
 from expunge.heads.saved import CONVEX, kind_of
 from expunge.training.task import Task, labelled, outputs
+from expunge.training.unlearned import Unlearned
 from expunge.unlearners.working import SECRET, keys_in, state_in
 
 __all__ = [
     "alone_with",
     "files_of",
+    "handed_out",
     "keep",
     "load_head",
     "needs",
@@ -96,6 +98,25 @@ def refuse_other(unlearner: Any, known: Mapping[str, Any], provenance: str, task
             f"task.provenance is {task.declared!r}, the head in {previous} was fitted with {provenance!r}: a head "
             "belongs to one feature map"
         )
+
+
+def handed_out(done: Unlearned, head: AnalyticHead | ConvexHead, task: Task, previous: Path | None) -> Unlearned:
+    """Add to a head's release its feature map, and what the operator is told: what it is, and what still holds the forgotten rows.
+
+    Args:
+        done: the release.
+        head: that it is of.
+        task: of the feature map.
+        previous: the folder of the head that forgot, where there was one.
+    """
+    left = None if previous is None else str(files_of(previous)[0].parent)
+    told = [
+        "The released model is a linear head on the task's feature map, another model than the original: their accuracies differ "
+        "by more than what was forgotten."
+    ]
+    if left is not None:
+        told.append(f"{left} still holds what the forgotten rows added: delete it.")
+    return replace(done, features=task.features, notes={"rows": len(head), "delete": left}, told=tuple(told))
 
 
 def alone_with(folder: Path | None) -> AbstractContextManager[None]:

@@ -18,7 +18,7 @@ from expunge.training.unlearned import Unlearned
 from expunge.unlearners.costs import Costs, timed
 from expunge.unlearners.heads import (
     alone_with,
-    files_of,
+    handed_out,
     keep,
     load_head,
     needs,
@@ -159,8 +159,7 @@ class NoisyHead:
                 head = previous
                 done = head.unlearn(rows, Request.rows(forget.ids), generator=coins)
             keep(head, run.folder)
-        last = None if self.head is None else str(files_of(self.head)[0].parent)
-        return replace(done, features=task.features, notes={"rows": len(head), "delete": last})
+        return handed_out(done, head, task, self.head)
 
     def _held(self, budget: Budget) -> Any:
         if self.saved is not None:

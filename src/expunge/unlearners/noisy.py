@@ -34,6 +34,10 @@ from expunge.unlearners.working import Run
 
 __all__ = ["Noisy"]
 
+_TOLD = (
+    "The released accuracy is also the work of the training after the noise. What a model that never saw data, and a retraining, "
+    "reach with the same steps was not measured: expunge.compare measures both."
+)
 _LARGEST = 1e300  # of a ratio that is still a number
 
 
@@ -166,7 +170,7 @@ class Noisy(ABC):
         )  # fmt: skip
         recovery = {"epochs": self.epochs, "rescale": self.rescale, "recipe": self.recipe.to_dict()}
         record = replace(done.record, procedure={**done.record.procedure, "recovery": recovery})
-        return replace(done, model=released, record=record, certified=done.model)
+        return replace(done, model=released, record=record, certified=done.model, told=(_TOLD,))
 
     def _certified(self, task: Task, mechanism: Mechanism, run: Run) -> Unlearned:
         """What the certificate speaks of; what an interrupted call finished is taken from its state file."""

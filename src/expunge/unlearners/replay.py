@@ -127,8 +127,11 @@ class Replaying:
         done = _finished(traced, task, retain, forget) or _replay(traced, task, retain, forget)
         settings = (traced if isinstance(traced, Trace) else traced.traces[0]).manifest.settings
         training = {"training": {"epochs": len(settings["steps"]), "recipe": dict(settings["recipe"])}}
-        notes = {**done.notes, "trace": str(self.trace or traced.folder)}
-        return replace(done, record=replace(done.record, procedure=training), notes=notes)
+        where = str(self.trace or traced.folder)
+        record = replace(done.record, procedure=training)
+        return replace(
+            done, record=record, notes={**done.notes, "trace": where}, told=(_told(where, **done.notes["replayed"]),)
+        )
 
     def _opened(self) -> Trace | Shards | None:
         return self.traced if self.trace is None else open_trace(self.trace)
@@ -143,6 +146,13 @@ def open_trace(folder: Path) -> Trace | Shards:
     if not folder.is_dir():
         raise StateError(f"{folder} is no folder of a traced training: make one with train_traced or train_shards")
     return Shards(folder) if (folder / _SHARDS).exists() else Trace(folder)
+
+
+def _told(trace: str, *, steps: int, total: int, fraction: float, before: bool) -> str:
+    if before:
+        return f"{trace} had forgotten these records before: nothing was replayed."
+    share = f"{100 * fraction:.1f} % of the training"
+    return f"Replayed {steps} of {total} steps ({share}). {trace} has forgotten; delete copies of it."
 
 
 def _why(found: Cost | ShardsCost, traced: Trace | Shards, forget: Examples) -> str:

@@ -97,7 +97,7 @@ def unlearning(folder: Path) -> tuple[Callable[[], object], Callable[[], None]]:
 
     def run() -> None:
         sys.argv = [
-            "expunge", "unlearn", f"{folder / 'task.py'}:task", "--out", str(out), "--resume", "--mechanism", "gradient_clipping", "--steps", "30",
+            "expunge", "unlearn", f"{folder / 'task.py'}:task", "--out", str(out), "--resume", "--unlearner", "gradient_clipping", "--steps", "30",
             "--epochs", "20", "--batch-size", "64",
         ]  # fmt: skip
         main()

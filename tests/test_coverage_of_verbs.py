@@ -196,7 +196,7 @@ def test_a_setting_that_a_lane_does_not_take_is_refused_by_name(
     lane: str, settings: dict[str, Any], foreign: str, run: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        ValueError, match=f"mechanism '{lane}' takes no {foreign}, which was given and would do nothing"
+        ValueError, match=f"unlearner '{lane}' takes no {foreign}, which was given and would do nothing"
     ):
         run(lane, task(), settings)
     assert not list(tmp_path.iterdir())

@@ -102,13 +102,13 @@ def first(said: str) -> str:
         ("in_the_task", (), ["in_the_task"], "ValueError: invalid literal for int() with base 10: 'eight'"),
         ("in_a_call_of_expunge", (), ["in_a_call_of_expunge"], "must have the same length"),
         ("in_the_loss", ("--steps", "3"), ["bad_loss", "helper"], "RuntimeError: mat1 and mat2 shapes"),
-        ("in_make_model", ("--mechanism", "retrain"), ["bad_model"], "KeyError: 'layers'"),
-        ("in_the_features", ("--mechanism", "grid_ridge"), ["bad_features"], "RuntimeError: no such feature"),
+        ("in_make_model", ("--unlearner", "retrain"), ["bad_model"], "KeyError: 'layers'"),
+        ("in_the_features", ("--unlearner", "grid_ridge"), ["bad_features"], "RuntimeError: no such feature"),
         ("that_ends_the_program", (), ["that_ends_the_program"], "SystemExit: 0"),
     ],
 )
 def test_an_error_in_the_users_code_shows_its_frames_and_no_others(run, tmp_path, task, options, frames, message):
-    code, said = run("unlearn", f"mine.py:{task}", "--out", "out", "--mechanism", "gradient_clipping", *options)
+    code, said = run("unlearn", f"mine.py:{task}", "--out", "out", "--unlearner", "gradient_clipping", *options)
     assert code == 3
     assert message in said
     assert [line.split(" in ")[-1] for line in said.splitlines() if line.startswith("  File")] == frames
@@ -131,7 +131,7 @@ def test_an_error_in_the_users_code_shows_its_frames_and_no_others(run, tmp_path
         (("unlearn", "mine.py:no_task", "--out", "out"), 1, "refused: mine.py:no_task must return an expunge.Task"),
         (("unlearn", "mine.py:refused_inside", "--out", "out"), 1, "task.model must be a torch.nn.Module"),
         (
-            ("unlearn", "mine.py:with_a_loss_that_is_no_number", "--out", "out", "--mechanism", "gradient_clipping"),
+            ("unlearn", "mine.py:with_a_loss_that_is_no_number", "--out", "out", "--unlearner", "gradient_clipping"),
             2,
             "must return a scalar tensor",
         ),

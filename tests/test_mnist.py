@@ -22,7 +22,7 @@ DATA = Path(os.environ.get("EXPUNGE_DATA", ROOT.parent / "shared" / "data"))
 def test_mnist_goes_through_unlearn_to_a_verified_certificate(tmp_path: Path):
     command = [sys.executable, "-m", "expunge.cli", "unlearn", str(ROOT / "examples" / "mnist.py") + ":task"]
     done = subprocess.run(
-        [*command, "--out", str(tmp_path / "out"), "--mechanism", "gradient_clipping", "--epochs", "1", "--json"],
+        [*command, "--out", str(tmp_path / "out"), "--unlearner", "gradient_clipping", "--epochs", "1", "--json"],
         capture_output=True, text=True, check=False, env={**os.environ, "EXPUNGE_DATA": str(DATA)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -38,7 +38,7 @@ def test_mnist_goes_through_unlearn_to_a_verified_certificate(tmp_path: Path):
 def test_every_mechanism_takes_mnist_to_a_verified_certificate_at_default_settings(mechanism: str, tmp_path: Path):
     command = [sys.executable, "-m", "expunge.cli", "unlearn", str(ROOT / "examples" / "mnist.py") + ":task"]
     done = subprocess.run(
-        [*command, "--out", str(tmp_path / "out"), "--mechanism", mechanism, "--json"],
+        [*command, "--out", str(tmp_path / "out"), "--unlearner", mechanism, "--json"],
         capture_output=True, text=True, check=False, env={**os.environ, "EXPUNGE_DATA": str(DATA)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -159,5 +159,5 @@ def test_the_version_is_said(tmp_path: Path):
 
 def test_a_job_whose_secret_folder_alone_is_left_is_there(tmp_path: Path):
     (tmp_path / "kept.secret").mkdir()
-    done = run("unlearn", "nowhere:task", "--mechanism", "grid_ridge", "--head", "kept", "--out", "new", cwd=tmp_path)
+    done = run("unlearn", "nowhere:task", "--unlearner", "grid_ridge", "--head", "kept", "--out", "new", cwd=tmp_path)
     assert not re.search("path .* does not exist", done.stderr)

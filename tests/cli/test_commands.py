@@ -82,7 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "digits_of_mine:task",
         "--out",
         "out",
-        "--mechanism",
+        "--unlearner",
         "gradient_clipping",
         "--steps",
         "20",
@@ -284,7 +284,7 @@ def test_an_audit_does_not_overwrite(folder: Path, audited: dict[str, object]):
 
 @pytest.fixture(scope="module")
 def head(folder: Path) -> dict[str, object]:
-    done = run("unlearn", "digits_of_mine:task", "--mechanism", "grid_ridge", "--out", "head", "--json", cwd=folder)
+    done = run("unlearn", "digits_of_mine:task", "--unlearner", "grid_ridge", "--out", "head", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -304,7 +304,7 @@ def test_the_next_request_forgets_from_the_heads_state(folder: Path, head: dict[
     call = (
         "unlearn",
         "digits_of_mine:later",
-        "--mechanism",
+        "--unlearner",
         "grid_ridge",
         "--head",
         "head",
@@ -322,7 +322,7 @@ def test_the_next_request_forgets_from_the_heads_state(folder: Path, head: dict[
 def test_the_released_head_does_not_show_that_the_forget_set_held_the_only_rows_of_a_class(folder: Path):
     digests: list[str] = []
     for name in ("all_nines_forgotten", "never_a_nine"):
-        done = run("unlearn", f"digits_of_mine:{name}", "--mechanism", "grid_ridge", "--out", name, cwd=folder)
+        done = run("unlearn", f"digits_of_mine:{name}", "--unlearner", "grid_ridge", "--out", name, cwd=folder)
         assert done.returncode == 0, done.stderr
         digests.append(json.loads((folder / name / "certificate.json").read_text())["weights"]["released"])
     assert digests[0] == digests[1]
@@ -342,7 +342,7 @@ def test_the_released_head_does_not_show_that_the_forget_set_held_the_only_rows_
 def test_an_exact_head_that_cannot_be_made_leaves_nothing(
     folder: Path, head: dict[str, object], task: str, options: tuple[str, ...], code: int, message: str
 ):
-    done = run("unlearn", task, "--mechanism", "grid_ridge", "--out", "none", *options, cwd=folder)
+    done = run("unlearn", task, "--unlearner", "grid_ridge", "--out", "none", *options, cwd=folder)
     assert done.returncode == code
     assert message in " ".join(done.stderr.split())
     assert not list(folder.glob("none*"))
@@ -358,7 +358,7 @@ def test_plan_compares_the_lanes_and_names_the_next_command(folder: Path, monkey
         monkeypatch.setattr(f"expunge.unlearners.{room}.timed", millisecond)
     done = run("plan", "digits_of_mine:task", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "expunge unlearn digits_of_mine:task --mechanism grid_ridge --out unlearned" in " ".join(done.stdout.split())
+    assert "expunge unlearn digits_of_mine:task --unlearner grid_ridge --out unlearned" in " ".join(done.stdout.split())
     machine = json.loads(run("plan", "digits_of_mine:without_features", "--json", cwd=folder).stdout)
     assert machine["recommended"] == "retrain"
 

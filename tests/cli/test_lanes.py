@@ -119,7 +119,7 @@ def home(kept: Path, tmp_path: Path) -> Path:
 
 
 def test_a_convex_head_is_certified_for_the_budget_and_keeps_its_state(run: Run, tmp_path: Path):
-    call = ("unlearn", "lane_tasks:task", "--mechanism", "measured_residual", "--out", "out", "--epsilon", "0.1")
+    call = ("unlearn", "lane_tasks:task", "--unlearner", "measured_residual", "--out", "out", "--epsilon", "0.1")
     summary = done(run, *call)
     assert (summary["kind"], summary["rows"], summary["delete"]) == ("epsilon_delta", 270, None)
     assert summary["epsilon"] <= 0.1
@@ -140,14 +140,14 @@ def test_a_convex_head_is_certified_for_the_budget_and_keeps_its_state(run: Run,
     head = load_head(tmp_path / "out")
     assert not any(name in head for name in lane_tasks.task().forget.ids)
     assert all(name in head for name in lane_tasks.task().retain.ids)
-    plain = run("unlearn", "lane_tasks:task", "--mechanism", "measured_residual", "--out", "two")[1]
+    plain = run("unlearn", "lane_tasks:task", "--unlearner", "measured_residual", "--out", "two")[1]
     assert "epsilon=1 at delta=1e-05" in plain
     assert "released" in plain
 
 
 def test_the_next_request_goes_on_from_the_state_and_ends_where_a_new_fit_ends(run: Run, home: Path):
     before = content(home / "measured_residual")
-    call = ("unlearn", "lane_tasks:later", "--mechanism", "measured_residual")
+    call = ("unlearn", "lane_tasks:later", "--unlearner", "measured_residual")
     summary = done(run, *call, "--head", "measured_residual", "--out", "next", "--epsilon", "0.5")
     assert (summary["rows"], summary["delete"]) == (260, "measured_residual.secret/state")
     assert content(home / "measured_residual") == before
@@ -171,16 +171,16 @@ def test_heads_of_the_earlier_layout_are_found(run: Run, home: Path):
     for name in ("state/head.state", "keys/head.key"):
         (secret / name).rename(home / "measured_residual" / Path(name).name)
     shutil.rmtree(secret)
-    call = ("unlearn", "lane_tasks:later", "--mechanism", "measured_residual", "--head", "measured_residual")
+    call = ("unlearn", "lane_tasks:later", "--unlearner", "measured_residual", "--head", "measured_residual")
     assert done(run, *call, "--out", "next")["delete"] == "measured_residual"
 
 
 def test_an_exact_head_takes_its_grid_from_the_option_and_forgets_bit_for_bit(run: Run, home: Path):
     """The next request on the state, and a head that never learned those rows: the same released file."""
-    new = ("unlearn", "--mechanism", "grid_ridge", "--grid", "0.001", "--json")
+    new = ("unlearn", "--unlearner", "grid_ridge", "--grid", "0.001", "--json")
     for task, out in (("task", "first"), ("later", "never")):
         assert run(*new, f"lane_tasks:{task}", "--out", out)[0] == 0
-    next_ = ("unlearn", "lane_tasks:later", "--mechanism", "grid_ridge", "--head", "first")
+    next_ = ("unlearn", "lane_tasks:later", "--unlearner", "grid_ridge", "--head", "first")
     done(run, *next_, "--out", "next")
     made = ex.Certificate.load(home / "next" / "certificate.json")
     assert isinstance(made.mechanism, ex.GridRidge)
@@ -201,7 +201,7 @@ def test_a_head_whose_sums_are_in_floating_point_gets_no_certificate(run: Run, h
     head.save(home / "old" / "head.state")
     (home / "old" / "head.key").write_text(head.key.hex())
     before = content(home)
-    code, _, err = run("unlearn", "lane_tasks:later", "--mechanism", "grid_ridge", "--head", "old", "--out", "none")
+    code, _, err = run("unlearn", "lane_tasks:later", "--unlearner", "grid_ridge", "--head", "old", "--out", "none")
     assert (code, "old holds sums in floating point" in err) == (1, True), err
     assert content(home) == before
     assert not list(home.glob("none*"))
@@ -209,12 +209,12 @@ def test_a_head_whose_sums_are_in_floating_point_gets_no_certificate(run: Run, h
 
 def test_the_settings_of_a_new_convex_head_are_the_options(run: Run, home: Path):
     options = ("--loss", "squared", "--regularization", "0.01", "--residual", "1e-7")
-    done(run, "unlearn", "lane_tasks:task", "--mechanism", "measured_residual", "--out", "out", *options)
+    done(run, "unlearn", "lane_tasks:task", "--unlearner", "measured_residual", "--out", "out", *options)
     assert load_head(home / "out").settings.items() >= {
         "loss": "squared", "regularization": 0.01, "residual": 1e-7, "classes": 10,
     }.items()  # fmt: skip
     # the next request takes them from the state, whether they are left out or repeated
-    call = ("unlearn", "lane_tasks:later", "--mechanism", "measured_residual", "--head", "out")
+    call = ("unlearn", "lane_tasks:later", "--unlearner", "measured_residual", "--head", "out")
     done(run, *call, "--out", "next")
     done(run, *call, "--out", "repeated", *options)
     assert load_head(home / "next").settings["loss"] == "squared"
@@ -224,13 +224,13 @@ def test_the_convex_head_has_the_networks_width_whatever_the_labels_show(run: Ru
     """Nobody retained has a nine: the release has ten outputs all the same, and the head is the same to the bit."""
     heads: list[ex.ConvexHead] = []
     for name in ("all_nines_forgotten", "only_without_nines"):
-        done(run, "unlearn", f"lane_tasks:{name}", "--mechanism", "measured_residual", "--out", name)
+        done(run, "unlearn", f"lane_tasks:{name}", "--unlearner", "measured_residual", "--out", name)
         assert load_file(tmp_path / name / "model.safetensors")["weight"].shape == (10, 24)
         heads.append(load_head(tmp_path / name))
     assert torch.equal(heads[0].solution.weights, heads[1].solution.weights)
 
 
-CONVEX = ("--mechanism", "measured_residual")
+CONVEX = ("--unlearner", "measured_residual")
 NEXT = (*CONVEX, "--head", "measured_residual")
 BAD: dict[str, tuple[str, tuple[str, ...], int, str]] = {
     "undeclared": ("undeclared", CONVEX, 1, "nothing is proven, epsilon=1 was asked: task.provenance is ''"),
@@ -248,22 +248,24 @@ BAD: dict[str, tuple[str, tuple[str, ...], int, str]] = {
     "no head": ("later", (*CONVEX, "--head", "junk"), 1, "is not a whole state of a head"),
     "exact for convex": ("later", (*CONVEX, "--head", "grid_ridge"), 1, "holds a head of class AnalyticHead, measured_residual goes on from class ConvexHead"),
     "convex for exact": (
-        "later", ("--mechanism", "grid_ridge", "--head", "measured_residual"), 1, "holds a head of class ConvexHead, grid_ridge goes on from class AnalyticHead",
+        "later", ("--unlearner", "grid_ridge", "--head", "measured_residual"), 1, "holds a head of class ConvexHead, grid_ridge goes on from class AnalyticHead",
     ),
     "never learned": ("task", NEXT, 2, "unknown ids, never learned by this head: 'patient 0'"),
     "rows missing": ("fewer", NEXT, 2, "unknown ids"),
     "other lambda": ("later", (*NEXT, "--regularization", "0.1"), 2, "regularization=0.1 is not that of the head"),
     "other loss": ("later", (*NEXT, "--loss", "squared"), 2, "loss='squared' is not that of the head"),
     "other ridge": (
-        "later", ("--mechanism", "grid_ridge", "--head", "grid_ridge", "--ridge", "2"), 2, "ridge=2.0 is not that of the head",
+        "later", ("--unlearner", "grid_ridge", "--head", "grid_ridge", "--ridge", "2"), 2, "ridge=2.0 is not that of the head",
     ),
     "other map": ("other_provenance", NEXT, 2, "task.provenance is 'another map'"),
     "head for noise": ("task", ("--head", "measured_residual"), 2, "takes no --head, which was given and would do nothing"),
-    "head for replay": ("task", ("--mechanism", "replay", "--trace", "trace", "--head", "trace"), 2, "takes no --head, which was"),
-    "trace for a head": ("task", (*CONVEX, "--trace", "trace"), 2, "mechanism 'measured_residual' takes no --trace"),
-    "trace for retrain": ("task", ("--mechanism", "retrain", "--trace", "trace"), 2, "'retrain' takes no --trace"),
-    "no trace": ("task", ("--mechanism", "replay"), 2, "mechanism 'replay' needs --trace"),
-    "unknown": ("task", ("--mechanism", "shards"), 2, "mechanism must be one of gradient_clipping,"),
+    "head for replay": ("task", ("--unlearner", "replay", "--trace", "trace", "--head", "trace"), 2, "takes no --head, which was"),
+    "trace for a head": ("task", (*CONVEX, "--trace", "trace"), 2, "unlearner 'measured_residual' takes no --trace"),
+    "trace for retrain": ("task", ("--unlearner", "retrain", "--trace", "trace"), 2, "'retrain' takes no --trace"),
+    "by its name of before": ("task", ("--mechanism", "retrain", "--trace", "trace"), 2, "'retrain' takes no --trace"),
+    "by both names": ("task", ("--mechanism", "retrain", "--unlearner", "replay"), 2, "leave --mechanism out"),
+    "no trace": ("task", ("--unlearner", "replay"), 2, "unlearner 'replay' needs --trace"),
+    "unknown": ("task", ("--unlearner", "shards"), 2, "unlearner must be one of gradient_clipping,"),
 }  # fmt: skip
 
 
@@ -288,7 +290,7 @@ def test_what_a_lane_cannot_take_is_refused_and_nothing_is_left_or_changed(run: 
 
 # Replays
 
-REPLAY = ("--mechanism", "replay", "--trace")
+REPLAY = ("--unlearner", "replay", "--trace")
 
 
 def test_a_replay_releases_the_training_that_never_saw_the_forget_set(run: Run, home: Path):
@@ -494,7 +496,7 @@ def test_a_plan_that_is_run_writes_what_unlearn_would(
     assert found["recommended"] == recommended
     takes = () if lane == "measured_residual" else options
     takes = tuple(f"other/{word}" if word in ("trace", "shards") else word for word in takes)
-    direct = done(run, "unlearn", f"lane_tasks:{task}", "--mechanism", lane, *takes, "--out", "direct")
+    direct = done(run, "unlearn", f"lane_tasks:{task}", "--unlearner", lane, *takes, "--out", "direct")
     made, same = certificate(home / "out"), certificate(home / "direct")
     assert made["run"]["mechanism"] == same["run"]["mechanism"]
     assert {p.name for p in (home / "out").iterdir()} == {p.name for p in (home / "direct").iterdir()}
@@ -517,7 +519,7 @@ def test_a_plan_that_retrains_takes_the_epochs_of_training(run: Run, home: Path,
     assert (seen[0].epochs, seen[0].recovery_lr, seen[0].name) == (2, 0.3, "retrain")
     printed = run(*call, "--epsilon", "2")[1]
     assert (
-        "expunge unlearn lane_tasks:without_features --mechanism retrain --epsilon 2.0 --recovery-lr 0.3 --epochs 2.0 "
+        "expunge unlearn lane_tasks:without_features --unlearner retrain --epsilon 2.0 --recovery-lr 0.3 --epochs 2.0 "
         "--out unlearned"
     ) in " ".join(printed.split())
 
@@ -570,7 +572,7 @@ def test_an_audit_of_a_certificate_that_claims_nothing_attacks_its_head_and_refu
 
 @pytest.mark.parametrize("mechanism", ["grid_ridge", "retrain"])
 def test_a_task_without_held_out_data_is_unlearned_and_says_what_was_not_measured(run: Run, mechanism: str) -> None:
-    call = ("unlearn", "lane_tasks:unmeasured", "--mechanism", mechanism, "--epochs", "1", "--out", "out")
+    call = ("unlearn", "lane_tasks:unmeasured", "--unlearner", mechanism, "--epochs", "1", "--out", "out")
     code, out, err = run(*call) if mechanism == "retrain" else run(*(w for w in call if w not in ("--epochs", "1")))
     assert code == 0, err
     for name in ("original", "released"):
@@ -578,7 +580,7 @@ def test_a_task_without_held_out_data_is_unlearned_and_says_what_was_not_measure
 
 
 def test_a_task_whose_data_no_request_parts_is_a_mistake_that_is_told(run: Run) -> None:
-    code, _, err = run("unlearn", "lane_tasks:unparted", "--mechanism", "retrain", "--out", "out")
+    code, _, err = run("unlearn", "lane_tasks:unparted", "--unlearner", "retrain", "--out", "out")
     assert code != 0
     assert "a request must name what is to be forgotten" in err
     assert not Path("out").exists()
@@ -593,14 +595,14 @@ def test_without_a_mechanism_the_recommended_way_is_taken_and_told(run: Run, hom
     assert "Taking retrain. It is the cheapest that meets epsilon=1, delta=1e-05" in " ".join(out.split())
     assert certificate(home / "out")["run"]["mechanism"]["name"] == "retrain"
     code, _, err = run("unlearn", "lane_tasks:without_features", "--out", "other", "--steps", "3")
-    assert (code, "mechanism 'retrain' takes no --steps" in " ".join(err.split())) == (2, True)
+    assert (code, "unlearner 'retrain' takes no --steps" in " ".join(err.split())) == (2, True)
     code, _, err = run("unlearn", "lane_tasks:without_features", "--out", "other", "--resume")
-    assert (code, "--resume needs --mechanism" in " ".join(err.split())) == (2, True)
+    assert (code, "--resume needs --unlearner" in " ".join(err.split())) == (2, True)
 
 
 def test_a_file_of_ids_names_what_leaves(run: Run, home: Path):
     (home / "ids.txt").write_text("patient 50\npatient 51\n")
-    call = ("unlearn", "lane_tasks:task", "--mechanism", "grid_ridge", "--ids", "ids.txt")
+    call = ("unlearn", "lane_tasks:task", "--unlearner", "grid_ridge", "--ids", "ids.txt")
     summary = done(run, *call, "--out", "out")
     assert summary["rows"] == 298
     key = (home / "out.secret" / "keys" / "commitment.key").read_text()
@@ -611,4 +613,4 @@ def test_a_file_of_ids_names_what_leaves(run: Run, home: Path):
     assert (code, "unknown ids, not among the data: 'nobody'" in err) == (2, True)
     (home / "ids.txt").write_text("patient 50\n")
     printed = run("plan", "lane_tasks:task", "--ids", "ids.txt")[1]
-    assert "expunge unlearn lane_tasks:task --ids ids.txt --mechanism" in " ".join(printed.split())
+    assert "expunge unlearn lane_tasks:task --ids ids.txt --unlearner" in " ".join(printed.split())

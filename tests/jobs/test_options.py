@@ -46,15 +46,15 @@ def test_the_list_of_options_is_that_of_the_unlearners_fields() -> None:
     ("way", "name"), [(way, name) for way in NAMES for name in sorted(set(OPTIONS) - set(options(way)))]
 )
 def test_unlearn_refuses_it(way: str, name: str, run) -> None:
-    code, told = run("unlearn", "nowhere:task", "--out", "o", "--mechanism", way, *typed(name))
-    assert (code, f"mechanism '{way}' takes no --{name.replace('_', '-')}, which was given" in told) == (2, True), told
+    code, told = run("unlearn", "nowhere:task", "--out", "o", "--unlearner", way, *typed(name))
+    assert (code, f"unlearner '{way}' takes no --{name.replace('_', '-')}, which was given" in told) == (2, True), told
 
 
 @pytest.mark.parametrize("way", NAMES)
 def test_unlearn_takes_what_the_mechanism_knows(way: str, run) -> None:
     """It goes on to the task, which is not there."""
     words = [word for name in sorted(options(way)) for word in typed(name)]
-    code, told = run("unlearn", "nowhere:task", "--out", "o", "--mechanism", way, *words)
+    code, told = run("unlearn", "nowhere:task", "--out", "o", "--unlearner", way, *words)
     assert (code, "no module named 'nowhere'" in told) == (2, True), told
 
 
@@ -85,7 +85,7 @@ NUMBERS = {name for name, own in OPTIONS.items() if own.kind is float}
 CALLS = [
     *(("plan", name, ()) for name in sorted(NUMBERS | {"epsilon", "delta", "training_epochs"})),
     *(
-        ("unlearn", name, ("--out", "o", "--mechanism", next(way for way in NAMES if name in options(way))))
+        ("unlearn", name, ("--out", "o", "--unlearner", next(way for way in NAMES if name in options(way))))
         for name in sorted(NUMBERS)
     ),
     *(("unlearn", name, ("--out", "o")) for name in ("epsilon", "delta")),

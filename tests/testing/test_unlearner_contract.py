@@ -158,7 +158,7 @@ def test_a_request_names_the_rows_that_leave() -> None:
     assert done.notes["rows"] == 290
     with pytest.raises(ValueError, match="unknown ids"):
         ex.unlearn(task, ex.Request.rows(["nobody"]), "grid_ridge")
-    with pytest.raises(ValueError, match="mechanism must be one of"):
+    with pytest.raises(ValueError, match="unlearner must be one of"):
         ex.unlearn(task, None, "none such")
 
 

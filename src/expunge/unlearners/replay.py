@@ -121,7 +121,7 @@ class Replaying:
         """Replay, which leaves a trace that never held the forgotten rows."""
         traced = self._opened()
         if traced is None:
-            raise ValueError(f"mechanism {self.name!r} needs --trace: the folder of train_traced or train_shards")
+            raise ValueError(f"unlearner {self.name!r} needs --trace: the folder of train_traced or train_shards")
         _builder(task)
         retain, forget = _rows(task, "retain"), _rows(task, "forget")
         done = _finished(traced, task, retain, forget) or _replay(traced, task, retain, forget)

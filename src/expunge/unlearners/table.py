@@ -59,13 +59,13 @@ def made(name: str, given: dict[str, Any]) -> Unlearner:
         _log.warning("the unlearner %r of earlier versions is now called %r, and was taken", name, RENAMED[name])
         name = RENAMED[name]
     if name not in UNLEARNERS:
-        raise ValueError(f"mechanism must be one of {', '.join(UNLEARNERS)}, not {name!r}")
+        raise ValueError(f"unlearner must be one of {', '.join(UNLEARNERS)}, not {name!r}")
     kind = UNLEARNERS[name]
     foreign = [one for one in given if one not in options_of(kind)]
     if foreign:
         takers = [other for other, one in UNLEARNERS.items() if foreign[0] in options_of(one)]
         raise ValueError(
-            f"mechanism {name!r} takes no {_typed(foreign[0])}, which was given and would do nothing; "
+            f"unlearner {name!r} takes no {_typed(foreign[0])}, which was given and would do nothing; "
             f"{', '.join(takers)} {'takes' if len(takers) == 1 else 'take'} it"
             + "".join(f"; nor {_typed(other)}" for other in foreign[1:])
         )

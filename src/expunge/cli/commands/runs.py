@@ -26,9 +26,10 @@ def unlearn(
     out: Annotated[Path, typer.Option(help="The folder to make.")],
     options: Annotated[Any, Options],
     typed: Typed,
-    mechanism: Annotated[
+    unlearner: Annotated[
         str | None, typer.Option(help=f"One of: {', '.join(NAMES)}. By default what `plan` recommends.")
     ] = None,
+    mechanism: Annotated[str | None, typer.Option(hidden=True, help="--unlearner, by its name of before.")] = None,
     ids: Ids = None,
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
@@ -44,19 +45,24 @@ def unlearn(
 
     refuse_existing(out)
     request = _request(ids)
-    if mechanism is None and resume:
-        raise ValueError("mechanism is not given: --resume needs --mechanism, that of the interrupted call")
-    if mechanism is None:
+    if mechanism is not None and unlearner is not None:
+        raise ValueError(
+            "mechanism and unlearner are both given: leave --mechanism out, which is --unlearner by its name of before"
+        )
+    name = mechanism if unlearner is None else unlearner
+    if name is None and resume:
+        raise ValueError("unlearner is not given: --resume needs --unlearner, that of the interrupted call")
+    if name is None:
         found = _compared(task, request, budget, relation, given)
         if found.recommended is None:
             raise RunError(f"nothing is run: {found.reason}")
         if not as_json:
             say(f"Taking {found.name}. {found.reason}.")
         made(found.name, given)  # an option that it takes none of would do nothing
-        unlearner = found.recommended
+        taken = found.recommended
     else:
-        unlearner = made(mechanism, given)
-    summary = run_unlearner(task, out, unlearner, budget, request=request, relation=relation, resume=resume)
+        taken = made(name, given)
+    summary = run_unlearner(task, out, taken, budget, request=request, relation=relation, resume=resume)
     if as_json:
         print_json(summary)
     else:
@@ -154,7 +160,7 @@ def _unlearn_command(task: str, ids: Path | None, name: str, budget: ex.Budget, 
         for name, value, default in (("epsilon", budget.epsilon, 1.0), ("delta", budget.delta, 1e-5))
         if value != default
     }
-    words = ["expunge", "unlearn", task, *([] if ids is None else ["--ids", str(ids)]), "--mechanism", name]
+    words = ["expunge", "unlearn", task, *([] if ids is None else ["--ids", str(ids)]), "--unlearner", name]
     for one, value in (asked | dict(given)).items():
         option = one.replace("_", "-")
         words += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]

@@ -5,7 +5,7 @@ import copy
 from expunge import Certificate, RunRecord, issue
 from expunge.certificate import _digest
 from expunge.randomness.grid import grid_of
-from expunge.record import NoiseRecord
+from expunge.record import NO_NOISE, NoiseRecord
 
 DELTA = 1e-5
 
@@ -16,6 +16,8 @@ def record_of(mechanism):
         count=mechanism.noise_draws, std=mechanism.noise_std, dimension=3, self_test="passed", generator="secret",
         stream="aes-256-ctr/1", grid=grid_of(last),
     )  # fmt: skip
+    if not mechanism.noise_draws:
+        noise = NO_NOISE
     return RunRecord(
         mechanism=mechanism,
         steps_done=mechanism.gradient_steps,

@@ -179,7 +179,7 @@ def test_a_leakage_number_passed_into_the_certificate():
         certificate_of(wrong)
 
 
-@pytest.mark.parametrize("kind", [Kind.EMPIRICAL, Kind.BEHAVIOURAL])
+@pytest.mark.parametrize("kind", ["empirical", Kind.BEHAVIOURAL])
 def test_a_measured_number_is_no_kind_of_claim(kind):
     class Measured(OutputPerturbation):
         pass

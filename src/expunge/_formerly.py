@@ -4,7 +4,7 @@ __all__ = ["FORMERLY"]
 
 _HOLDS = {
     "accounting": (
-        "BlockwiseGradientClipping DPTraining ExactRidge GradientClipping GridRidge Guarantee Kind "
+        "BlockwiseGradientClipping DPTraining ExactRidge GradientClipping GridRidge Kind "
         "MeasuredResidual Mechanism ModelClipping OutputPerturbation Relation Remaining Replay Retrain "
         "ScheduledGradientClipping UndeclaredFeatures best_schedule best_steps calibrate delta_at "
         "fewest_steps frontier group_epsilon_delta group_mu guarantee interval"
@@ -24,5 +24,6 @@ _HOLDS = {
     "unlearners.retrain": "retrain",
 }
 FORMERLY = {name: (module, name) for module, names in _HOLDS.items() for name in names.split()} | {
-    "Forget": ("data", "Request")
+    "Forget": ("data", "Request"),
+    "Guarantee": ("accounting", "Claim"),
 }

@@ -204,9 +204,9 @@ def test_a_mu_below_the_smallest_number_is_not_stated_as_zero():
 def test_kinds_that_prove_nothing_do_not_compose():
     @dataclass(frozen=True)
     class Measured(OutputPerturbation):
-        kind = Kind.EMPIRICAL
+        kind = Kind.BEHAVIOURAL
 
-    with pytest.raises(ValueError, match="'empirical', which proves no"):
+    with pytest.raises(ValueError, match="'behavioural', which proves no"):
         compose([Measured(init_clip=1.0, noise_std=1.0)], delta=1e-5)
     with pytest.raises(ValueError, match="at least one"):
         compose([], delta=1e-5)

@@ -7,6 +7,7 @@ from math import sqrt
 import pytest
 
 from expunge import OutputPerturbation, Relation, Retrain, UndeclaredFeatures, guarantee
+from expunge.accounting import BehaviouralClaim
 from expunge.audit.evidence import Counts, GaussianFit, JointGuesses, Means, OneRun, OneRunViaCertifier
 from expunge.audit.finding import Finding
 from expunge.audit.report import Audit
@@ -49,15 +50,26 @@ def test_mu_alone_refutes_where_epsilon_does_not_reach():
 
 
 def test_a_claim_of_another_relation_or_a_larger_delta_is_not_compared():
-    with pytest.raises(ValueError, match="about retrained, the guarantee about center"):
+    with pytest.raises(ValueError, match="about retrained, the claim about center"):
         finding().refutes(claim(0.3, relation=Relation.CENTER))
-    with pytest.raises(ValueError, match=r"delta=1e-05, the guarantee speaks of delta=0\.001"):
+    with pytest.raises(ValueError, match=r"delta=1e-05, the claim speaks of delta=0\.001"):
         finding().refutes(claim(0.3, delta=1e-3))
     finding().refutes(claim(0.3, delta=1e-6))  # a smaller delta claims more
 
 
-def test_nothing_refutes_a_guarantee_of_kind_none():
-    assert not finding().refutes(guarantee(UndeclaredFeatures(head="exact_ridge"), delta=1e-5))
+BEHAVES = BehaviouralClaim(
+    predicate="The class is another one.", region="A ball around row 7.", relation=Relation.RETRAINED, theorem="A theorem.",
+    assumptions=("An assumption.",),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "unbound", [guarantee(UndeclaredFeatures(head="exact_ridge"), delta=1e-5), BEHAVES], ids=lambda c: c.kind
+)
+def test_a_claim_that_bounds_no_law_is_neither_refuted_nor_passed(unbound):
+    assert not finding().refutes(unbound)
+    with pytest.raises(NothingTested, match=f"a claim of kind '{unbound.kind}' bounds no law"):
+        checked((finding(),), unbound)
 
 
 @pytest.mark.parametrize("evidence", KINDS, ids=lambda e: e.kind)

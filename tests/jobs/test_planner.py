@@ -13,6 +13,7 @@ from expunge import (
     Budget,
     ConvexHead,
     Examples,
+    Kind,
     ModelClipping,
     OutputPerturbation,
     Recipe,
@@ -87,7 +88,9 @@ def test_without_a_feature_map_it_says_that_nothing_beats_retraining(task):
 
 def test_the_convex_head_meets_the_budget_and_reads_the_retained_features(task):
     option = planned(task).quote("measured_residual")
-    assert (option.epsilon, option.delta, option.kind) == (1.0, 1e-5, "epsilon_delta")
+    assert option.claim.kind is Kind.EPSILON_DELTA
+    assert option.claim.meets(BUDGET)
+    assert option.guarantee == "epsilon=1"
     assert option.applies
     assert option.keeps
     assert option.reads == "the head's state and the retained features"
@@ -150,7 +153,7 @@ def test_shards_say_exactly_how_many_steps_are_repeated_and_what_is_expected(tas
     option, cost = found.quote("replay"), shards.cost(few.forget.ids)
     _, part = shards.plan.cell(shards.key, few.forget.ids[0])
     assert option.steps == cost.steps == sum(shards.plan.stage_steps[part:])
-    assert (option.applies, option.kind, option.epsilon) == (True, "exact", 0.0)
+    assert (option.applies, option.guarantee) == (True, "exact")
     # one record: stage j (2, 4, 6 steps) is replayed with chance (j + 1)/3
     assert f"{option.steps} of 48 steps are repeated, in 1 of 4 shards" in option.why
     assert f"{2 / 3 + 8 / 3 + 6:.0f} on average" in option.why

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from expunge import Certificate, GradientClipping, Kind, ModelClipping, OutputPerturbation, Relation, guarantee
-from expunge.accounting.guarantee import reading_of
+from expunge.accounting.bounds import reading_of
 from expunge.report import plain
 from test_vectors import BY_NAME
 

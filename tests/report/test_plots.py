@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from expunge.accounting import Relation
-from expunge.audit import Finding, GaussianFit, OneRun
+from expunge.audit import Counts, Finding, GaussianFit, OneRun
 from expunge.report import Comparison, Curve, plots
 
 NAMES = ["$5 to $10 a request", r"lr $\frac$ 2", r"$\undefined{x}$", "a $ b", r"\alpha $$", "50 % & <b>"]
@@ -102,3 +102,14 @@ def test_what_an_attack_could_show_beyond_the_plot_has_an_arrow_and_no_end() -> 
     assert svg.count(">no limit<") == 1
     alone = plots.audit_bounds([Finding(attack="limited", evidence=near, **common)], claimed=1.0)
     assert "no limit" not in alone
+
+
+def test_where_nothing_is_claimed_no_finding_exceeds_it_and_no_line_is_drawn():
+    near = Counts(positives=1000, true_positives=900, negatives=1000, false_positives=300)
+    found = Finding(attack="near", relation=Relation.RETRAINED, delta=1e-5, confidence=0.95, evidence=near)
+    nothing, zero = (plots.audit_bounds([found], claimed=claimed) for claimed in (None, 0.0))
+    assert found.epsilon > 0
+    exceeds = plots._COLOURS[1].lower()
+    assert exceeds in zero
+    assert exceeds not in nothing
+    assert zero.count("<path") > nothing.count("<path")

@@ -15,7 +15,7 @@ from expunge.trace import train_traced
 from expunge.training.unlearned import Unlearned, noiseless_record
 from expunge.unlearners import Noisy, Quote, Retraining
 from expunge.unlearners.options import NAMES
-from expunge.unlearners.plain import Plain
+from expunge.unlearners.plain import Plain, Unproven
 from expunge.unlearners.table import made
 
 BUDGET = ex.Budget(epsilon=1.0, delta=1e-5)
@@ -63,8 +63,8 @@ class Refit:
     def quote(self, task: ex.Task, budget: ex.Budget, relation: ex.Relation, costs: Any) -> Quote:
         steps = round(self.epochs * costs.per_epoch(32))
         return Quote(
-            unlearner=self.name, applies=True, why="trains once more", kind="exact", epsilon=0.0, delta=0.0, steps=steps,
-            seconds=steps * costs.step(32),
+            unlearner=self.name, applies=True, why="trains once more", steps=steps,
+            claim=ex.guarantee(ex.Retrain(), delta=budget.delta), seconds=steps * costs.step(32),
         )  # fmt: skip
 
     def forget(self, task: ex.Task, budget: ex.Budget, relation: ex.Relation, run: Any) -> Unlearned:
@@ -81,6 +81,25 @@ def test_somebodys_own_class_is_planned_run_and_certified_without_an_edit(tmp_pa
 
 
 @dataclass(frozen=True, kw_only=True)
+class Boastful(Refit):
+    """Says that it applies, of a claim that it does not have."""
+
+    claim: Any = None
+
+    def quote(self, *asked: Any) -> Quote:
+        return replace(super().quote(*asked), claim=self.claim)
+
+
+@pytest.mark.parametrize("claim", [None, ex.guarantee(Unproven(), delta=1e-5)], ids=["no claim", "of kind none"])
+def test_a_quote_that_bounds_nothing_is_not_recommended_whatever_it_says(claim: Any) -> None:
+    found = ex.plan(lane_tasks.task(), None, ex.Budget(1e9, 0.99), unlearners=[Boastful(claim=claim)])
+    quoted = found.to_dict()["quotes"][0]
+    assert found.recommended is None
+    assert (quoted["kind"], quoted["epsilon"], quoted["delta"]) == ("none", None, None)
+    assert "epsilon=0" not in str(found)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Broken(Refit):
     fault: str = ""
 
@@ -88,7 +107,9 @@ class Broken(Refit):
         quote = super().quote(*asked)
         if self.fault == "name":
             return replace(quote, unlearner="other")
-        return replace(quote, kind="epsilon_delta") if self.fault == "kind" else quote
+        if self.fault == "kind":
+            return replace(quote, claim=ex.guarantee(Unproven(), delta=BUDGET.delta))
+        return replace(quote, claim=None) if self.fault == "claim" else quote
 
     def forget(self, task: ex.Task, budget: ex.Budget, relation: ex.Relation, run: Any) -> Unlearned:
         if self.fault == "task":
@@ -108,6 +129,7 @@ class Broken(Refit):
     ("fault", "contract"),
     [
         ("name", "a quote names its unlearner"), ("kind", "a quote states the mechanism's kind"),
+        ("claim", "a quote states the mechanism's kind"),
         ("task", "leaves the task as it was"), ("coins", "leaves torch's coins as they were"),
         ("seed", "the same seed gives the same bits"), ("nan", "the same seed|released weights are finite"),
     ],

@@ -1,6 +1,19 @@
 """What is proven: floats in, upper bounds out. No torch, no files, no randomness."""
 
+from expunge.accounting.bounds import delta_at, guarantee, interval
 from expunge.accounting.calibrate import calibrate, fewest_steps, meets
+from expunge.accounting.claims import (
+    BehaviouralClaim,
+    Bound,
+    Budget,
+    Claim,
+    EpsilonDeltaClaim,
+    ExactClaim,
+    Kind,
+    NoClaim,
+    Relation,
+    numbers_of,
+)
 from expunge.accounting.composition import (
     Remaining,
     compose,
@@ -9,7 +22,6 @@ from expunge.accounting.composition import (
     remaining,
     requests_left,
 )
-from expunge.accounting.guarantee import Budget, Guarantee, Kind, Mechanism, Relation, delta_at, guarantee, interval
 from expunge.accounting.mechanisms import (
     MECHANISMS,
     WITHDRAWN,
@@ -26,22 +38,28 @@ from expunge.accounting.mechanisms import (
     ScheduledGradientClipping,
     UndeclaredFeatures,
 )
+from expunge.accounting.protocol import Mechanism
 from expunge.accounting.spending import best_schedule, best_steps, frontier
 
 __all__ = [
     "MECHANISMS",
     "WITHDRAWN",
+    "BehaviouralClaim",
     "BlockwiseGradientClipping",
+    "Bound",
     "Budget",
+    "Claim",
     "DPTraining",
+    "EpsilonDeltaClaim",
+    "ExactClaim",
     "ExactRidge",
     "GradientClipping",
     "GridRidge",
-    "Guarantee",
     "Kind",
     "MeasuredResidual",
     "Mechanism",
     "ModelClipping",
+    "NoClaim",
     "OutputPerturbation",
     "Relation",
     "Remaining",
@@ -61,6 +79,7 @@ __all__ = [
     "guarantee",
     "interval",
     "meets",
+    "numbers_of",
     "remaining",
     "requests_left",
 ]

@@ -5,7 +5,9 @@ from math import inf, log
 from typing import TypeVar
 
 from expunge import _validate
-from expunge.accounting.guarantee import ROUNDING, Budget, Mechanism, Relation, check_kind, guarantee, log_delta_of
+from expunge.accounting.bounds import ROUNDING, check_kind, guarantee, log_delta_of
+from expunge.accounting.claims import Budget, Relation
+from expunge.accounting.protocol import Mechanism
 from expunge.accounting.search import smallest, smallest_whole
 from expunge.errors import BudgetUnreachable
 
@@ -15,8 +17,8 @@ M = TypeVar("M", bound=Mechanism)
 
 
 def meets(mechanism: Mechanism, budget: Budget, relation: Relation = Relation.RETRAINED) -> bool:
-    """Whether the guarantee of `mechanism`, as it would be published, is within `budget`."""
-    return guarantee(mechanism, delta=budget.delta, relation=relation).epsilon <= budget.epsilon
+    """Whether the claim of `mechanism`, as it would be published, is within `budget`; where nothing is claimed it is not."""
+    return guarantee(mechanism, delta=budget.delta, relation=relation).meets(budget)
 
 
 def calibrate(family: Callable[[float], M], budget: Budget, *, relation: Relation = Relation.RETRAINED) -> M:

@@ -25,23 +25,13 @@ import numpy as np
 
 from expunge import _validate
 from expunge.accounting import gaussian, losses
+from expunge.accounting.bounds import ROUNDING, check_kind, log_delta_of, mu_of, reading_of
 from expunge.accounting.chords import Chords
-from expunge.accounting.guarantee import (
-    ROUNDING,
-    Budget,
-    Guarantee,
-    Kind,
-    Mechanism,
-    Relation,
-    SeveralCertifiers,
-    check_kind,
-    log_delta_of,
-    mu_of,
-    reading_of,
-)
+from expunge.accounting.claims import Bound, Budget, EpsilonDeltaClaim, ExactClaim, Kind, Relation
 from expunge.accounting.losses import HasLosses, Source
 from expunge.accounting.mechanisms import OutputPerturbation
 from expunge.accounting.mechanisms import assumptions as assume
+from expunge.accounting.protocol import Mechanism, SeveralCertifiers
 from expunge.accounting.search import smallest, smallest_whole
 
 __all__ = ["Remaining", "compose", "group_epsilon_delta", "group_mu", "remaining", "requests_left"]
@@ -54,7 +44,7 @@ _THEOREM = (
 _LOW = -60.0  # log δ where a profile ends, where no smaller δ is asked for
 
 
-def compose(mechanisms: Iterable[Mechanism], *, delta: float, relation: Relation = Relation.RETRAINED) -> Guarantee:
+def compose(mechanisms: Iterable[Mechanism], *, delta: float, relation: Relation = Relation.RETRAINED) -> Bound:
     """What several releases about the same data prove together, the later ones chosen freely after the earlier.
 
     Args:
@@ -216,20 +206,18 @@ def _check_kinds(counted: Sequence[_Counted]) -> None:
             raise ValueError(f"'{m.name}' is of kind 'none', which does not compose: nothing is proven about it")
 
 
-def _composed(counted: Sequence[_Counted], delta: float, relation: Relation) -> Guarantee:
+def _composed(counted: Sequence[_Counted], delta: float, relation: Relation) -> Bound:
     _check_kinds(counted)
     noisy = [part for part in counted if part.mechanism.kind is Kind.EPSILON_DELTA]
-    least, mu = min(_bound(choice, delta) for choice in _choices(noisy, delta, relation)) if noisy else (0.0, 0.0)
     stated = dict.fromkeys(a for m, _ in counted for a in m.assumptions if a != assume.ONE_RELEASE)
-    return Guarantee(
-        epsilon=least * (1 + ROUNDING),
-        delta=delta if noisy else 0.0,
-        mu=max(mu * (1 + ROUNDING), 1e-290) if noisy else 0.0,
-        kind=Kind.EPSILON_DELTA if noisy else Kind.EXACT,
-        relation=relation,
-        theorem=_THEOREM,
-        assumptions=(*stated, assume.INDEPENDENT_RELEASES),
-    )
+    assumptions = (*stated, assume.INDEPENDENT_RELEASES)
+    if not noisy:
+        return ExactClaim(relation=relation, theorem=_THEOREM, assumptions=assumptions)
+    least, mu = min(_bound(choice, delta) for choice in _choices(noisy, delta, relation))
+    return EpsilonDeltaClaim(
+        epsilon=least * (1 + ROUNDING), delta=delta, mu=max(mu * (1 + ROUNDING), 1e-290),
+        relation=relation, theorem=_THEOREM, assumptions=assumptions,
+    )  # fmt: skip
 
 
 class _Part(NamedTuple):

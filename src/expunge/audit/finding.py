@@ -9,7 +9,7 @@ from math import inf, isclose
 from typing import Any, cast
 
 from expunge import _validate
-from expunge.accounting import Guarantee, Kind, Relation
+from expunge.accounting import Bound, Claim, Relation
 from expunge.audit.evidence import EVIDENCE, Evidence, JointGuesses, sure
 from expunge.errors import MalformedAudit
 
@@ -69,26 +69,26 @@ class Finding:
         """The same bound where nothing can leak: 0, but for chance."""
         return None if self.null is None else self.null.epsilon(delta=self.delta, confidence=self.confidence)
 
-    def refutes(self, guarantee: Guarantee) -> bool:
+    def refutes(self, claim: Claim) -> bool:
         """Whether a bound exceeds what is claimed: ε at a δ no larger than this finding's, or μ.
 
-        A guarantee of kind `none` claims nothing, and nothing refutes it.
+        A claim that bounds no law, of kind `none` or `behavioural`, no finding refutes; `Audit.untested` says so.
 
         Raises:
-            ValueError: the guarantee is about another relation, or about a larger δ than the finding.
+            ValueError: the claim is about another relation, or about a larger δ than the finding.
         """
-        if guarantee.relation is not self.relation:
-            raise ValueError(f"the finding is about {self.relation}, the guarantee about {guarantee.relation}")
-        if guarantee.kind is Kind.NONE:
+        if claim.relation is not self.relation:
+            raise ValueError(f"the finding is about {self.relation}, the claim about {claim.relation}")
+        if not isinstance(claim, Bound):
             return False
-        if guarantee.delta > self.delta:
+        if claim.delta > self.delta:
             raise ValueError(
-                f"the finding bounds epsilon at delta={self.delta:g}, the guarantee speaks of delta={guarantee.delta:g}"
+                f"the finding bounds epsilon at delta={self.delta:g}, the claim speaks of delta={claim.delta:g}"
             )
-        beyond_mu = self.mu is not None and self.mu > guarantee.mu
-        return self.epsilon > guarantee.epsilon or beyond_mu
+        beyond_mu = self.mu is not None and self.mu > claim.mu
+        return self.epsilon > claim.epsilon or beyond_mu
 
-    def refuse_other(self, claim: Guarantee, largest: float) -> None:
+    def refuse_other(self, claim: Claim, largest: float) -> None:
         """Raise `MalformedAudit` unless the finding speaks of this claim: its relation, its δ or a larger one, its forget sets.
 
         Args:
@@ -99,7 +99,7 @@ class Finding:
             raise MalformedAudit(
                 f"finding {self.attack!r} is about relation '{self.relation}', the certificate about '{claim.relation}'"
             )
-        if claim.kind is not Kind.NONE and self.delta < claim.delta:
+        if isinstance(claim, Bound) and self.delta < claim.delta:
             raise MalformedAudit(
                 f"finding {self.attack!r} bounds epsilon at delta={self.delta:g}, the certificate speaks of {claim.delta:g}"
             )

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from expunge._files import write_new
 from expunge._json import strict
-from expunge.accounting import Guarantee, Kind
+from expunge.accounting import Bound, Claim
 from expunge.audit.finding import Finding
 from expunge.audit.measurement import Measurement
 from expunge.errors import ClaimRefused, MalformedAudit, NothingTested
@@ -40,19 +40,15 @@ class Audit:
     details: Mapping[str, Any]
     measurements: tuple[Measurement, ...] = ()
 
-    def refuting(self, guarantee: Guarantee) -> list[Finding]:
-        """The findings that refute a guarantee, among those about its relation.
+    def refuting(self, claim: Claim) -> list[Finding]:
+        """The findings that refute a claim, among those about its relation.
 
         Each holds with its own confidence: of many findings some refute by chance. `Finding.confidence` should be chosen
         for the number of them.
         """
-        return [
-            finding
-            for finding in self.findings
-            if finding.relation is guarantee.relation and finding.refutes(guarantee)
-        ]
+        return [finding for finding in self.findings if finding.relation is claim.relation and finding.refutes(claim)]
 
-    def check(self, claim: Guarantee, *, certificate: object, largest: float = inf) -> None:
+    def check(self, claim: Claim, *, certificate: object, largest: float = inf) -> None:
         """Hold the audit against a certificate; return nothing, or raise.
 
         Args:
@@ -78,13 +74,13 @@ class Audit:
         if reason is not None:
             raise NothingTested(f"the audit is no pass, nothing could be tested: {reason}")
 
-    def untested(self, claim: Guarantee) -> str | None:
+    def untested(self, claim: Claim) -> str | None:
         """Why no finding could have refuted a claim; None where one could."""
         if not self.findings:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.left_out.items())
             return f"there is no finding. {reasons or 'No attack was made'}"
-        if claim.kind is Kind.NONE:
-            return None  # `refuting` says it: nothing is claimed
+        if not isinstance(claim, Bound):
+            return f"a claim of kind '{claim.kind}' bounds no law, and no finding can refute it"
         most = max(finding.reach for finding in self.findings)
         if most <= claim.epsilon:
             return f"findings of this size can show epsilon >= {most:.4g} at most, {claim.epsilon:.4g} is claimed"

@@ -1,65 +1,77 @@
 """The claim: its fields."""
 
 from collections.abc import Mapping
-from math import inf
 from typing import Any, cast
 
 from expunge import _validate
-from expunge.accounting import Guarantee, Kind, Mechanism, Relation
+from expunge.accounting import Claim, EpsilonDeltaClaim, ExactClaim, Kind, Mechanism, NoClaim, Relation, numbers_of
 from expunge.certificate.words import words_of
-from expunge.errors import MalformedCertificate
+from expunge.errors import ClaimRefused, MalformedCertificate
 from expunge.record import check_keys
 
-__all__ = ["claim_to_dict", "guarantee_from_dict"]
+__all__ = ["claim_from_dict", "claim_to_dict"]
+
+_KEYS = {"kind", "relation", "epsilon", "delta", "mu", "theorem", "assumptions", "certifier", "proves"}
+_NOTHING = {"epsilon": 0.0, "delta": 1.0, "mu": None}  # how a certificate writes that nothing is proven
 
 
-def claim_to_dict(mechanism: Mechanism, proven: Guarantee) -> dict[str, Any]:
-    """A guarantee as the fields of a claim."""
+def claim_to_dict(mechanism: Mechanism, claim: Claim) -> dict[str, Any]:
+    """A claim as the fields of a certificate."""
     words = words_of(mechanism)
     return {
-        "kind": str(proven.kind),
-        "relation": str(proven.relation),
-        "epsilon": proven.epsilon,
-        "delta": proven.delta,
-        "mu": None if proven.kind is Kind.NONE else proven.mu,
+        "kind": str(claim.kind),
+        "relation": str(claim.relation),
+        **(_NOTHING if isinstance(claim, NoClaim) else numbers_of(claim)),
         "theorem": words.theorem,
         "assumptions": list(words.assumptions),
-        "certifier": words.certifier[proven.relation],
-        "proves": words.sentence(proven),
+        "certifier": words.certifier[claim.relation],
+        "proves": words.sentence(claim),
     }
 
 
-def guarantee_from_dict(where: str, plain: object) -> Guarantee:
-    """The guarantee that the fields of a claim state; raises `MalformedCertificate`."""
-    keys = {"kind", "relation", "epsilon", "delta", "mu", "theorem", "assumptions", "certifier", "proves"}
-    check_keys(where, cast("Mapping[str, Any]", plain), keys)
+def claim_from_dict(where: str, plain: object) -> Claim:
+    """The claim that fields of a certificate state.
+
+    Raises:
+        MalformedCertificate: a field is missing, unknown or of the wrong type, or the kind is one that no certificate states.
+        ClaimRefused: the numbers contradict the kind.
+    """
+    check_keys(where, cast("Mapping[str, Any]", plain), _KEYS)
     values = cast("dict[str, Any]", plain)
-    empty = values["kind"] == Kind.NONE and values["mu"] is None
-    numbers = {
-        name: _number(f"{where}.{name}", values[name]) for name in ("epsilon", "delta", "mu")[: 2 if empty else 3]
-    }
-    numbers.setdefault("mu", inf)
+    stated = {name: values[name] for name in _NOTHING}
     try:
         kind, relation = Kind(values["kind"]), Relation(values["relation"])
-        if kind not in (Kind.EXACT, Kind.NONE):
-            _validate.open_unit_interval(**{f"{where}.delta": numbers["delta"]})
     except ValueError as error:
         raise MalformedCertificate(f"{where}: {error}") from error
+    if not (kind is Kind.NONE and values["mu"] is None):
+        _refuse_no_numbers(where, stated)
     if not isinstance(values["assumptions"], list):
         raise MalformedCertificate(f"{where}.assumptions must be a list")
-    return Guarantee(
-        **numbers,
-        kind=kind,
-        relation=relation,
-        theorem=values["theorem"],
-        assumptions=tuple(cast("list[str]", values["assumptions"])),
-    )
+    told: dict[str, Any] = {
+        "relation": relation, "theorem": values["theorem"], "assumptions": tuple(cast("list[str]", values["assumptions"])),
+    }  # fmt: skip
+    match kind:
+        case Kind.EXACT:
+            if any(stated.values()):
+                raise ClaimRefused(f"{where}: an exact guarantee has epsilon = delta = mu = 0")
+            return ExactClaim(**told)
+        case Kind.EPSILON_DELTA:
+            try:
+                return EpsilonDeltaClaim(**{name: float(number) for name, number in stated.items()}, **told)
+            except ValueError as error:
+                raise MalformedCertificate(f"{where}.{error}") from error
+        case Kind.NONE:
+            if stated != _NOTHING:
+                raise ClaimRefused(
+                    f"{where}: of kind 'none' it must state epsilon = 0, delta = 1 and mu = null, which is nothing"
+                )
+            return NoClaim(**told)
+        case Kind.BEHAVIOURAL:
+            raise MalformedCertificate(f"{where}: no certificate states a claim of kind '{kind}'")
 
 
-def _number(where: str, value: object) -> float:
-    """A finite number, 0 or above; raises `MalformedCertificate`."""
+def _refuse_no_numbers(where: str, stated: Mapping[str, object]) -> None:
     try:
-        _validate.non_negative(**{where: value})
+        _validate.non_negative(**{f"{where}.{name}": value for name, value in stated.items()})
     except (TypeError, ValueError) as error:
         raise MalformedCertificate(str(error)) from error
-    return float(cast("float", value))

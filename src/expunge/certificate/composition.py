@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 
-from expunge.accounting import Budget, Guarantee, Kind, Mechanism, Relation, Remaining
+from expunge.accounting import Bound, Budget, Kind, Mechanism, Relation, Remaining
 from expunge.accounting import composition as accounting
 from expunge.certificate.format import Certificate
 from expunge.certificate.verify import verify
@@ -29,7 +29,7 @@ ASSUMED = (
 """What a composition of certificates rests on, beside what each certificate assumes; no certificate can show it."""
 
 
-def compose(releases: Iterable[Release], *, delta: float, relation: Relation = Relation.RETRAINED) -> Guarantee:
+def compose(releases: Iterable[Release], *, delta: float, relation: Relation = Relation.RETRAINED) -> Bound:
     """What several releases about the same data prove together, the later ones chosen freely after the earlier.
 
     Args:

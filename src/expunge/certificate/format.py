@@ -12,8 +12,8 @@ import rfc8785
 
 from expunge._files import write_new
 from expunge._json import strict
-from expunge.accounting import Guarantee, Mechanism
-from expunge.certificate.claim import guarantee_from_dict
+from expunge.accounting import Claim, Mechanism
+from expunge.certificate.claim import claim_from_dict
 from expunge.errors import MalformedCertificate
 from expunge.record import RunRecord, mechanism_to_dict
 
@@ -87,9 +87,9 @@ class Certificate:
         return RunRecord.from_dict(self.content["run"], version=version_of(self.content) or 2)
 
     @property
-    def claim(self) -> Guarantee:
+    def claim(self) -> Claim:
         """The claim as stated. Not yet verified."""
-        return guarantee_from_dict("claim", self.content["claim"])
+        return claim_from_dict("claim", self.content["claim"])
 
 
 def refuse_too_long(mechanism: Mechanism) -> None:

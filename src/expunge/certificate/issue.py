@@ -7,8 +7,8 @@ from re import fullmatch
 from typing import Any
 
 from expunge import _validate
-from expunge.accounting import WITHDRAWN, Budget, Guarantee, Kind, Relation, delta_at, guarantee
-from expunge.accounting.guarantee import reading_of
+from expunge.accounting import WITHDRAWN, Bound, Budget, Claim, NoClaim, Relation, delta_at, guarantee
+from expunge.accounting.bounds import reading_of
 from expunge.certificate.claim import claim_to_dict
 from expunge.certificate.document import KINDS, PROFILE_AT
 from expunge.certificate.fields import COMMITMENT
@@ -90,21 +90,19 @@ def issue(
     return certificate
 
 
-def _refuse_empty(claim: Guarantee, also: Guarantee, asked: Budget | None) -> None:
+def _refuse_empty(claim: Claim, also: Claim, asked: Budget | None) -> None:
     """Raise `RunError` where nothing is proven that was asked, or that a certificate may state."""
     if claim.kind not in KINDS:
         raise RunError(f"a guarantee of kind '{claim.kind}' is no proof: no certificate states it")
-    if claim.kind is Kind.NONE:
-        if asked is not None:
-            raise RunError(f"nothing is proven, epsilon={asked.epsilon:g} was asked: {claim.assumptions[0]}")
-        return
+    if isinstance(claim, NoClaim) and asked is not None:
+        raise RunError(f"nothing is proven, epsilon={asked.epsilon:g} was asked: {claim.assumptions[0]}")
     for proven in (claim, also):
-        if not (isfinite(proven.epsilon) and isfinite(proven.mu)):
+        if isinstance(proven, Bound) and not (isfinite(proven.epsilon) and isfinite(proven.mu)):
             raise RunError(
                 f"the run proves nothing: epsilon={proven.epsilon}, mu={proven.mu} at delta={proven.delta:g} under relation "
                 f"'{proven.relation}'"
             )
-    if asked is not None and claim.epsilon > asked.epsilon:
+    if asked is not None and isinstance(claim, Bound) and not claim.meets(asked):
         raise RunError(
             f"the run proves epsilon={claim.epsilon:.9g} at delta={claim.delta:g}, not the {asked.epsilon:g} asked"
         )

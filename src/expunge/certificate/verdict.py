@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import ceil, exp, floor, log, log10
 
-from expunge.accounting import WITHDRAWN, Guarantee, Kind, Relation
+from expunge.accounting import WITHDRAWN, EpsilonDeltaClaim, ExactClaim, Relation
 from expunge.certificate.format import Certificate, version_of
 from expunge.record import ANY_GROUP, UNCHECKED, RunRecord
 
@@ -44,19 +44,19 @@ def verdict(certificate: Certificate) -> Verdict:
     """
     claim, record = certificate.claim, certificate.record
     checks, warnings = _seen_to(certificate, record)
-    if claim.kind is Kind.NONE:
-        headline = "Nothing is proven about this model."
-        meaning = (
-            "An assumption on which the proof rests was not declared, so the model may hold the forgotten data in full."
-        )
-    elif claim.kind is Kind.EXACT:
+    if isinstance(claim, EpsilonDeltaClaim):
+        headline, meaning = _limited(claim, record)
+    elif isinstance(claim, ExactClaim):
         headline = "The data are forgotten exactly."
         meaning = (
             "Under the assumptions below, the model is one that could have come from the same procedure had it never seen the "
             "forgotten data: no one can learn from it that they were there, however much they know or compute."
         )
     else:
-        headline, meaning = _limited(claim, record)
+        headline = "Nothing is proven about this model."
+        meaning = (
+            "An assumption on which the proof rests was not declared, so the model may hold the forgotten data in full."
+        )
     return Verdict(headline, meaning, checks, warnings)
 
 
@@ -67,7 +67,7 @@ def counterpart(relation: Relation) -> str:
     return "a model made without them, from noise around a public point"
 
 
-def _limited(claim: Guarantee, record: RunRecord) -> tuple[str, str]:
+def _limited(claim: EpsilonDeltaClaim, record: RunRecord) -> tuple[str, str]:
     chance = 1 / (1 + exp(-claim.epsilon))
     other = counterpart(claim.relation)
     size = getattr(record.mechanism, "group_size", None)

@@ -9,10 +9,21 @@ from collections.abc import Mapping
 from math import inf, log
 from typing import TYPE_CHECKING, Any
 
-from expunge.accounting import WITHDRAWN, Guarantee, Kind, Mechanism, delta_at, guarantee
-from expunge.accounting.guarantee import ROUNDING
+from expunge.accounting import (
+    WITHDRAWN,
+    Bound,
+    Budget,
+    Claim,
+    EpsilonDeltaClaim,
+    ExactClaim,
+    Mechanism,
+    NoClaim,
+    delta_at,
+    guarantee,
+)
+from expunge.accounting.bounds import ROUNDING
 from expunge.accounting.mechanisms.assumptions import GROUP
-from expunge.certificate.claim import guarantee_from_dict
+from expunge.certificate.claim import claim_from_dict
 from expunge.certificate.document import DOCUMENTS, KINDS, PROFILE_AT
 from expunge.certificate.format import SCHEMA, VERSIONS, Certificate, digest, version_of
 from expunge.certificate.released import verify_weights
@@ -128,25 +139,21 @@ def _verify_claims(certificate: Certificate) -> None:
         raise ClaimRefused("claim and also_proven state the same relation")
     _verify_profile(content["profile"], claim, certificate.mechanism)
     asked = content["asked"]
-    if asked is not None and (claim.epsilon > asked["epsilon"] or claim.delta > asked["delta"]):
-        raise ClaimRefused(f"the claim (epsilon={claim.epsilon:g}, delta={claim.delta:g}) does not meet what was asked")
+    if asked is not None and not claim.meets(Budget(**asked)):
+        stated = content["claim"]
+        raise ClaimRefused(
+            f"the claim (epsilon={stated['epsilon']:g}, delta={stated['delta']:g}) does not meet what was asked"
+        )
 
 
-def _verify_claim(where: str, certificate: Certificate) -> Guarantee:
+def _verify_claim(where: str, certificate: Certificate) -> Claim:
     stated, mechanism = certificate.content[where], certificate.mechanism
-    claim = guarantee_from_dict(where, stated)
     if mechanism.kind not in KINDS:
         raise ClaimRefused(f"'{mechanism.name}' is of kind '{mechanism.kind}', which is no proof")
-    if claim.kind is not mechanism.kind:
-        raise ClaimRefused(f"{where} is of kind '{claim.kind}', but '{mechanism.name}' proves '{mechanism.kind}'")
-    numbers = (claim.epsilon, claim.delta, claim.mu)
-    if claim.kind is Kind.EXACT and numbers != (0.0, 0.0, 0.0):
-        raise ClaimRefused(f"{where}: an exact guarantee has epsilon = delta = mu = 0")
-    if claim.kind is Kind.NONE and (numbers != (0.0, 1.0, inf) or stated["mu"] is not None):
-        raise ClaimRefused(
-            f"{where}: of kind 'none' it must state epsilon = 0, delta = 1 and mu = null, which is nothing"
-        )
-    if claim.kind is Kind.EPSILON_DELTA:
+    if stated["kind"] != mechanism.kind:
+        raise ClaimRefused(f"{where} is of kind '{stated['kind']}', but '{mechanism.name}' proves '{mechanism.kind}'")
+    claim = claim_from_dict(where, stated)
+    if isinstance(claim, EpsilonDeltaClaim):
         _verify_numbers(where, claim, mechanism)
     words = words_of(mechanism, version=version_of(certificate.content) or 2)
     if (claim.theorem, claim.assumptions) != (words.theorem, words.assumptions):
@@ -156,33 +163,34 @@ def _verify_claim(where: str, certificate: Certificate) -> Guarantee:
     return claim
 
 
-def _verify_numbers(where: str, claim: Guarantee, mechanism: Mechanism) -> None:
+def _verify_numbers(where: str, claim: EpsilonDeltaClaim, mechanism: Mechanism) -> None:
     # Where the claim's own ε proves its δ, nothing need be searched.
     enough = mechanism.log_delta(claim.epsilon / ((1 + ROUNDING) * _SLACK), claim.relation) <= log(claim.delta)
     proven = None if enough else guarantee(mechanism, delta=claim.delta, relation=claim.relation)
-    if proven is not None and not claim.epsilon >= proven.epsilon * _SLACK:
+    least = proven.epsilon if isinstance(proven, Bound) else inf
+    if not enough and not claim.epsilon >= least * _SLACK:
         raise ClaimRefused(
             f"{where} states epsilon={claim.epsilon:.9g} at delta={claim.delta:g} under relation '{claim.relation}', "
-            f"but the fields of '{mechanism.name}' prove only epsilon={proven.epsilon:.9g}"
+            f"but the fields of '{mechanism.name}' prove only epsilon={least:.9g}"
         )
     mu = max(mechanism.mu(claim.relation) * (1 + ROUNDING), 1e-290)
     if not claim.mu >= mu * _SLACK:
         raise ClaimRefused(f"{where} states mu={claim.mu:.9g}, but '{mechanism.name}' proves only mu={mu:.9g}")
 
 
-def _verify_profile(profile: list[dict[str, float]], claim: Guarantee, mechanism: Mechanism) -> None:
+def _verify_profile(profile: list[dict[str, float]], claim: Claim, mechanism: Mechanism) -> None:
     before = 1.0
     for at, point in zip(PROFILE_AT, profile, strict=True):
         epsilon, delta = point["epsilon"], point["delta"]
         if epsilon != at:
             raise ClaimRefused(f"profile must state epsilon={at:g} here, not {epsilon:g}")
-        if not delta >= delta_at(mechanism, epsilon, claim.relation) * (1 if claim.kind is Kind.NONE else _SLACK):
+        if not delta >= delta_at(mechanism, epsilon, claim.relation) * (1 if isinstance(claim, NoClaim) else _SLACK):
             raise ClaimRefused(
                 f"profile claims delta={delta:g} at epsilon={epsilon:g}, more than '{mechanism.name}' proves"
             )
         # What the claim says already, and what no profile can do.
-        most = min(before, claim.delta if epsilon >= claim.epsilon else 1.0)
-        if delta > max(most * _SAME, 0.0 if claim.kind is Kind.EXACT else _NEGLIGIBLE):
+        most = min(before, claim.delta if isinstance(claim, Bound) and epsilon >= claim.epsilon else 1.0)
+        if delta > max(most * _SAME, 0.0 if isinstance(claim, ExactClaim) else _NEGLIGIBLE):
             raise ClaimRefused(f"profile states delta={delta:g} at epsilon={epsilon:g}, where {most:g} is known")
         before = delta
 

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, cast
 
-from expunge.accounting import MECHANISMS, WITHDRAWN, Guarantee, Kind, Mechanism, Relation
+from expunge.accounting import MECHANISMS, WITHDRAWN, Claim, Kind, Mechanism, Relation, numbers_of
 
 __all__ = [
     "DECLARED_RECOVERY",
@@ -57,14 +57,10 @@ class Words:
     certifier: Mapping[Relation, str]
     proves: str
 
-    def sentence(self, claim: Guarantee) -> str:
+    def sentence(self, claim: Claim) -> str:
         """What the claim says; numbers in six significant digits."""
-        return self.proves.format(
-            covers=self.covers,
-            certifier=self.certifier[claim.relation],
-            epsilon=f"{claim.epsilon:.6g}",
-            delta=f"{claim.delta:.6g}",
-        )
+        numbers = {name: "" if number is None else f"{number:.6g}" for name, number in numbers_of(claim).items()}
+        return self.proves.format(covers=self.covers, certifier=self.certifier[claim.relation], **numbers)
 
 
 def words_of(mechanism: Mechanism, *, version: int = 2) -> Words:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 from rich.cells import cell_len
 from rich.table import Column, Table
 
-from expunge.accounting import Budget, Guarantee, Kind, Mechanism, Relation, Remaining
+from expunge.accounting import Bound, Budget, Claim, EpsilonDeltaClaim, ExactClaim, Mechanism, Relation, Remaining
 from expunge.certificate import Certificate, Verdict
 from expunge.cli.terminal import console, say
 
@@ -37,11 +37,12 @@ def fields_of(mechanism: Mechanism) -> dict[str, Any]:
     return asdict(cast("Any", mechanism))
 
 
-def print_calibrated(found: Mechanism, proven: Sequence[Guarantee], lower: Mapping[Relation, float]) -> None:
+def print_calibrated(found: Mechanism, proven: Sequence[Claim], lower: Mapping[Relation, float]) -> None:
     """A mechanism's fields and what they prove; `lower` holds proved lower bounds, where they were asked for."""
     rows = [_Row((name, f"{value:.9g}")) for name, value in fields_of(found).items()]
     for p in proven:
-        rows.append(_Row((f"epsilon ({p.relation})", f"{p.epsilon:.6f} at delta={p.delta:g} (mu={p.mu:.6f})")))
+        bound = f"{p.epsilon:.6f} at delta={p.delta:g} (mu={p.mu:.6f})" if isinstance(p, Bound) else "nothing is proven"
+        rows.append(_Row((f"epsilon ({p.relation})", bound)))
         if p.relation in lower:
             rows.append(_Row(("  proved lower", f"{lower[p.relation]:.6f}")))
     _print_table(("field", "value"), rows, title=found.name)
@@ -49,7 +50,7 @@ def print_calibrated(found: Mechanism, proven: Sequence[Guarantee], lower: Mappi
 
 def print_composed(
     releases: Sequence[tuple[str, str, float]],
-    together: Guarantee,
+    together: Bound,
     budget: Budget | None,
     left: Remaining | None,
     *,
@@ -69,11 +70,11 @@ def print_composed(
     rows = [_Row((path, name, f"{epsilon:.6g}")) for path, name, epsilon in releases]
     _print_table(("certificate", "mechanism", "epsilon alone"), rows, title=f"releases: {len(rows)}")
     numbers = f"epsilon={together.epsilon:.6g} at delta={together.delta:g}, relation '{together.relation}'"
-    say(f"Together they prove {'exact' if together.kind is Kind.EXACT else numbers}.")
+    say(f"Together they prove {'exact' if isinstance(together, ExactClaim) else numbers}.")
     say(*(f"They speak of {limit} only." for limit in limits))
     if budget is not None and left is not None:
         asked = f"the budget (epsilon={budget.epsilon:g}, delta={budget.delta:g})"
-        if together.epsilon > budget.epsilon:
+        if not together.meets(budget):
             say(f"They exceed {asked}.", style="red")
         elif left.retrain:
             say(f"Nothing is left of {asked}: serve the next request by retraining, which starts a new account.")
@@ -87,10 +88,10 @@ def print_verified(certificate: Certificate, found: Verdict, *, weights: bool, u
     claim = certificate.claim
     what = "claim and weights" if weights else "claim only: give --weights to compare the weights"
     say(f"verified ({what})", style="green")
-    if claim.kind is Kind.EPSILON_DELTA:
+    if isinstance(claim, EpsilonDeltaClaim):
         say(f"{claim.kind}: epsilon={claim.epsilon:.6g}, delta={claim.delta:g}, relation '{claim.relation}'")
     else:
-        say("exact" if claim.kind is Kind.EXACT else "none: nothing is proven")
+        say("exact" if isinstance(claim, ExactClaim) else f"{claim.kind}: nothing is proven")
     say(found.headline, found.meaning, *found.checks)
     for text in found.warnings:
         say(f"Warning: {text}", style="yellow")
@@ -106,8 +107,10 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         for name in ("original", "released")
     ]
     _print_table(("accuracy", "held out", "forgotten data"), rows)
-    proven = f"epsilon={summary['epsilon']:.6g} at delta={summary['delta']:g}, relation '{summary['relation']}'"
-    say(f"{'exact' if summary['kind'] == 'exact' else proven}; see {summary['folder']}/report.html")
+    proven = summary["kind"]
+    if proven == "epsilon_delta":
+        proven = f"epsilon={summary['epsilon']:.6g} at delta={summary['delta']:g}, relation '{summary['relation']}'"
+    say(f"{proven}; see {summary['folder']}/report.html")
     say(f"Keys, and the state of a head, are in {summary['secret']}: do not publish them.")
     say(*summary["told"])
 
@@ -120,10 +123,9 @@ def print_plan(found: Any) -> None:
     """The ways beside one another, why each applies or not, and the one to take."""
     rows: list[_Row] = []
     for q in found.quotes:
-        proven = f"epsilon={q.epsilon:.4g}" if q.kind == Kind.EPSILON_DELTA else q.kind
         seconds = "" if q.seconds is None else f"{q.seconds:.3g}"
         noise = "" if q.noise_to_weight is None else f"{q.noise_to_weight:.3g}"
-        told = (proven, str(q.steps), seconds, noise) if q.applies else ("no",)
+        told = (q.guarantee, str(q.steps), seconds, noise) if q.applies else ("no",)
         style = "bold green" if q.unlearner == found.name else None if q.applies and q.keeps else "dim"
         rows.append(_Row((q.unlearner, *told), style))
     _print_table(("unlearner", "guarantee", "steps", "seconds", "noise / weights"), rows)

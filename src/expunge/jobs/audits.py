@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge._lock import held
-from expunge.accounting import Budget, Guarantee, Relation, guarantee
+from expunge.accounting import Budget, Claim, EpsilonDeltaClaim, Relation, guarantee
 from expunge.attacks import Effort, audit_task
 from expunge.audit import Audit, Finding
 from expunge.certificate import Certificate, verify
@@ -56,7 +56,7 @@ class Tested:
     """
 
     audit: Audit
-    claim: Guarantee
+    claim: Claim
     refuting: list[Finding]
     untested: str | None
 
@@ -216,7 +216,7 @@ class _Issued:
         if self.weights is not None:
             measured = opened(task, loaded.record, self.weights, self.recalled.unlearner)
         request = self._request(task)
-        delta = claim.delta if 0 < claim.delta < 1 else 1e-5  # 0 where the claim is exact, 1 where it is none
+        delta = claim.delta if isinstance(claim, EpsilonDeltaClaim) else _BUDGET.delta
         done = audit_task(
             task, self.recalled.unlearner, loaded.mechanism, certificate=loaded.content["digest"], delta=delta,
             relation=claim.relation, procedure=self.procedure, assumed=self.recalled.assumed, **how,
@@ -241,7 +241,7 @@ class _Issued:
         return "the commitment to the forget set opens with the task's"
 
 
-def _tested(done: Audit, claim: Guarantee) -> Tested:
+def _tested(done: Audit, claim: Claim) -> Tested:
     return Tested(audit=done, claim=claim, refuting=done.refuting(claim), untested=done.untested(claim))
 
 

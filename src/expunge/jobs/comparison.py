@@ -16,7 +16,7 @@ from torch import nn
 
 from expunge import _validate
 from expunge._progress import track
-from expunge.accounting import Budget, Kind, Mechanism, Relation, guarantee
+from expunge.accounting import Bound, Budget, Mechanism, Relation, guarantee
 from expunge.data import Examples, Request, as_examples
 from expunge.data.joins import joined
 from expunge.errors import TaskError
@@ -242,16 +242,15 @@ def _learned(way: Unlearner, task: Task, run: Run) -> Unlearner:
 
 
 def _curve(name: str, own: _Runs, budget: Budget, relation: Relation, longest: float) -> Curve:
-    proven = (
-        None
-        if own.mechanism is None or own.null_of
-        else guarantee(own.mechanism, delta=budget.delta, relation=relation)
-    )
+    proven = None
+    if own.mechanism is not None and not own.null_of:
+        proven = guarantee(own.mechanism, delta=budget.delta, relation=relation)
+    bound = proven if isinstance(proven, Bound) else None
     level = len(set(own.at)) == 1
     return Curve(
         name=name, label=name.replace("_", " "), kind="none" if proven is None else str(proven.kind),
-        epsilon=proven.epsilon if proven is not None and proven.kind is not Kind.NONE else None,
-        mu=proven.mu if proven is not None and isfinite(proven.mu) else None, steps=own.steps, held_out=own.held_out,
+        epsilon=None if bound is None else bound.epsilon,
+        mu=bound.mu if bound is not None and isfinite(bound.mu) else None, steps=own.steps, held_out=own.held_out,
         forget=own.forget, seconds=own.seconds, at=(0.0, longest or 1.0) if level else own.at, null_of=own.null_of,
         fresh=own.fresh, metrics=own.metrics,
     )  # fmt: skip

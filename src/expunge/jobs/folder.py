@@ -19,7 +19,7 @@ from typing import Any
 
 from expunge._files import write_new
 from expunge._lock import held
-from expunge.accounting import Budget, Relation
+from expunge.accounting import Budget, Relation, numbers_of
 from expunge.certificate import Certificate, issue, verify
 from expunge.errors import OutputError
 from expunge.report import render
@@ -186,8 +186,8 @@ def conclude(
     """
     claim = certificate.claim
     whole: dict[str, Any] = {
-        "folder": str(out), "secret": str(secret_of(out)), "certificate": certificate.content["digest"], "epsilon": claim.epsilon,
-        "delta": claim.delta, "mu": claim.mu, "relation": str(claim.relation), "kind": str(claim.kind), "accuracy": accuracy,
+        "folder": str(out), "secret": str(secret_of(out)), "certificate": certificate.content["digest"],
+        **numbers_of(claim), "relation": str(claim.relation), "kind": str(claim.kind), "accuracy": accuracy,
         "started": started.isoformat(timespec="seconds"),
     } | notes  # fmt: skip
     public = {name: whole[name] for name in _PUBLIC if name in whole}

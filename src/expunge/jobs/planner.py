@@ -1,8 +1,7 @@
 """Which way to take: what each unlearner would prove, cost and read, before anything is run."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from math import inf
+from dataclasses import dataclass
 from textwrap import fill
 from typing import Any, cast
 
@@ -61,9 +60,7 @@ class Plan:
         """JSON-ready."""
         return {
             "recommended": self.name, "reason": self.reason,
-            "quotes": [
-                {name: None if value == inf else value for name, value in asdict(q).items()} for q in self.quotes
-            ],
+            "quotes": [quote.to_dict() for quote in self.quotes],
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -71,7 +68,7 @@ class Plan:
         lines = [f"{'unlearner':{width}}  {'guarantee':14}  {'steps':>6}  {'seconds':>8}"]
         for q in self.quotes:
             seconds = "" if q.seconds is None else f"{q.seconds:.3g}"
-            told = f"{_guarantee(q):14}  {q.steps:>6}  {seconds:>8}" if q.applies else "no"
+            told = f"{q.guarantee:14}  {q.steps:>6}  {seconds:>8}" if q.applies else "no"
             lines.append(f"{q.unlearner:{width}}  {told}")
         sentences = (*self.why, f"Recommended: {self.name}. {self.reason}.")
         return "\n".join([*lines, *(fill(sentence, 80) for sentence in sentences)])
@@ -111,7 +108,10 @@ def plan(
 
 
 def _recommend(quotes: tuple[Quote, ...], budget: Budget) -> tuple[int | None, str]:
-    useful = [k for k, q in enumerate(quotes) if q.applies and q.keeps and q.seconds is not None]
+    useful = [
+        k for k, q in enumerate(quotes)
+        if q.applies and q.claim is not None and q.claim.meets(budget) and q.keeps and q.seconds is not None
+    ]  # fmt: skip
     if not useful:
         return None, "No way to unlearn applies to this task; the lines above say what each of them lacks"
     best = min(useful, key=lambda k: cast("float", quotes[k].seconds))
@@ -130,10 +130,6 @@ def _recommend(quotes: tuple[Quote, ...], budget: Budget) -> tuple[int | None, s
         )
     following = f". Next time: {chosen.next_time}" if chosen.next_time else ""
     return best, cheaper + following
-
-
-def _guarantee(quote: Quote) -> str:
-    return f"epsilon={quote.epsilon:.4g}" if quote.kind == "epsilon_delta" else quote.kind
 
 
 def _time(seconds: float) -> str:

@@ -6,7 +6,7 @@ from math import floor, log10, sqrt
 from statistics import fmean
 from typing import Any, cast
 
-from expunge.accounting import Kind
+from expunge.accounting import EpsilonDeltaClaim
 from expunge.audit import Finding
 from expunge.audit.measurement import Measurement
 from expunge.audit.words import explained, told
@@ -100,7 +100,7 @@ def accuracies(
     if null or noise_hides(mechanism):
         rows.append(_curve("null start: the same procedure, no training to begin with", null))
     retrained = comparison and comparison.retraining
-    if certificate.claim.kind is Kind.EPSILON_DELTA or (retrained and retrained.name != mechanism.name):
+    if isinstance(certificate.claim, EpsilonDeltaClaim) or (retrained and retrained.name != mechanism.name):
         rows.append(_curve("retraining from new weights", retrained))
     return rows
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from expunge._files import write_new
-from expunge.accounting import Kind
+from expunge.accounting import EpsilonDeltaClaim, numbers_of
 from expunge.audit import Audit
 from expunge.certificate import Certificate, verdict, verify
 from expunge.errors import NothingTested
@@ -127,8 +127,10 @@ def _deciding(
 def _checking(certificate: Certificate, figures: Figures | None, curves: Comparison | None) -> dict[str, Any]:
     """For an engineer: the claim with its proof, what was measured, what was run."""
     claim, mechanism = certificate.claim, certificate.mechanism
-    limited = claim.kind is Kind.EPSILON_DELTA
-    profile = plots.privacy_profile(mechanism, epsilon=claim.epsilon, delta=claim.delta or 0.5)
+    limited = isinstance(claim, EpsilonDeltaClaim)
+    profile = ""
+    if isinstance(claim, EpsilonDeltaClaim):
+        profile = plots.privacy_profile(mechanism, epsilon=claim.epsilon, delta=claim.delta)
     return {
         "content": certificate.content,
         "claim": claim,
@@ -155,7 +157,9 @@ def _audit(certificate: Certificate, audit: Audit) -> dict[str, Any]:
     """Plots, one row a finding and one a measurement, and what the attacks do."""
     details = audit.details
     drawn = {
-        "bounds": plots.audit_bounds(audit.findings, claimed=certificate.claim.epsilon) if audit.findings else "",
+        "bounds": plots.audit_bounds(audit.findings, claimed=numbers_of(certificate.claim)["epsilon"])
+        if audit.findings
+        else "",
         "worlds": plots.world_histograms(details.get("two worlds", {})),
         "roc": plots.roc_curves(details.get("membership", {})),
     }

@@ -4,8 +4,8 @@ from math import exp, floor, inf, isfinite
 
 from scipy.special import ndtr
 
-from expunge.accounting import Guarantee, Kind, Mechanism, delta_at
-from expunge.accounting.guarantee import mu_of, reading_of
+from expunge.accounting import EpsilonDeltaClaim, ExactClaim, Kind, Mechanism, NoClaim, delta_at
+from expunge.accounting.bounds import mu_of, reading_of
 from expunge.audit import Audit
 from expunge.certificate import Certificate, counterpart
 
@@ -15,7 +15,7 @@ __all__ = ["attacked", "guessing", "kept", "noise_hides", "right_guesses", "tota
 _LITTLE = 0.5
 
 
-def total_variation(mechanism: Mechanism, claim: Guarantee) -> float:
+def total_variation(mechanism: Mechanism, claim: EpsilonDeltaClaim) -> float:
     """An upper bound on how much the chance of anything at all can differ between the two worlds of a claim, in [0, 1].
 
     The least of three bounds, each proven for one certifier of the claim: δ at ε = 0, by definition of δ; 2Φ(μ/2) - 1 of
@@ -37,8 +37,8 @@ def right_guesses(certificate: Certificate) -> float | None:
     worlds are one; None where nothing is claimed.
     """
     claim = certificate.claim
-    if claim.kind is not Kind.EPSILON_DELTA:
-        return 50.0 if claim.kind is Kind.EXACT else None
+    if not isinstance(claim, EpsilonDeltaClaim):
+        return 50.0 if isinstance(claim, ExactClaim) else None
     apart = total_variation(certificate.mechanism, claim)
     return min(floor(500 * (1 + apart)) + 1, 1000) / 10
 
@@ -52,7 +52,7 @@ def guessing(certificate: Certificate) -> str:
             "100 of 100 cases."
         )
     shown = f"Someone who is shown either this model or {counterpart(certificate.claim.relation)}, and guesses which,"
-    if certificate.claim.kind is Kind.EXACT:
+    if isinstance(certificate.claim, ExactClaim):
         return f"{shown} is right in 50 of 100 cases: no more than by tossing a coin."
     if cases > 99.9:
         return f"{shown} may be right in 100 of 100 cases: the limit protects little. A coin is right in 50."
@@ -70,9 +70,10 @@ def noise_hides(mechanism: Mechanism) -> bool:
 
 def kept(certificate: Certificate) -> str:
     """Whether anything of the trained weights can be left in the certified ones; empty where no noise is to hide them."""
-    if not noise_hides(certificate.mechanism):
+    claim = certificate.claim
+    if not (isinstance(claim, EpsilonDeltaClaim) and noise_hides(certificate.mechanism)):
         return ""
-    apart = total_variation(certificate.mechanism, certificate.claim)
+    apart = total_variation(certificate.mechanism, claim)
     points = f"{100 * apart:.3g} percentage points"
     told = f"The chance of any outcome differs by at most {points} from that of a run that did not start from the trained weights"
     if apart < _LITTLE:
@@ -83,12 +84,12 @@ def kept(certificate: Certificate) -> str:
 def attacked(certificate: Certificate, audit: Audit, untested: str | None) -> str:
     """What came of the audit, in a sentence."""
     count = len(audit.findings)
+    if isinstance(certificate.claim, NoClaim):
+        return "The model was attacked, but nothing is claimed that an attack could refute."
     if untested is not None:
         return (
             "Attacks on this model were of a kind or size that could not have refuted the claim, so they say nothing."
         )
-    if certificate.claim.kind is Kind.NONE:
-        return "The model was attacked, but nothing is claimed that an attack could refute."
     if count == 1:
         return "One attack tried to refute the claim and did not. An attack never proves a claim."
     return f"{count} attacks tried to refute the claim, and none did. Attacks never prove a claim."

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite, log10
 from typing import Any
 
-from expunge.accounting import Kind, Mechanism, Relation
+from expunge.accounting import Mechanism, Relation
 from expunge.audit import Finding
 from expunge.report.curves import Comparison, interval
 
@@ -41,8 +41,6 @@ def accuracy_curves(comparison: Comparison) -> str:
 
 def privacy_profile(mechanism: Mechanism, *, epsilon: float, delta: float) -> str:
     """δ over ε, both relations, with the claimed point."""
-    if mechanism.kind in (Kind.EXACT, Kind.NONE):
-        return ""
     figure, axes = _figure()
     most = max(2.0, 2.5 * epsilon)
     grid = [most * k / 100 for k in range(101)]
@@ -57,13 +55,13 @@ def privacy_profile(mechanism: Mechanism, *, epsilon: float, delta: float) -> st
     return _svg(figure, "privacy-profile")
 
 
-def audit_bounds(findings: Sequence[Finding], *, claimed: float) -> str:
-    """What every attack shows, what it could show at most, its null, and the claim."""
+def audit_bounds(findings: Sequence[Finding], *, claimed: float | None) -> str:
+    """What every attack shows, what it could show at most, its null, and the ε that is claimed, where one is."""
     figure, axes = _figure(height=0.9 + 0.28 * len(findings))
     places = range(len(findings), 0, -1)
     # Bars end where the plot does: a joint audit could show hundreds, beside which a claim of 1 would not be seen.
-    shown = max(3 * claimed, 1.5 * max(f.epsilon for f in findings), 6.0)
-    most = 1.1 * min(shown, max([claimed, *(f.ceiling if isfinite(f.ceiling) else shown for f in findings)]))
+    shown = max(3 * (claimed or 0.0), 1.5 * max(f.epsilon for f in findings), 6.0)
+    most = 1.1 * min(shown, max([claimed or 0.0, *(f.ceiling if isfinite(f.ceiling) else shown for f in findings)]))
     most = most or 1.0  # nothing is claimed and nothing could be shown
     for place, found in zip(places, findings, strict=True):
         end = min(found.ceiling, most)
@@ -72,11 +70,13 @@ def audit_bounds(findings: Sequence[Finding], *, claimed: float) -> str:
             axes.plot([most], [place], ">", color="#999", markersize=7, clip_on=False)
             says = "no limit" if not isfinite(found.ceiling) else f"to {found.ceiling:.3g}"
             axes.annotate(says, (most, place), xytext=(7, 0), textcoords="offset points", va="center", fontsize=7)
-        axes.plot([found.epsilon], [place], "o", color=_COLOURS[1] if found.epsilon > claimed else _COLOURS[0])
+        exceeds = claimed is not None and found.epsilon > claimed
+        axes.plot([found.epsilon], [place], "o", color=_COLOURS[1] if exceeds else _COLOURS[0])
         if found.null_epsilon is not None:
             axes.plot([found.null_epsilon], [place], "x", color="#555", markersize=5)
     axes.set_xlim(-0.02 * most, most)
-    axes.axvline(claimed, color="#111", linewidth=1.2)
+    if claimed is not None:
+        axes.axvline(claimed, color="#111", linewidth=1.2)
     axes.set_yticks(list(places), [f.attack for f in findings], fontsize=8)
     axes.set_xlabel("ε")
     return _svg(figure, "audit-bounds")

@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import exp, inf, isfinite, isnan, log, nan
 from typing import Any, Literal, cast
 
-from expunge.accounting import Kind, Mechanism, Relation, delta_at, gaussian, guarantee
+from expunge.accounting import Bound, Kind, Mechanism, Relation, delta_at, gaussian, guarantee
 from expunge.testing.contract import require
 
 __all__ = ["check_mechanism"]
@@ -259,6 +259,7 @@ def _agrees_with_its_guarantee(m: Mechanism, epsilons: Sequence[float]) -> None:
     for relation in Relation:
         for delta in _DELTAS:
             proven = guarantee(m, delta=delta, relation=relation)
+            assert isinstance(proven, Bound)
             require(
                 proven.mu >= m.mu(relation), "guarantee", f"publishes mu={proven.mu}, less than {m.mu(relation)}", m
             )
@@ -271,9 +272,10 @@ def _agrees_with_its_guarantee(m: Mechanism, epsilons: Sequence[float]) -> None:
             say = f"delta_at({epsilon:g}) = {delta:.9g} lies below exp(log_delta) = {exp(m.log_delta(epsilon, relation)):.9g}"
             require(delta >= exp(m.log_delta(epsilon, relation)), "guarantee", say, m)
             if 1e-290 < delta < 1:
-                back = guarantee(m, delta=delta, relation=relation).epsilon
-                say = f"delta_at({epsilon:g}) = {delta:.9g} leads back to epsilon={back:.12g}"
-                require(back <= epsilon * (1 + 1e-9) + 1e-12, "guarantee", say, m)
+                back = guarantee(m, delta=delta, relation=relation)
+                assert isinstance(back, Bound)
+                say = f"delta_at({epsilon:g}) = {delta:.9g} leads back to epsilon={back.epsilon:.12g}"
+                require(back.epsilon <= epsilon * (1 + 1e-9) + 1e-12, "guarantee", say, m)
 
 
 def _refuses_bad_input(m: Mechanism, noise: str | None, lengths: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from expunge.accounting import MECHANISMS, Budget, Kind, Relation
+from expunge.accounting import MECHANISMS, Budget, Kind, Relation, guarantee
 from expunge.certificate import issue, verify
 from expunge.data import Examples
 from expunge.testing.contract import require
@@ -77,16 +77,16 @@ def _quotes(unlearner: Unlearner, task: Task, budget: Budget, relation: Relation
         quote.unlearner == unlearner.name, "a quote names its unlearner", f"it names {quote.unlearner!r}", unlearner
     )
     mechanism = unlearner.mechanism(task, budget, relation)
-    kind = str(mechanism.kind)
     tested = quote.applies or mechanism.kind is Kind.NONE
     require(tested, "applies to the task of the test", f"nothing would be tested: {quote.why}", unlearner)
     if quote.applies:
-        require(quote.kind == kind, "a quote states the mechanism's kind", f"{quote.kind!r}, not {kind!r}", unlearner)
+        claim = guarantee(mechanism, delta=budget.delta, relation=relation)
+        stated = None if quote.claim is None else quote.claim.kind
+        require(stated is claim.kind, "a quote states the mechanism's kind", f"{stated}, not {claim.kind}", unlearner)
+        meets = claim.meets(budget) and quote.claim is not None and quote.claim.meets(budget)
+        require(meets, "a quote that applies meets the budget", f"{quote.guarantee}", unlearner)
         known = quote.seconds is not None and quote.seconds >= 0
         require(known, "a quote that applies says what it costs", f"seconds={quote.seconds!r}", unlearner)
-    if quote.applies and mechanism.kind is Kind.EPSILON_DELTA:
-        meets = quote.epsilon is not None and quote.epsilon <= budget.epsilon
-        require(meets, "a quote that applies meets the budget", f"epsilon={quote.epsilon!r}", unlearner)
     return quote
 
 
@@ -110,8 +110,8 @@ def _answers(unlearner: Unlearner, task: Task, done: Unlearned) -> None:
 def _is_certified(unlearner: Unlearner, quote: Quote, done: Unlearned, budget: Budget, relation: Relation) -> None:
     mechanism = done.record.mechanism
     require(
-        str(mechanism.kind) == quote.kind or not quote.applies, "a run proves what was quoted",
-        f"{mechanism.kind}, not {quote.kind}", unlearner,
+        not quote.applies or (quote.claim is not None and mechanism.kind is quote.claim.kind),
+        "a run proves what was quoted", f"{mechanism.kind}, not {quote.guarantee}", unlearner,
     )  # fmt: skip
     if MECHANISMS.get(mechanism.name) is not type(mechanism):
         return

@@ -326,8 +326,7 @@ class PrivateTraining:
         proven = guarantee(self.mechanism(task, budget, relation), delta=budget.delta, relation=relation)
         seconds = self.private_steps * costs.step(max(1, round(self.sampling_rate * len(task.everything()))))
         return Quote(
-            unlearner=self.name, applies=proven.epsilon <= budget.epsilon, kind=str(proven.kind), epsilon=proven.epsilon,
-            delta=proven.delta, steps=self.private_steps, seconds=seconds, reads=self.reads,
+            unlearner=self.name, applies=proven.meets(budget), claim=proven, steps=self.private_steps, seconds=seconds, reads=self.reads,
             gap=0.0,  # nothing of the trained model is kept
             why=f"trains anew on all rows, so that no later request of at most {self.group_size} rows needs anything; timed "
             "without the gradients of single examples, which take longer",
@@ -337,8 +336,7 @@ class PrivateTraining:
         """Of a model that was trained privately already."""
         proven = guarantee(trained.record.mechanism, delta=budget.delta, relation=relation)
         return Quote(
-            unlearner=self.name, applies=proven.epsilon <= budget.epsilon, kind=str(proven.kind), epsilon=proven.epsilon,
-            delta=proven.delta, steps=0, seconds=0.0, reads=self.reads,
+            unlearner=self.name, applies=proven.meets(budget), claim=proven, steps=0, seconds=0.0, reads=self.reads,
             why=f"the model was trained privately: nothing is to be done for at most {self.group_size} rows",
         )  # fmt: skip
 

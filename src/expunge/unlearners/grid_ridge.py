@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge import _validate
-from expunge.accounting import Budget, ExactRidge, GridRidge, Kind, Mechanism, Relation, UndeclaredFeatures
+from expunge.accounting import Budget, ExactRidge, GridRidge, Mechanism, Relation, UndeclaredFeatures, guarantee
 from expunge.data import Examples
 from expunge.data.coverage import coverage_of
 from expunge.errors import ExpungeError, StateError
@@ -117,7 +117,8 @@ class ExactHead:
             return Quote(unlearner=self.name, applies=False, why=f"its sums cannot be made: {error}")
         first = f"a first one sums the {len(retain)} retained rows: {len(retain) * row + solving:.2g} s"
         return Quote(
-            unlearner=self.name, applies=True, kind=str(Kind.EXACT), epsilon=0.0, delta=0.0,
+            unlearner=self.name, applies=True,
+            claim=guarantee(self.mechanism(task, budget, relation), delta=budget.delta, relation=relation),
             seconds=len(forget) * row + solving, reads=self.reads,
             why=f"subtract {len(forget)} rows from sums of width {width}, and solve; a head on the feature map, not the "
             f"network{'' if head is not None else f'; {first}'}",

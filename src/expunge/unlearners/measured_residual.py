@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from expunge.accounting import Budget, Kind, MeasuredResidual, Mechanism, Relation, UndeclaredFeatures
+from expunge.accounting import Budget, MeasuredResidual, Mechanism, Relation, UndeclaredFeatures, guarantee
 from expunge.data import Examples, Request
 from expunge.data.coverage import coverage_of
 from expunge.errors import StateError
@@ -121,9 +121,9 @@ class NoisyHead:
             why = f"it needs 2 outputs at least, the network has {width}"
         if why:
             return Quote(unlearner=self.name, applies=False, why=why)
-        return self._quoted(task, budget, kept=head is not None)
+        return self._quoted(task, budget, relation, kept=head is not None)
 
-    def _quoted(self, task: Task, budget: Budget, *, kept: bool) -> Quote:
+    def _quoted(self, task: Task, budget: Budget, relation: Relation, *, kept: bool) -> Quote:
         retain = labelled(task, "retain")
         x, wide = retain.tensors[0][:_TIMED_ROWS], list[Tensor]()
 
@@ -137,7 +137,8 @@ class NoisyHead:
         seconds = [(mapping + passes * product) * len(retain) / len(x) for passes in (_PASSES_KEPT, _PASSES_NEW)]
         first = "" if kept else f"; a first one is fitted in about {_PASSES_NEW}: {seconds[1]:.2g} s"
         return Quote(
-            unlearner=self.name, applies=True, kind=str(Kind.EPSILON_DELTA), epsilon=budget.epsilon, delta=budget.delta,
+            unlearner=self.name, applies=True,
+            claim=guarantee(self.mechanism(task, budget, relation), delta=budget.delta, relation=relation),
             seconds=seconds[0], reads=self.reads,
             why=f"a convex head on the feature map, from where it stands: features of {len(retain)} rows, timed on {len(x)}, and "
             f"about {_PASSES_KEPT} passes over them, a rule of thumb{first}",

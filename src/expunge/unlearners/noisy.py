@@ -11,7 +11,7 @@ from typing import Any, ClassVar, cast
 from torch import nn
 
 from expunge import _validate
-from expunge.accounting import Budget, Guarantee, Mechanism, Relation, calibrate, delta_at, guarantee
+from expunge.accounting import Bound, Budget, Claim, Mechanism, Relation, calibrate, delta_at, guarantee
 from expunge.data import Batches, Examples
 from expunge.data.coverage import coverage_of
 from expunge.errors import ExpungeError, TaskError
@@ -150,9 +150,8 @@ class Noisy(ABC):
         gap = delta_at(mechanism, 0.0)  # total variation: the most by which the chance of any event can differ
         steps = mechanism.gradient_steps + round(self.epochs * costs.per_epoch(self.batch_size))
         return Quote(
-            unlearner=self.name, applies=proven.epsilon <= budget.epsilon, why=_words(proven, budget, gap),
-            kind=str(proven.kind), epsilon=proven.epsilon, delta=proven.delta, steps=steps,
-            seconds=steps * costs.step(self.batch_size), gap=gap,
+            unlearner=self.name, applies=proven.meets(budget), why=_words(proven, budget, gap),
+            claim=proven, steps=steps, seconds=steps * costs.step(self.batch_size), gap=gap,
             noise_to_weight=_noise_to_weight(mechanism, weights.sizes), reads=self.reads,
         )  # fmt: skip
 
@@ -211,8 +210,10 @@ def _noise_to_weight(mechanism: Mechanism, sizes: Iterable[int]) -> float:
     return noise / survives if survives > noise / _LARGEST else inf
 
 
-def _words(proven: Guarantee, budget: Budget, gap: float) -> str:
-    if proven.epsilon > budget.epsilon:
+def _words(proven: Claim, budget: Budget, gap: float) -> str:
+    if not isinstance(proven, Bound):
+        return "nothing is proven of it"
+    if not proven.meets(budget):
         return f"proves epsilon={proven.epsilon:.4g} only, {budget.epsilon:g} is asked"
     if gap < KEEPS_NOTHING:
         return "its noise leaves so little of the trained weights that training a new model for as long is as good, and exact"

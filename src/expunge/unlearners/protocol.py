@@ -1,9 +1,10 @@
 """What every way to unlearn has in common: what it costs, what it would prove, and how it is carried out."""
 
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass, fields
+from math import inf
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from expunge.accounting import Budget, Mechanism, Relation
+from expunge.accounting import Budget, Claim, EpsilonDeltaClaim, Kind, Mechanism, Relation, numbers_of
 from expunge.data import Examples
 from expunge.training.task import Task
 from expunge.training.unlearned import Unlearned
@@ -24,9 +25,7 @@ class Quote:
         unlearner: its name.
         applies: whether it can be run on this task and meets the budget.
         why: what speaks for it, or why it does not apply.
-        kind: of its guarantee: "exact", "epsilon_delta" or "none".
-        epsilon: of its guarantee; None where there is none.
-        delta: the same.
+        claim: what its certificate would state; None where it does not apply.
         steps: gradient steps on batches, recovery among them.
         seconds: about, on this machine, from a short timing; None where it does not apply.
         gap: the most by which a mean accuracy from the trained start can exceed that from the null start; None where no
@@ -40,9 +39,7 @@ class Quote:
     unlearner: str
     applies: bool
     why: str
-    kind: str = "none"
-    epsilon: float | None = None
-    delta: float | None = None
+    claim: Claim | None = None
     steps: int = 0
     seconds: float | None = None
     gap: float | None = None
@@ -54,6 +51,22 @@ class Quote:
     def keeps(self) -> bool:
         """Whether what it keeps of the training is worth something: no control that never saw data is as good."""
         return self.gap is None or self.gap >= KEEPS_NOTHING
+
+    @property
+    def guarantee(self) -> str:
+        """The claim in a word: its ε where it has one, else its kind; "none" where there is no claim."""
+        if isinstance(self.claim, EpsilonDeltaClaim):
+            return f"epsilon={self.claim.epsilon:.4g}"
+        return str(Kind.NONE if self.claim is None else self.claim.kind)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: of the claim its kind, ε and δ; what is infinite or not known is None."""
+        told: dict[str, Any] = {"kind": str(Kind.NONE), "epsilon": None, "delta": None}
+        if self.claim is not None:
+            numbers = numbers_of(self.claim)
+            told = {"kind": str(self.claim.kind), "epsilon": numbers["epsilon"], "delta": numbers["delta"]}
+        told |= {f.name: getattr(self, f.name) for f in fields(self) if f.name != "claim"}
+        return {name: None if value == inf else value for name, value in told.items()}
 
 
 @runtime_checkable

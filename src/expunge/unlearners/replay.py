@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from expunge import _validate
-from expunge.accounting import Budget, Kind, Mechanism, Relation, Replay
+from expunge.accounting import Budget, Mechanism, Relation, Replay, guarantee
 from expunge.data import Examples
 from expunge.errors import ExpungeError, StateError, TaskError
 from expunge.recovery import Recipe
@@ -113,7 +113,8 @@ class Replaying:
             return Quote(unlearner=self.name, applies=False, why=found)
         size = max(1, ceil(found.gradients / max(1, found.steps)))
         return Quote(
-            unlearner=self.name, applies=True, kind=str(Kind.EXACT), epsilon=0.0, delta=0.0, steps=found.steps,
+            unlearner=self.name, applies=True, steps=found.steps,
+            claim=guarantee(self.mechanism(task, budget, relation), delta=budget.delta, relation=relation),
             seconds=found.steps * costs.step(size, augmented=True), reads=self.reads, why=_why(found, traced, forget),
         )  # fmt: skip
 

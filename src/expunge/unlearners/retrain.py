@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from expunge import _validate
-from expunge.accounting import Budget, Kind, Mechanism, Relation, Retrain
+from expunge.accounting import Budget, Mechanism, Relation, Retrain, guarantee
 from expunge.data import Batches, Examples
 from expunge.data.coverage import coverage_of
 from expunge.errors import TaskError
@@ -125,7 +125,8 @@ class Retraining:
             return Quote(unlearner=self.name, applies=False, why="the task has no make_model", reads=self.reads)
         steps = max(1, round(self.epochs * costs.per_epoch(self.batch_size)))
         return Quote(
-            unlearner=self.name, applies=True, why="any model", kind=str(Kind.EXACT), epsilon=0.0, delta=0.0, steps=steps,
+            unlearner=self.name, applies=True, why="any model", steps=steps,
+            claim=guarantee(self.mechanism(task, budget, relation), delta=budget.delta, relation=relation),
             seconds=steps * costs.step(self.batch_size), reads=self.reads,
             next_time="train with a trace (unlearner 'replay'): the next request then repeats only the steps from the first "
             "use of a forgotten row",

@@ -2,7 +2,6 @@
 
 from types import MappingProxyType
 
-from expunge.accounting.guarantee import Mechanism
 from expunge.accounting.mechanisms.blockwise_gradient_clipping import BlockwiseGradientClipping
 from expunge.accounting.mechanisms.dp_training import DPTraining
 from expunge.accounting.mechanisms.exact_ridge import ExactRidge
@@ -15,6 +14,7 @@ from expunge.accounting.mechanisms.replay import Replay
 from expunge.accounting.mechanisms.retrain import Retrain
 from expunge.accounting.mechanisms.scheduled_gradient_clipping import ScheduledGradientClipping
 from expunge.accounting.mechanisms.undeclared_features import UndeclaredFeatures
+from expunge.accounting.protocol import Mechanism
 
 __all__ = [
     "MECHANISMS",

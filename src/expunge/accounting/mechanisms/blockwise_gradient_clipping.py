@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from expunge import _validate
 from expunge.accounting import gaussian, iteration
-from expunge.accounting.guarantee import Kind, Relation
+from expunge.accounting.claims import Kind, Relation
 from expunge.accounting.mechanisms import assumptions as assume
 from expunge.accounting.mechanisms.gradient_clipping import GradientClipping
 

@@ -4,7 +4,7 @@ from math import inf
 from typing import ClassVar
 
 from expunge import _validate
-from expunge.accounting.guarantee import Kind, Relation
+from expunge.accounting.claims import Kind, Relation
 
 __all__ = ["Exact"]
 

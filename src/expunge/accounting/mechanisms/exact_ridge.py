@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from expunge import _validate
-from expunge.accounting.guarantee import Relation
+from expunge.accounting.claims import Relation
 from expunge.accounting.mechanisms import assumptions as assume
 from expunge.accounting.mechanisms.exact import Exact
 

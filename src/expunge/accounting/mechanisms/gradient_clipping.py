@@ -8,7 +8,7 @@ import numpy as np
 
 from expunge import _validate
 from expunge.accounting import adversary, gaussian, iteration
-from expunge.accounting.guarantee import Kind, Relation
+from expunge.accounting.claims import Kind, Relation
 from expunge.accounting.mechanisms import assumptions as assume
 
 __all__ = ["GradientClipping", "certifier"]

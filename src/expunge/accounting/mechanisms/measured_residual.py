@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from expunge import _validate
 from expunge.accounting import gaussian
-from expunge.accounting.guarantee import Kind, Relation
+from expunge.accounting.claims import Kind, Relation
 from expunge.accounting.mechanisms import assumptions as assume
 
 __all__ = ["MeasuredResidual"]

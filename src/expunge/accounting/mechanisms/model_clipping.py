@@ -6,9 +6,10 @@ from typing import ClassVar
 
 from expunge import _validate
 from expunge.accounting import contraction, gaussian
-from expunge.accounting.guarantee import Kind, Mechanism, Relation
+from expunge.accounting.claims import Kind, Relation
 from expunge.accounting.mechanisms import assumptions as assume
 from expunge.accounting.mechanisms.output_perturbation import OutputPerturbation
+from expunge.accounting.protocol import Mechanism
 
 __all__ = ["ModelClipping"]
 

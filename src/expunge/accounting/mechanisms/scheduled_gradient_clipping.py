@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from expunge import _validate
 from expunge.accounting import adversary, gaussian, iteration
-from expunge.accounting.guarantee import Kind, Relation
+from expunge.accounting.claims import Kind, Relation
 from expunge.accounting.mechanisms import assumptions as assume
 from expunge.accounting.mechanisms.gradient_clipping import GradientClipping, certifier
 

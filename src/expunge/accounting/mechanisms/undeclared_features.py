@@ -5,7 +5,7 @@ from math import inf
 from typing import ClassVar, Literal
 
 from expunge import _validate
-from expunge.accounting.guarantee import Kind, Relation
+from expunge.accounting.claims import Kind, Relation
 from expunge.accounting.mechanisms import assumptions as assume
 
 __all__ = ["UndeclaredFeatures"]

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import expunge as ex
+from expunge.accounting import Bound, Claim, numbers_of
 from expunge.accounting.mechanisms.assumptions import ANY_FORGET_SET
 from expunge.certificate.composition import ASSUMED
 from expunge.cli.application import Typed
@@ -36,7 +37,7 @@ def calibrate(
     proven = [ex.guarantee(found, delta=delta, relation=r) for r in ex.Relation]
     lower = {r: ex.interval(found, delta=delta, relation=r, tolerance=1e-4)[0] for r in ex.Relation if interval}
     if as_json:
-        guarantees = [asdict(p) | ({"epsilon_lower": lower[p.relation]} if interval else {}) for p in proven]
+        guarantees = [_told(p) | ({"epsilon_lower": lower[p.relation]} if interval else {}) for p in proven]
         print_json({"mechanism": {"name": found.name} | fields_of(found), "guarantees": guarantees})
         return
     print_calibrated(found, proven, lower)
@@ -61,27 +62,39 @@ def compose(
     loaded = {str(path): ex.Certificate.load(path) for path in certificates}
     spent = [made.mechanism for made in loaded.values()]
     left = None if budget is None else ex.remaining(budget, spent, relation=relation)
-    alone = {path: ex.guarantee(made.mechanism, delta=delta, relation=relation) for path, made in loaded.items()}
-    exceeded = budget is not None and together.epsilon > budget.epsilon
+    alone = {path: _alone(made, delta, relation) for path, made in loaded.items()}
+    exceeded = budget is not None and not together.meets(budget)
     if as_json:
         releases = [
             {
                 "certificate": path,
                 "mechanism": made.mechanism.name,
-                "epsilon": alone[path].epsilon,
+                "epsilon": alone[path],
                 "covers": _covers(made),
             }
             for path, made in loaded.items()
         ]
-        told = {"releases": releases, "together": asdict(together), "assumed": list(ASSUMED)}
+        told = {"releases": releases, "together": _told(together), "assumed": list(ASSUMED)}
         asked = None if budget is None else asdict(budget)
         print_json(told | {"budget": asked, "remaining": left and asdict(left), "exceeded": exceeded})
     else:
-        rows = [(path, made.mechanism.name, alone[path].epsilon) for path, made in loaded.items()]
+        rows = [(path, made.mechanism.name, alone[path]) for path, made in loaded.items()]
         limits = sorted({_covers(made) for made in loaded.values()} - {ANY_FORGET_SET})
         print_composed(rows, together, budget, left, limits=limits, assumed=ASSUMED)
     if exceeded:
         raise typer.Exit(REFUSED)
+
+
+def _alone(certificate: ex.Certificate, delta: float, relation: ex.Relation) -> float:
+    """The ε of one release."""
+    claim = ex.guarantee(certificate.mechanism, delta=delta, relation=relation)
+    assert isinstance(claim, Bound)  # `compose` has refused the others
+    return claim.epsilon
+
+
+def _told(claim: Claim) -> dict[str, Any]:
+    """A claim, JSON-ready."""
+    return {"kind": str(claim.kind), **numbers_of(claim), **asdict(claim)}
 
 
 def _covers(certificate: ex.Certificate) -> str:

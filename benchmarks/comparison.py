@@ -41,7 +41,7 @@ def measured(case: Case, outcome: Outcome) -> dict[str, Any]:
         certificate = ex.issue(record, released=module, asked=BUDGET)
         ex.verify(certificate, weights=module)
         claim = certificate.claim
-    proven = {} if claim is None else {"epsilon": claim.epsilon, "delta": claim.delta, "mu": claim.mu}
+    proven = {} if claim is None else ex.accounting.numbers_of(claim)
     return {
         "kind": "none" if claim is None else str(claim.kind), **proven,
         "mechanism": None if outcome.mechanism is None else repr(outcome.mechanism),

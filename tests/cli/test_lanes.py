@@ -555,17 +555,22 @@ def test_a_task_with_an_augmentation_that_is_no_function_is_refused():
 # Audits
 
 
-def test_an_audit_of_a_certificate_that_claims_nothing_attacks_its_head_and_refutes_nothing(run: Run, tmp_path: Path):
+def test_an_audit_of_a_certificate_that_claims_nothing_attacks_its_head_and_is_no_pass(run: Run, tmp_path: Path):
     task = lane_tasks.task()
     head = ex.AnalyticHead(ridge=1.0, classes=10)
     head.learn(featured(task, task.retain), task.retain.tensors[1], ids=task.retain.ids)
     released = head.unlearned()
     issued = ex.issue(released.record, released=released.model, unchecked="a test")
-    assert (issued.claim.kind, issued.claim.delta) == (ex.Kind.NONE, 1.0)
+    assert issued.claim.kind is ex.Kind.NONE
     issued.save(tmp_path / "none.json")
     ex.save_weights(released.model, tmp_path / "model.safetensors")
-    found = done(run, "audit", "lane_tasks:task", "--certificate", "none.json", "--quick", "--no-shadows")
-    assert found["refuted_by"] == []
+    code, out, _ = run("audit", "lane_tasks:task", "--certificate", "none.json", "--quick", "--no-shadows", "--json")
+    found = json.loads(out)
+    assert code == 4
+    assert (found["refuted_by"], found["untested"]) == (
+        [],
+        "a claim of kind 'none' bounds no law, and no finding can refute it",
+    )
     assert [finding["delta"] for finding in found["findings"]] == [1e-5] * len(found["findings"])
     assert found["findings"]
 

@@ -42,11 +42,13 @@ def audit_of(path: Path, *, true_positives: int) -> Audit:
 def test_an_audit_is_checked_and_shown_and_one_that_refutes_is_believed(path: Path, tmp_path: Path):
     harmless, fatal = audit_of(path, true_positives=10), audit_of(path, true_positives=1000)
     harmless.save(tmp_path / "audit.json")
-    ex.verify(path, audit=tmp_path / "audit.json")
     assert "by hand" in render(ex.Certificate.load(path), audit=harmless)
     if ex.Certificate.load(path).claim.kind is ex.Kind.NONE:
-        ex.verify(path, audit=fatal)  # nothing is claimed that could be refuted
+        for nothing_refutes in (tmp_path / "audit.json", fatal):
+            with pytest.raises(ex.errors.NothingTested, match="a claim of kind 'none' bounds no law"):
+                ex.verify(path, audit=nothing_refutes)
     else:
+        ex.verify(path, audit=tmp_path / "audit.json")
         with pytest.raises(ex.errors.ClaimRefused, match="the audit refutes it: 'by hand' shows epsilon >= "):
             ex.verify(path, audit=fatal)
     other = Audit(certificate="sha256:00", findings=(), details={})

@@ -17,9 +17,11 @@ from expunge import (
     ModelClipping,
     OutputPerturbation,
     Recipe,
+    Relation,
     calibrate,
     delta_at,
 )
+from expunge.data import Batches
 from expunge.jobs.digits import digits, mechanisms, unlearners
 from expunge.jobs.planner import plan
 from expunge.jobs.unlearning import chosen
@@ -31,6 +33,7 @@ from expunge.unlearners.grid_ridge import ExactHead
 from expunge.unlearners.measured_residual import NoisyHead
 from expunge.unlearners.replay import Replaying
 from expunge.unlearners.retrain import Retraining
+from expunge.unlearners.working import Run
 
 BUDGET = Budget(epsilon=1.0, delta=1e-5)
 
@@ -294,3 +297,31 @@ def test_the_table_says_why_a_way_does_not_apply(task):
     found = str(plan(replace(task, features=None), None, BUDGET, unlearners=[ExactHead(), Replaying()]))
     assert "does not apply: the task names no feature map" in found
     assert all(len(line) <= 80 for line in found.splitlines())
+
+
+def test_retraining_takes_as_many_epochs_as_the_trained_model_took(task, steady):
+    """The caller's number goes first, then the task's; a number that nobody has said is called assumed, wherever it is told."""
+    for way, told, epochs in (
+        (Retraining(batch_size=129), 12, 12),
+        (Retraining(batch_size=129, epochs=2), 12, 2),
+        (Retraining(batch_size=129, epochs=2), None, 2),
+        (Retraining(batch_size=129), None, 5),
+    ):
+        own = replace(task, training_epochs=told)
+        found = plan(own, None, BUDGET, unlearners=[way])
+        quote, steps = found.quotes[0], epochs * Batches(own.retain, batch_size=129, seed=0).per_epoch
+        assert quote.steps == steps
+        assumed = (way.epochs, told) == (None, None)
+        assert ("Assumes 5 epochs, as task.training_epochs does not say" in " ".join(str(found).split())) == assumed
+        assert ("This assumes 5 epochs" in found.reason) == assumed
+        assert (str(found).splitlines()[1][-2:] == " *") == assumed
+        assert bool(found.to_dict()["quotes"][0]["assumed"]) == assumed
+        assert way.fresh(own)[0] == epochs
+    assert not plan(task, None, BUDGET, unlearners=[ExactHead()]).quotes[0].assumed
+
+
+def test_a_retraining_runs_as_long_as_was_quoted(task):
+    own = replace(task, training_epochs=2)
+    done = [way.forget(own, BUDGET, Relation.RETRAINED, Run(seed=0)) for way in (Retraining(), Retraining(epochs=2))]
+    assert [one.record.procedure["training"]["epochs"] for one in done] == [2, 2]
+    assert torch.equal(done[0].model[0].weight, done[1].model[0].weight)

@@ -280,3 +280,9 @@ def test_a_provenance_that_is_no_text_is_refused() -> None:
     layer.provenance = 3
     with pytest.raises(TaskError, match="must be a line of text, not 3"):
         _ = task(data=ROWS, features=layer).declared
+
+
+@pytest.mark.parametrize("epochs", [0, -1, float("nan"), "five"])
+def test_a_training_of_no_length_is_refused(epochs: Any) -> None:
+    with pytest.raises(TaskError, match=r"task\.training_epochs must be"):
+        task(data=ROWS, training_epochs=epochs)

@@ -117,7 +117,7 @@ def steps_membership(how: How) -> Part:
 
 def fresh_membership(how: How) -> Part:
     """Many trainings, as a stack, and as many anew."""
-    epochs, recipe = cast("Fresh", how.unlearner).fresh
+    epochs, recipe = cast("Fresh", how.unlearner).fresh(how.task)
     return _membership(how, retraining(), recipe, epochs, epochs)
 
 

@@ -123,7 +123,7 @@ def print_plan(found: Any) -> None:
     """The ways beside one another, why each applies or not, and the one to take."""
     rows: list[_Row] = []
     for q in found.quotes:
-        seconds = "" if q.seconds is None else f"{q.seconds:.3g}"
+        seconds = "" if q.seconds is None else f"{q.seconds:.3g}{' *' if q.assumed else ''}"
         noise = "" if q.noise_to_weight is None else f"{q.noise_to_weight:.3g}"
         told = (q.guarantee, str(q.steps), seconds, noise) if q.applies else ("no",)
         style = "bold green" if q.unlearner == found.name else None if q.applies and q.keeps else "dim"

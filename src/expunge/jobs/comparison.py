@@ -205,7 +205,8 @@ def _run_one(
     def measure(epoch: int, model: nn.Module) -> None:
         nonlocal measuring
         begun = time.perf_counter()
-        points.append((min(epoch, getattr(own.way, "epochs", epoch)), accuracies(task, model)))
+        longest = own.way.fresh(task)[0] if isinstance(own.way, Fresh) else getattr(own.way, "epochs", epoch)
+        points.append((min(epoch, longest), accuracies(task, model)))
         measuring += time.perf_counter() - begun
 
     started = _started(own, task)

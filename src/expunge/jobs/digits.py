@@ -21,6 +21,7 @@ from expunge.unlearners.retrain import retrain
 __all__ = ["RECIPE", "digits", "mechanisms", "training", "unlearners"]
 
 RECIPE = Recipe(learning_rate=0.4, batch_size=128)
+_EPOCHS = 30  # of the network
 _HELD_OUT, _FORGET = 360, 144  # a fifth held out; forget a tenth of the 1,437 trained on
 
 
@@ -38,11 +39,11 @@ def digits(seed: int = 0) -> Task:
         Examples(images, labels, ids=range(len(images))), [_HELD_OUT, _FORGET], generator=coins
     )
     everything = retain + forget
-    trained = retrain(make_model, everything, loss=cross_entropy, epochs=30, recipe=RECIPE, generator=coins)
+    trained = retrain(make_model, everything, loss=cross_entropy, epochs=_EPOCHS, recipe=RECIPE, generator=coins)
     layer = RandomFeatures(64, 512, seed=0)
     return Task(
         model=trained.model, retain=retain, forget=forget, held_out=held_out, loss=cross_entropy, make_model=make_model,
-        features=layer, provenance=f"pixels; {layer.provenance}",
+        features=layer, provenance=f"pixels; {layer.provenance}", training_epochs=_EPOCHS,
     )  # fmt: skip
 
 

@@ -52,7 +52,8 @@ class Plan:
         """What speaks for each unlearner or against it, in a sentence; those of which the same is said share one."""
         said: dict[str, list[str]] = {}
         for quote in self.quotes:
-            sentence = f"{quote.why}. Reads {quote.reads}." if quote.applies else f"does not apply: {quote.why}."
+            assumed = f" * Assumes {quote.assumed}." if quote.assumed else ""
+            sentence = f"{quote.why}. Reads {quote.reads}.{assumed}" if quote.applies else f"does not apply: {quote.why}."
             said.setdefault(sentence, []).append(quote.unlearner)
         return [f"{', '.join(names)}: {sentence}" for sentence, names in said.items()]
 
@@ -69,7 +70,7 @@ class Plan:
         for q in self.quotes:
             seconds = "" if q.seconds is None else f"{q.seconds:.3g}"
             told = f"{q.guarantee:14}  {q.steps:>6}  {seconds:>8}" if q.applies else "no"
-            lines.append(f"{q.unlearner:{width}}  {told}")
+            lines.append(f"{q.unlearner:{width}}  {told}{' *' if q.assumed else ''}")
         sentences = (*self.why, f"Recommended: {self.name}. {self.reason}.")
         return "\n".join([*lines, *(fill(sentence, 80) for sentence in sentences)])
 
@@ -122,6 +123,8 @@ def _recommend(quotes: tuple[Quote, ...], budget: Budget) -> tuple[int | None, s
     )
     if others and min(others) >= 1.5 * seconds:
         cheaper += f"; the next one takes about {_time(min(others))}"
+    if chosen.assumed:
+        cheaper += f". This assumes {chosen.assumed}"
     noisy = [q for q in quotes if q.applies and not q.keeps]
     if noisy:
         cheaper += (

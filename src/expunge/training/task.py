@@ -42,6 +42,8 @@ class Task:
         features: a feature map for heads, from rows x to shape (n, d): a `FeatureMap`, or any function; optional.
         provenance: why that map does not depend on data that may be forgotten, in a line, and all of it; "" says that this is
             not known. By default what the map says of itself, its own `provenance`. See `declared`.
+        training_epochs: how many passes over the data the model was trained for; a retraining takes as many. None where this is
+            not known.
         augment: `augment(batch, generator) -> batch`, for replays: the one that the trace was made with; optional.
 
     Raises:
@@ -61,6 +63,7 @@ class Task:
     accuracy: Callable[[nn.Module, Any], Tensor] | None = None
     features: Callable[[Tensor], Tensor] | None = None
     provenance: str | None = None
+    training_epochs: float | None = None
     augment: Callable[[Any, torch.Generator], Any] | None = None
 
     def __post_init__(self) -> None:
@@ -74,6 +77,11 @@ class Task:
             raise TaskError(
                 f"task.augment must be a function augment(batch, generator), not {_validate.shown(self.augment)}"
             )
+        if self.training_epochs is not None:
+            try:
+                _validate.positive(training_epochs=self.training_epochs)
+            except (TypeError, ValueError) as error:
+                raise TaskError(f"task.{error}") from error
         self._check_form()
         for name in ("data", "retain", "forget", "held_out"):
             given = getattr(self, name)

@@ -76,8 +76,7 @@ class StartsInBall(Protocol):
 class Fresh(Protocol):
     """It trains a new model and reads nothing of the old one. Attack: shadow models in a stack, of any training."""
 
-    @property
-    def fresh(self) -> tuple[float, Recipe]:
+    def fresh(self, task: Task) -> tuple[float, Recipe]:
         """Epochs and recipe of that training."""
         ...
 

@@ -27,7 +27,9 @@ OPTIONS: MappingProxyType[str, _Option] = MappingProxyType(
         "weight_decay": _Option(float, 20.0, "Decay towards the centre in the noisy steps."),
         "steps": _Option(int, 50, "Number of noisy steps (blockwise: for each layer)."),
         "blind": _Option(bool, True, "Hide layers that had no noise yet from the gradient."),
-        "epochs": _Option(float, 5, "Recovery (or retraining): epochs."),
+        "epochs": _Option(
+            float, 5, "Recovery (or retraining, by default as many as task.training_epochs says): epochs."
+        ),
         "recovery_lr": _Option(float, 0.1, "Recovery (or retraining): peak learning rate."),
         "optimizer": _Option(str, "sgd", "Recovery (or retraining): sgd or adamw."),
         "batch_size": _Option(int, 128, "Examples a batch."),
@@ -60,10 +62,10 @@ NAMES = (
 """Of `expunge.unlearners.table.UNLEARNERS`, for whoever has no torch."""
 
 
-def option(name: str) -> Any:
-    """One of `OPTIONS`, as a field of an unlearner."""
+def option(name: str, *, told: bool = False) -> Any:
+    """One of `OPTIONS`, as a field of an unlearner; `told`: it is None until somebody says, as the task may say it."""
     kind, default, words = OPTIONS[name]
-    return field(default=default, metadata={"help": words, "kind": kind})
+    return field(default=None if told else default, metadata={"help": words, "kind": kind})
 
 
 def options_of(unlearner: Any) -> dict[str, Any]:

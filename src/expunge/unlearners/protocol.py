@@ -33,6 +33,7 @@ class Quote:
         noise_to_weight: norm of the noise over the most that survives of the weights, least over the layers; infinite
             where nothing survives (null in JSON).
         reads: which data it must read.
+        assumed: what steps and seconds rest on that nobody has said, and how to say it; "" where nothing.
         next_time: what could be kept now so that the next request is cheap, and what that would then cost; "" where nothing.
     """
 
@@ -45,6 +46,7 @@ class Quote:
     gap: float | None = None
     noise_to_weight: float | None = None
     reads: str = ""
+    assumed: str = ""
     next_time: str = ""
 
     @property

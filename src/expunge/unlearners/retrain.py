@@ -23,7 +23,7 @@ from expunge.training.tensors import named_parameters
 from expunge.training.unlearned import Unlearned, noiseless_record
 from expunge.training.weights import public_names
 from expunge.unlearners.costs import Costs
-from expunge.unlearners.options import option
+from expunge.unlearners.options import OPTIONS, option
 from expunge.unlearners.protocol import Quote
 from expunge.unlearners.recalled import EVERY_SETTING, Procedure, Recalled
 from expunge.unlearners.working import Run
@@ -70,7 +70,8 @@ class Retraining:
     """Train a fresh model on the retained data alone.
 
     Args:
-        epochs: passes over them.
+        epochs: passes over them; by default as many as the task says that its model was trained for, and where it does not
+            say, 5, which the quote calls assumed.
         recovery_lr: the peak learning rate.
         optimizer: "sgd" or "adamw".
         batch_size: examples a batch.
@@ -80,14 +81,15 @@ class Retraining:
     name: ClassVar[str] = Retrain.name
     reads: ClassVar[str] = "retained data"
 
-    epochs: float = option("epochs")
+    epochs: float | None = option("epochs", told=True)
     recovery_lr: float = option("recovery_lr")
     optimizer: str = option("optimizer")
     batch_size: int = option("batch_size")
     trains: Recipe | None = None
 
     def __post_init__(self) -> None:
-        _validate.positive(epochs=self.epochs)
+        if self.epochs is not None:
+            _validate.positive(epochs=self.epochs)
         self.recipe  # noqa: B018  names the field that is out of range
 
     @property
@@ -101,10 +103,10 @@ class Retraining:
         """Exact: nothing is to be calibrated."""
         return Retrain()
 
-    @property
-    def fresh(self) -> tuple[float, Recipe]:
+    def fresh(self, task: Task) -> tuple[float, Recipe]:
         """Epochs and recipe of the training."""
-        return self.epochs, self.recipe
+        known = task.training_epochs if self.epochs is None else self.epochs
+        return OPTIONS["epochs"].default if known is None else known, self.recipe
 
     @classmethod
     def recalled(cls, mechanism: Mechanism, procedure: Procedure) -> Recalled | None:
@@ -123,11 +125,14 @@ class Retraining:
         """Every step of a training."""
         if task.make_model is None:
             return Quote(unlearner=self.name, applies=False, why="the task has no make_model", reads=self.reads)
-        steps = max(1, round(self.epochs * costs.per_epoch(self.batch_size)))
+        epochs, _ = self.fresh(task)
+        steps = max(1, round(epochs * costs.per_epoch(self.batch_size)))
+        known = self.epochs is not None or task.training_epochs is not None
         return Quote(
             unlearner=self.name, applies=True, why="any model", steps=steps,
             claim=guarantee(self.mechanism(task, budget, relation), delta=budget.delta, relation=relation),
             seconds=steps * costs.step(self.batch_size), reads=self.reads,
+            assumed="" if known else f"{epochs:g} epochs, as task.training_epochs does not say how many the trained model took",
             next_time="train with a trace (unlearner 'replay'): the next request then repeats only the steps from the first "
             "use of a forgotten row",
         )  # fmt: skip
@@ -142,7 +147,7 @@ class Retraining:
         if run.on_epoch is not None:
             run.on_epoch(0, build(task.make_model, run.generator(3) or secret_generator()))
         done = retrain(
-            task.make_model, task.retain, loss=task.loss, forget=task.forget, epochs=self.epochs, recipe=self.recipe,
+            task.make_model, task.retain, loss=task.loss, forget=task.forget, epochs=self.fresh(task)[0], recipe=self.recipe,
             state=run.state("run") if keeps else None, generator=coins, on_epoch=run.on_epoch,
         )  # fmt: skip
         return replace(done, certified=done.model)

@@ -76,7 +76,9 @@ def plan(
     ids: Ids = None,
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
-    training_epochs: Annotated[float, typer.Option(help="Retraining: epochs.")] = 30,
+    training_epochs: Annotated[
+        float | None, typer.Option(help="Retraining: epochs; by default those that the task's training took.")
+    ] = None,
     run: Annotated[bool, typer.Option("--run", help="Take the recommended way; needs --out.")] = False,
     out: Annotated[Path | None, typer.Option(help="The folder to make, with --run.")] = None,
     as_json: Json = False,

@@ -87,4 +87,5 @@ def task() -> ex.Task:
         loss=loss,
         accuracy=accuracy,
         make_model=Classifier,
+        training_epochs=10,  # that the model was trained for: what retraining it would take
     )

@@ -65,6 +65,7 @@ def task() -> ex.Task:
         held_out=held_out,
         loss=loss,
         make_model=make_model,
+        training_epochs=5,  # that the model was trained for: what retraining it would take
         features=_FEATURES,
         provenance=f"columns, scaled by fixed numbers; {_FEATURES.provenance}",
     )

@@ -69,6 +69,7 @@ def task() -> ex.Task:
         held_out=held_out,
         loss=loss,
         make_model=make_model,
+        training_epochs=5,  # that the model was trained for: what retraining it would take
         features=features,
         provenance=f"pixels; {_FEATURES.provenance}",
     )

@@ -53,7 +53,9 @@ class Plan:
         said: dict[str, list[str]] = {}
         for quote in self.quotes:
             assumed = f" * Assumes {quote.assumed}." if quote.assumed else ""
-            sentence = f"{quote.why}. Reads {quote.reads}.{assumed}" if quote.applies else f"does not apply: {quote.why}."
+            sentence = (
+                f"{quote.why}. Reads {quote.reads}.{assumed}" if quote.applies else f"does not apply: {quote.why}."
+            )
             said.setdefault(sentence, []).append(quote.unlearner)
         return [f"{', '.join(names)}: {sentence}" for sentence, names in said.items()]
 

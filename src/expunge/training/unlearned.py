@@ -1,22 +1,29 @@
 """What every unlearner returns: a model, and the record of the run that a certificate is issued from."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from expunge.accounting import Mechanism
-from expunge.data import Examples
+from expunge.data import Examples, as_examples
+from expunge.data.arrays import as_tensor
+from expunge.data.content import is_label
+from expunge.data.examples import Batch
 from expunge.errors import RunError
 from expunge.record import NO_NOISE, UNCHECKED, RunRecord, weights_digest
 from expunge.training.randomness import environment, mode
 from expunge.training.tensors import dtype_name, named_parameters, saved_tensors
 
 __all__ = ["Unlearned", "noiseless_record"]
+
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -58,20 +65,58 @@ class Unlearned:
         return self.saver(Path(folder))
 
     @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
-    def predict(self, rows: Examples | Tensor) -> Tensor:
+    def predict(self, rows: Examples | Tensor | Array | Mapping[str, Tensor | Array]) -> Tensor:
         """The model's scores for rows, in their order: (n, classes) for a classifier.
 
-        Args:
-            rows: `Examples` whose first tensor is the input, or that tensor.
-        """
-        x = rows.tensors[0] if isinstance(rows, Examples) else rows
-        with mode(self.model, training=False):
-            return torch.cat([self._scores(part) for part in x.split(1024)])
+        Of rows by position the first tensor is the input. Of rows by name all fields but labels are: one goes to the model
+        as it is, several go by their names, `model(input_ids=..., attention_mask=...)`.
 
-    def _scores(self, x: Tensor) -> Tensor:
+        Args:
+            rows: `Examples`, by position or by name; or inputs alone, a tensor, a numpy array, or a mapping of them by name.
+
+        Raises:
+            TypeError: other rows, only labels among them, several inputs for a head; or a model that returns neither scores
+                nor something that has them as `logits`.
+        """
+        if isinstance(rows, np.ndarray):
+            rows = as_tensor("rows", rows)
+        batches = rows.split(1024) if isinstance(rows, Tensor) else _batches(rows)
+        with mode(self.model, training=False):
+            return torch.cat([self._scores(batch) for batch in batches])
+
+    def _scores(self, batch: Batch | Tensor) -> Tensor:
+        inputs = _inputs(batch)
         if self.features is None:
-            return self.model(x)
-        return self.model(self.features(x).double())
+            found: Any = self.model(**inputs) if isinstance(inputs, dict) else self.model(inputs)
+        elif isinstance(inputs, dict):
+            raise TypeError(f"the features of a head are a map of one input, and {sorted(inputs)} are given")
+        else:
+            found = self.model(self.features(inputs).double())
+        scores = found if isinstance(found, Tensor) else getattr(found, "logits", None)
+        if not isinstance(scores, Tensor):
+            raise TypeError(
+                f"the model returns no tensor of scores, but {type(found).__name__}: call done.model as the task's loss does"
+            )
+        return scores
+
+
+def _batches(rows: Any) -> Iterable[Batch]:
+    examples = as_examples(rows)
+    if examples is None:
+        raise TypeError(f"predict takes Examples, or tensors of them, not {type(rows).__name__}")
+    return examples.chunks(1024)
+
+
+def _inputs(batch: Batch | Tensor) -> Tensor | dict[str, Tensor]:
+    """What the model is called with: one tensor, or several by name."""
+    if isinstance(batch, Tensor):
+        return batch
+    if not isinstance(batch, dict):
+        return batch[0]
+    named = {name: tensor for name, tensor in batch.items() if not is_label(name)}
+    if not named:
+        raise TypeError(f"the fields {sorted(batch)} are labels: there is no input to predict from")
+    return named if len(named) > 1 else next(iter(named.values()))
 
 
 def noiseless_record(mechanism: Mechanism, model: nn.Module, *, coverage: str = UNCHECKED) -> RunRecord:

@@ -205,6 +205,7 @@ CLAIM = closed(
 )  # fmt: skip
 SETTING = either(number(), flag, one_of(None), text(0))
 RECIPE = mapping(text(), SETTING)
+FREE = either(number(-math.inf), flag, one_of(None), text(0))
 NOISE = {
     "count": whole(), "dimension": whole(), "std": either(number(), listed(number(), 1)),
     "self_test": one_of("passed", "none"), "generator": one_of("secret", "given", "none"),
@@ -212,7 +213,8 @@ NOISE = {
 NOISE_2 = {"stream": one_of("aes-256-ctr/1", "none"), "grid": number()}
 PROCEDURE = closed(
     optional=("batch_size", "recovery", "training"), batch_size=whole(1),
-    recovery=closed(epochs=number(), rescale=flag, recipe=RECIPE), training=closed(epochs=number(), recipe=RECIPE),
+    recovery=either(closed(epochs=number(), rescale=flag, recipe=RECIPE), closed(name=text(), settings=mapping(text(), FREE))),
+    training=closed(epochs=number(), recipe=RECIPE),
 )  # fmt: skip
 RUN_2 = {
     "estimated": listed(text(), unique=True), "procedure": PROCEDURE,

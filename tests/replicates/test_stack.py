@@ -155,7 +155,7 @@ def test_training_together_is_training_each_alone_with_torch_sgd(stack, momentum
     for run, model in enumerate(models):
         recipe = Recipe(learning_rate=0.3, momentum=momentum, weight_decay=0.01)
         own = ((x[run], y[run]) for x, y in batches(20))
-        list(training_steps(Training(model, recipe, steps=20), own, loss=loss))
+        list(training_steps(Training(model, recipe, steps=20), own, loss=loss, steps=range(20)))
         alone = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
         torch.testing.assert_close(stack.theta[run], alone, rtol=1e-3, atol=1e-5)
 
@@ -166,7 +166,7 @@ def test_training_together_by_adamw_is_training_each_alone(stack):
     for run, model in enumerate(models):
         recipe = Recipe(optimizer="adamw", learning_rate=0.03, weight_decay=0.1)
         own = ((x[run], y[run]) for x, y in batches(20))
-        list(training_steps(Training(model, recipe, steps=20), own, loss=loss))
+        list(training_steps(Training(model, recipe, steps=20), own, loss=loss, steps=range(20)))
         alone = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
         torch.testing.assert_close(stack.theta[run], alone, rtol=1e-3, atol=1e-4)
 
@@ -181,7 +181,7 @@ def test_gradients_are_limited_run_by_run_as_torch_limits_those_of_each_alone(st
     for run, model in enumerate(models):
         recipe = Recipe(learning_rate=0.3, max_grad_norm=norm)
         own = ((x[run], y[run]) for x, y in batches(20))
-        list(training_steps(Training(model, recipe, steps=20), own, loss=loss))
+        list(training_steps(Training(model, recipe, steps=20), own, loss=loss, steps=range(20)))
         alone = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
         torch.testing.assert_close(stack.theta[run], alone, rtol=1e-3, atol=1e-5)
 

@@ -93,7 +93,7 @@ def stop(run: Callable[[Path], Any], path: Path) -> bytes:
         ),
         (recovering(), recovering(model=make(seed=1)), "weights differs"),
         (recovering(), recovering(loss=weighted), "loss differs"),
-        (recovering(), recovering(rescale=True), "verb, weights differ"),
+        (recovering(), recovering(rescale=True), "recovery, settings differ"),
         (retraining(), retraining(make_model=make_wider), "make_model, model differ"),
         (retraining(), retraining(loss=weighted), "loss differs"),
     ],

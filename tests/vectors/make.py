@@ -153,6 +153,8 @@ def valid() -> Iterator[dict[str, Any]]:
         ("center", OTHER), ("buffers", "public"), ("weights_dtype", "bfloat16"), ("weights_dtype", "float64"),
         ("public", ("head.scale",)), ("environment", {}), ("coverage", "content"), ("coverage", "ids and content"),
         ("coverage", "ledger"), ("procedure", {"batch_size": 128, "training": {"epochs": 5, "recipe": {"optimizer": "sgd"}}}),
+        ("procedure", {"recovery": {"epochs": 5, "rescale": True, "recipe": {"momentum": 0.9}}}),
+        ("procedure", {"recovery": {"name": "last_layer", "settings": {"shift": -0.5, "layers.0": "head", "limit": None}}}),
     ]:  # fmt: skip
         record = record_of(BASES["gradient_clipping"], **{field: value})
         yield vector(f"{field}: {value}", "Another value of the vocabulary.", plain(record), field)

@@ -15,7 +15,7 @@ from expunge.attacks.worlds import two_worlds
 from expunge.audit.null_start import null_start
 from expunge.data import Examples
 from expunge.errors import ExpungeError, ModelRefused, TaskError
-from expunge.recovery import Recipe, rescale_
+from expunge.recovery import FineTuning, Recipe, rescale_
 from expunge.replicates import Pictures, RunBatches, Stack, accuracy_runs, recover_runs, unlearn_runs
 from expunge.training.task import Task, accuracy
 from expunge.unlearners.capabilities import Fresh, StartsInBall, Steps
@@ -68,19 +68,19 @@ def _stacked_starts(how: How) -> tuple[list[float], list[float]]:
     steps = how.unlearner
     if not isinstance(steps, Steps):
         raise TypeError(f"the runs of '{steps.name}' cannot be stacked")
-    pictures, rows = _held(how.task)
+    tuning, (pictures, rows) = _fine_tuning(steps), _held(how.task)
     one, n = Stack.of([how.task.model]), how.effort.seeds
     stack = one.with_theta(torch.cat([one.theta.expand(n, -1), torch.zeros(n, one.theta.shape[1])]).contiguous())
-    retain, recipe = rows["retain"].expand(2 * n, -1), steps.recipe
+    retain, recipe = rows["retain"].expand(2 * n, -1), tuning.recipe
     batches = RunBatches(pictures, retain, batch_size=steps.batch_size, seed=how.seed + 1)
     coins = torch.Generator().manual_seed(how.seed + 2)
     loss = cast("Any", how.task.loss)
     unlearn_runs(stack, batches, how.mechanism, loss=loss, generator=coins, executor=steps.executor)
-    if steps.rescale:
+    if tuning.rescale:
         stack = Stack.of([rescale_(stack.model(run)) for run in range(stack.runs)])
     recovery = RunBatches(pictures, retain, batch_size=recipe.batch_size, seed=how.seed + 6)
     recover_runs(
-        stack, recovery, loss=loss, steps=max(1, round(steps.epochs * recovery.per_epoch)), optimizer=recipe.optimizer,
+        stack, recovery, loss=loss, steps=tuning.total(recovery.per_epoch), optimizer=recipe.optimizer,
         learning_rate=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
     )  # fmt: skip
@@ -111,8 +111,19 @@ def _released(how: How, start: nn.Module, seed: int) -> nn.Module:
 def steps_membership(how: How) -> Part:
     """Many trainings, as a stack, then the steps and recovery."""
     steps = cast("Steps", how.unlearner)
-    unlearner = mechanism(how.mechanism, rescale=steps.rescale, executor=steps.executor, batch_size=steps.batch_size)
-    return _membership(how, unlearner, steps.recipe, steps.learns_for, steps.epochs)
+    try:
+        tuning = _fine_tuning(steps)
+    except TypeError as error:
+        return left_out(error)
+    unlearner = mechanism(how.mechanism, rescale=tuning.rescale, executor=steps.executor, batch_size=steps.batch_size)
+    return _membership(how, unlearner, tuning.recipe, steps.learns_for, tuning.epochs)
+
+
+def _fine_tuning(steps: Steps) -> FineTuning:
+    """The recovery, where runs of it can be stacked."""
+    if type(steps.recovers) is not FineTuning:
+        raise TypeError(f"runs of recovery '{steps.recovers.name}' cannot be stacked: fine-tuning alone can")
+    return steps.recovers
 
 
 def fresh_membership(how: How) -> Part:

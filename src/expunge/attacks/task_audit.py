@@ -14,6 +14,7 @@ from expunge.audit.evidence import check
 from expunge.audit.finding import Finding
 from expunge.audit.measurement import Measurement
 from expunge.audit.report import Audit
+from expunge.recovery.procedure import stated
 from expunge.training.task import Task
 from expunge.unlearners.capabilities import Fresh, Minimiser, SameBits, Steps, Sums
 from expunge.unlearners.protocol import Unlearner
@@ -140,4 +141,5 @@ def _told(unlearner: Unlearner) -> str:
         return unlearner.name
     plain = (str, int, float, tuple, type(None), Path)
     own = {f.name: getattr(unlearner, f.name) for f in fields(cast("Any", unlearner))}
-    return repr((unlearner.name, {name: value for name, value in own.items() if isinstance(value, plain)}))
+    recovery = stated(unlearner.recovers) if isinstance(unlearner, Steps) else None
+    return repr((unlearner.name, {name: value for name, value in own.items() if isinstance(value, plain)}, recovery))

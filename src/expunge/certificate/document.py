@@ -1,5 +1,6 @@
 """The whole document as one table of fields, one for each schema; the published JSON Schema is written from it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
@@ -111,9 +112,16 @@ _SETTING = f.Either(
     (f.Number(), f.Flag(), f.Text(0), f.OneOf((None,))), "a number of at least 0, true, false, null or a text"
 )
 _RECIPE = f.MappingOf(f.Text(), _SETTING)
+_FINE_TUNING = f.Object({"epochs": f.Number(), "rescale": f.Flag(), "recipe": _RECIPE})
+_FREE = f.Either(
+    (f.Number(-math.inf), f.Flag(), f.Text(0), f.OneOf((None,))), "a finite number, true, false, null or a text"
+)
+_OTHER_RECOVERY = f.Object({"name": f.Text(), "settings": f.MappingOf(f.Text(), _FREE)})
 _PROCEDURE: Mapping[str, f.Field] = {
     "batch_size": f.Whole(1),
-    "recovery": f.Object({"epochs": f.Number(), "rescale": f.Flag(), "recipe": _RECIPE}),
+    "recovery": f.Either(
+        (_FINE_TUNING, _OTHER_RECOVERY), "fine-tuning {epochs, rescale, recipe}, or another recovery {name, settings}"
+    ),
     "training": f.Object({"epochs": f.Number(), "recipe": _RECIPE}),
 }
 

@@ -79,7 +79,8 @@ class Number:
     def schema(self) -> dict[str, Any]:
         """A range."""
         low, high = ("exclusiveMinimum", "exclusiveMaximum") if self.strict else ("minimum", "maximum")
-        return {"type": "number", low: self.least} | ({high: self.most} if self.most < math.inf else {})
+        ends = {low: self.least, high: self.most}
+        return {"type": "number"} | {end: value for end, value in ends.items() if math.isfinite(value)}
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,20 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
-from expunge.data.content import Row, precision_of, rows_of
+import numpy as np
+import torch
+from torch import Tensor
+
+from expunge.data.content import Row, is_label, precision_of, rows_of
 from expunge.data.examples import Examples, as_examples
 from expunge.data.ids import ids_in
 from expunge.errors import StillRetained
 from expunge.randomness.secret import entropy
 from expunge.record import UNCHECKED
 
-__all__ = ["check_disjoint", "coverage_of"]
+__all__ = ["check_disjoint", "coverage_of", "rows_held"]
 
 _log = logging.getLogger("expunge")
 _SHOWN = 3
@@ -78,6 +82,57 @@ def check_disjoint(retain: Any, forget: Any) -> str:
             seen.hits,
         )
     return "ids" if seen.where else "ids and content"
+
+
+def rows_held(tensors: Iterable[Tensor], forget: Any) -> int:
+    """Count the rows in tensors that hold the same numbers as an input of a forgotten row.
+
+    A tensor is looked at where it has the size of such an input, or its first axis counts rows of that size. Rows of one
+    number, or of the same number throughout, tell nothing and are not counted.
+
+    Args:
+        tensors: of any kind.
+        forget: `Examples`, tensors, or a loader of batches.
+    """
+    fields = [field for field in _inputs_of(forget) if bool((field != field[:, :1]).any())]
+    known: dict[torch.dtype, set[bytes]] = {}
+    found = 0
+    for tensor in tensors:
+        if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized or not tensor.numel():
+            continue
+        for width in {field.shape[1] for field in fields}:
+            if tensor.numel() != width and (tensor.dim() < 2 or tensor[0].numel() != width):
+                continue
+            precision = precision_of((tensor,), *((field,) for field in fields))
+            if precision not in known:
+                known[precision] = {name for field in fields for name in _named(field, precision)}
+            rows = tensor.detach().reshape(-1, width)
+            found += sum(name in known[precision] for name in _named(rows, precision))
+    return found
+
+
+def _inputs_of(forget: Any) -> Iterator[Tensor]:
+    """Every field of a forgotten row that a model may be given and that holds more than one number, shape (n, width)."""
+    examples = as_examples(forget)
+    for batch in forget if examples is None else [examples.batch(slice(None))]:
+        parts = (
+            batch.items()
+            if isinstance(batch, dict)
+            else enumerate(batch if isinstance(batch, tuple | list) else [batch])
+        )
+        for name, part in cast("Iterable[tuple[Any, Any]]", parts):
+            values = torch.as_tensor(part) if isinstance(part, np.ndarray) else part
+            if isinstance(values, Tensor) and values.dim() > 1 and not is_label(str(name)):
+                field = values.detach().reshape(len(values), -1)
+                if field.shape[1] > 1:
+                    yield field
+
+
+def _named(rows: Tensor, precision: torch.dtype) -> Iterator[bytes]:
+    """The content of each row that is not one number throughout."""
+    kept = rows[(rows != rows[:, :1]).any(1)]
+    if len(kept):
+        yield from (row.inputs for row in rows_of((kept,), precision=precision, label="rows"))
 
 
 class _Seen:

@@ -74,13 +74,23 @@ def model_digest(model: nn.Module, *, name: str = "model", strict: bool = True) 
 
 
 def tensors_held(code: object) -> list[Tensor]:
-    """The tensors that can be reached from a function or another object, those of networks among them."""
+    """The tensors that can be reached from a function or another object, those of networks among them.
+
+    Arrays of numbers count as the tensors that share their memory, or as copies where they cannot be written to.
+    """
     found: list[Tensor] = []
 
     def keep(_walk: Walk, tensor: Tensor) -> None:
         found.append(tensor)
 
-    kinds = ((Tensor, keep), *_KINDS)
+    def keep_array(walk: Walk, array: "np.ndarray[Any, Any]") -> None:
+        if array.dtype.hasobject:
+            content.take_array(walk, array)
+        shared = array.flags.writeable and min(array.strides, default=0) >= 0
+        with contextlib.suppress(TypeError, ValueError):  # texts, dates, objects, other orders of bytes
+            found.append(torch.from_numpy(array if shared else array.copy()))
+
+    kinds = ((Tensor, keep), (np.ndarray, keep_array), *_KINDS)
     with contextlib.suppress(RecursionError):
         Walk(kinds, "code", strict=False, own=()).visit(code)
     return found

@@ -16,7 +16,8 @@ from expunge.data import Request, open_commitment
 from expunge.errors import CommitmentMismatch, MalformedAudit, OutputError
 from expunge.jobs.folder import key_of, refuse_existing
 from expunge.jobs.released import opened
-from expunge.recovery import Recipe
+from expunge.recovery import Recipe, Recovery
+from expunge.recovery.procedure import stated
 from expunge.training.task import Task, load_task
 from expunge.unlearners.protocol import Unlearner
 from expunge.unlearners.recalled import Procedure, Recalled
@@ -73,6 +74,7 @@ def audit(
     weights: str | os.PathLike[str] | None = None,
     key: str | os.PathLike[str] | None = None,
     asked: Asked | None = None,
+    recovery: Recovery | None = None,
     budget: Budget = _BUDGET,
     relation: Relation = Relation.RETRAINED,
     confidence: float = 0.95,
@@ -94,6 +96,7 @@ def audit(
             audit says.
         key: of the certificate's commitment, which the task's forget set must then open; by default that beside the path.
         asked: settings of recovery and training that the record does not hold.
+        recovery: the object that the run of the certificate recovered by, where the record names one that is no fine-tuning.
         budget: what an unlearner is asked to meet; a certificate has its own claim.
         relation: the reading of an unlearner's claim; likewise.
         confidence: of each part, from 0.5 to 1 - 1e-9.
@@ -110,12 +113,14 @@ def audit(
     """
     how: dict[str, Any] = {"confidence": confidence, "effort": effort, "seed": seed, "state": state}
     if isinstance(of, Certificate | str | os.PathLike):
-        issued = _Issued.opened(of, weights, key, asked or Asked())
+        issued = _Issued.opened(of, weights, key, asked or Asked(), recovery)
         return issued.attacked(task.parts(request), **how)
     if not isinstance(of, Unlearner):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"an audit is of a certificate, its path, or an unlearner, not of {of!r:.100}")
-    if weights is not None or key is not None:
-        raise ValueError("weights and key belong to a certificate, and an unlearner was given: leave them out")
+    if weights is not None or key is not None or recovery is not None:
+        raise ValueError(
+            "weights, key and recovery belong to a certificate, and an unlearner was given: leave them out"
+        )
     own = task.parts(request)
     mechanism = of.mechanism(own, budget, relation)
     claim = guarantee(mechanism, delta=budget.delta, relation=relation)
@@ -187,7 +192,14 @@ class _Issued:
     procedure: Procedure
 
     @classmethod
-    def opened(cls, of: Certificate | str | os.PathLike[str], weights: Any, key: Any, asked: Asked) -> "_Issued":
+    def opened(
+        cls,
+        of: Certificate | str | os.PathLike[str],
+        weights: Any,
+        key: Any,
+        asked: Asked,
+        recovery: Recovery | None = None,
+    ) -> "_Issued":
         if isinstance(of, Certificate):
             loaded, beside, kept = of, None, None
         else:
@@ -199,7 +211,8 @@ class _Issued:
                 f"{released} is not there: an audit opens the released weights; name them with --weights (weights=)"
             )
         verify(loaded, weights=released)
-        procedure = _procedure(loaded.record.procedure, asked.said)
+        _refuse_other_recovery(loaded.record.procedure.get("recovery"), recovery)
+        procedure = replace(_procedure(loaded.record.procedure, asked.said), recovery=recovery)
         found = recalled(loaded.mechanism, procedure)
         for name in asked.said.keys() - found.reads:
             raise ValueError(
@@ -245,6 +258,20 @@ def _tested(done: Audit, claim: Claim) -> Tested:
     return Tested(audit=done, claim=claim, refuting=done.refuting(claim), untested=done.untested(claim))
 
 
+def _refuse_other_recovery(recorded: Mapping[str, Any] | None, given: Recovery | None) -> None:
+    """Raise `ValueError` unless the recovery at hand is that of the record, of which fine-tuning alone is made from it."""
+    if given is not None and stated(given) != recorded:
+        told = "none" if recorded is None else repr(dict(recorded))
+        raise ValueError(
+            f"recovery={given!r:.200} contradicts the certificate's record, which has {told:.200}: leave it out or give that one"
+        )
+    if given is None and recorded is not None and "name" in recorded:
+        raise ValueError(
+            f"the run recovered by '{recorded['name']}' with {recorded['settings']!r:.200}, which is no class of expunge's, and with "
+            "another recovery another run would be attacked: call expunge.audit from Python with recovery= the object that it ran with"
+        )
+
+
 def _procedure(recorded: Mapping[str, Any], said: Mapping[str, Any]) -> Procedure:
     """What is known of a run: the record's settings, then the caller's, then defaults."""
     held = _held(recorded)
@@ -264,6 +291,8 @@ def _procedure(recorded: Mapping[str, Any], said: Mapping[str, Any]) -> Procedur
 def _held(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a record holds, by the names of `Asked`, and its recipe."""
     recovery, training = recorded.get("recovery"), recorded.get("training")
+    if recovery is not None and "name" in recovery:  # its settings are its own
+        recovery = None
     found: dict[str, Any] = {}
     for part in filter(None, (training, recovery)):
         if "optimizer" not in part["recipe"]:

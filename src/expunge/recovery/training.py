@@ -1,6 +1,6 @@
 """One training loop, for recovery and for retraining."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -61,7 +61,7 @@ class Training:
             )
         else:
             self.optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        self.model, self.steps, self.done = model, steps, 0
+        self.model = model
         self._parameters, self._max_norm = parameters, recipe.max_grad_norm
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, one_cycle(steps))
 
@@ -78,39 +78,28 @@ class Training:
         """Whether a backward pass gave any trained parameter a gradient."""
         return any(parameter.grad is not None for parameter in self._parameters)
 
-    def state(self) -> dict[str, Any]:
-        """Everything needed to go on."""
-        return {
-            "done": self.done,
-            "model": {name: tensor.clone() for name, tensor in self.model.state_dict().items()},
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"},
-        }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
-        self.done = state["done"]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict({"lr_lambdas": [None], **state["schedule"]})
+def training_steps(training: Training, batches: Iterator[Any], *, loss: Loss, steps: Iterable[int]) -> Iterator[int]:
+    """Plain minibatch training in place; yields the number of each step once it is done.
 
-
-def training_steps(training: Training, batches: Iterator[Any], *, loss: Loss) -> Iterator[int]:
-    """Plain minibatch training in place; yields the steps done so far.
+    Args:
+        training: the optimiser and its schedule.
+        batches: at least as many as steps.
+        loss: `loss(model, batch)` -> scalar tensor.
+        steps: numbers of the steps to do, e.g. a `Progress`.
 
     Raises:
         NonFinite: the loss is NaN or infinite.
         TypeError: the loss is no scalar tensor, or does not depend on a trained weight.
     """
-    for step in range(training.done, training.steps):
+    for step in steps:
         training.optimizer.zero_grad()
         backward(loss, training.model, next(batches))
         if not training.reached():
             raise TypeError("loss(model, batch) does not depend on any trained weight of the model it is given")
         training.update()
         training.schedule.step()
-        training.done = step + 1
-        yield step + 1
+        yield step
 
 
 def one_cycle(steps: int) -> Callable[[int], float]:

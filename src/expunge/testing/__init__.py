@@ -1,8 +1,8 @@
 """Contracts that anyone can run on a class of their own, as scikit-learn's `check_estimator`.
 
-They are for mechanisms, executors, unlearners and feature maps. `check_mechanism` needs no torch; the others load it on
-first use. All return nothing, or raise `ContractViolation` with the contract that is broken, the fields and the numbers.
-What they check, and why: docs/contracts.md.
+They are for mechanisms, executors, unlearners, recoveries and feature maps. `check_mechanism` needs no torch; the others
+load it on first use. All return nothing, or raise `ContractViolation` with the contract that is broken, the fields and the
+numbers. What they check, and why: docs/contracts.md.
 
 A contract that holds proves no theorem: it says that the numbers do not contradict one another, a known adversary, or
 the run. The derivation is still yours to give.
@@ -18,12 +18,16 @@ from expunge.testing.mechanisms import check_mechanism
 if TYPE_CHECKING:
     from expunge.testing.executors import check_executor
     from expunge.testing.feature_maps import check_feature_map
+    from expunge.testing.recoveries import check_recovery
     from expunge.testing.unlearners import check_unlearner
 
-__all__ = ["ContractViolation", "check_executor", "check_feature_map", "check_mechanism", "check_unlearner"]
+__all__ = [
+    "ContractViolation", "check_executor", "check_feature_map", "check_mechanism", "check_recovery", "check_unlearner",
+]  # fmt: skip
 
 _TORCH_BACKED = {
-    "check_executor": "executors", "check_feature_map": "feature_maps", "check_unlearner": "unlearners",
+    "check_executor": "executors", "check_feature_map": "feature_maps", "check_recovery": "recoveries",
+    "check_unlearner": "unlearners",
 }  # fmt: skip
 
 

@@ -1,39 +1,41 @@
-"""What is remembered, in memory only, of the trained weights: so that none are released, and none are a loss's teacher.
+"""What is remembered, in memory only, of the trained weights: so that none are released, and none are anything's teacher.
 
-The theorems let the gradient be any function of the iterate and the retained data. A function of the trained weights is
-another one in the world where the forgotten data never were: against its last steps nothing is proven.
+The theorems let the gradient be any function of the iterate and the retained data, and recovery any function of the
+certified weights and these data. A function of the trained weights, or of the statistics beside them, is another one in the
+world where the forgotten data never were: against it nothing is proven.
 """
 
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from expunge.errors import ModelRefused
 from expunge.fingerprint import tensors_held
 from expunge.record import digest_tensors, weights_tensors
-from expunge.training.tensors import digest_bytes, named_parameters
-from expunge.training.weights import FlatWeights
+from expunge.training.tensors import digest_bytes, named_buffers, named_parameters
 
-__all__ = ["STARTS", "Starts", "start_digests"]
+__all__ = ["STARTS", "Starts", "refuse_start", "start_digests"]
 
 _TELLING = 16  # coordinates; that so many noised ones equal the trained ones bit for bit does not happen
 _CAST = 1 << 22  # coordinates of which the digests in other types are kept, small tensors first
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def start_digests(weights: FlatWeights) -> dict[str, frozenset[str]]:
-    """Digests of the trained weights, the whole under "": for `issue` to refuse them as released ones; never written.
+def start_digests(model: nn.Module, *, public: Collection[str]) -> dict[str, frozenset[str]]:
+    """Digests of the trained weights and statistics, the whole under "": for `issue` to refuse them as released ones; never written.
 
     Tensors that two models may well have in common (short, or of one value) count in the whole only. Of small tensors the
     digests in other types are there too: a trained model in half precision is no other model.
+
+    Args:
+        model: the trained one, before anything was reset or clipped.
+        public: names of parameters and buffers that do not depend on the forgotten data.
     """
-    telling = {
-        name: p.detach() for name, p in named_parameters(weights.model)
-        if name in weights.names and p.numel() >= _TELLING and bool((p != p.reshape(-1)[0]).any())
-    }  # fmt: skip
-    tensors = weights_tensors(weights.model)
+    telling = {name: t for name, t in _telling(model) if name not in public and bool((t != t.reshape(-1)[0]).any())}
+    tensors = weights_tensors(model)
     found = {t.name: {t.digest.hex()} for t in tensors if t.name in telling}
     left = _CAST
     for name, p in sorted(telling.items(), key=lambda item: item[1].numel()):
@@ -59,31 +61,80 @@ class Starts:
         """What a model came from, as far as it is known here."""
         return self._starts.get(model, {})
 
-    def refuse(self, loss: object, model: nn.Module) -> None:
-        """Refuse a loss from which the weights are reached that a model came from.
+    def refuse(self, held: object, model: nn.Module, *, what: str) -> None:
+        """Refuse code from which the weights or statistics are reached that a model came from.
 
         Args:
-            loss: the caller's function, searched with closures, globals and attributes.
-            model: that the loss will be given; its own parameters are no teacher.
+            held: the caller's function or object, searched with closures, globals and attributes.
+            model: that it will be given; its own tensors are no teacher.
+            what: it is, e.g. "the loss".
 
         Raises:
-            ModelRefused: the message names the parameter.
+            ModelRefused: the message names the parameter or buffer.
         """
-        names = {digest: name for name, digests in self.start_of(model).items() if name for digest in digests}
-        if not names:
-            return
-        own = {id(parameter) for _, parameter in named_parameters(model)}
-        for tensor in tensors_held(loss):
-            plain = tensor.is_floating_point() and not tensor.is_meta and tensor.numel() >= _TELLING
-            if id(tensor) in own or not plain or tensor.is_sparse:
-                continue
-            name = names.get(digest_bytes(tensor))
-            if name is not None:
+        own = {id(tensor) for _, tensor in (*named_parameters(model), *named_buffers(model))}
+        refuse_start(held, self.start_of(model), what=what, own=own)
+
+    def refuse_outcome(self, model: nn.Module, *, what: str) -> None:
+        """Refuse a model that holds weights or statistics which it came from, wherever they were brought from.
+
+        Args:
+            model: after the run.
+            what: made it.
+
+        Raises:
+            ModelRefused: the message names both tensors.
+        """
+        names = _names(self.start_of(model))
+        for name, tensor in _telling(model) if names else ():
+            trained = names.get(digest_bytes(tensor))
+            if trained is not None:
                 raise ModelRefused(
-                    f"the loss holds the trained weights ('{name}'), as a teacher or by a name outside of it: its gradient would "
-                    "depend on the forgotten data in a way that no clip and no noise covers. Compute it from the model and the "
-                    "batch that it is given; a teacher must never have seen the forgotten data"
+                    f"{what} put '{trained}' of the model before unlearning into '{name}': it was not unlearned, and its release "
+                    "would tell of the forgotten data. Estimate statistics again on the retained rows"
                 )
+
+
+def refuse_start(held: object, start: Mapping[str, Collection[str]], *, what: str, own: Collection[int] = ()) -> None:
+    """Refuse code from which tensors of a start are reached, see `Starts.refuse`.
+
+    Args:
+        held: the caller's function or object.
+        start: from `start_digests`.
+        what: it is.
+        own: ids of tensors that are no fault.
+    """
+    names = _names(start)
+    for tensor in tensors_held(held) if names else ():
+        if id(tensor) in own or not _plain(tensor):
+            continue
+        name = names.get(digest_bytes(tensor))
+        if name is not None:
+            raise ModelRefused(
+                f"{what} holds the trained weights ('{name}'), as a teacher or by a name outside of it: its outcome would "
+                "depend on the forgotten data in a way that no clip and no noise covers. Compute it from the model and the "
+                "batch that it is given; a teacher must never have seen the forgotten data"
+            )
+
+
+def _names(start: Mapping[str, Collection[str]]) -> dict[str, str]:
+    return {digest: name for name, digests in start.items() if name for digest in digests}
+
+
+def _telling(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers that are long enough to be known again."""
+    for name, tensor in (*named_parameters(model), *named_buffers(model)):
+        if not is_lazy(tensor) and _plain(tensor):
+            yield name, tensor.detach()
+
+
+def _plain(tensor: Tensor) -> bool:
+    return (
+        tensor.is_floating_point()
+        and tensor.layout is torch.strided
+        and not tensor.is_meta
+        and tensor.numel() >= _TELLING
+    )
 
 
 STARTS = Starts()

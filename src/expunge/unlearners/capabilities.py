@@ -12,7 +12,7 @@ from torch import nn
 from expunge.accounting import Mechanism
 from expunge.data import Examples
 from expunge.heads import AnalyticHead, ConvexHead
-from expunge.recovery import Recipe
+from expunge.recovery import Recipe, Recovery
 from expunge.training.task import Task
 from expunge.training.unlearned import Unlearned
 from expunge.unlearners.certified import Executor
@@ -34,13 +34,8 @@ class Steps(Protocol):
         ...
 
     @property
-    def recipe(self) -> Recipe:
-        """Of recovery, and of the training that `learn` makes."""
-        ...
-
-    @property
-    def epochs(self) -> float:
-        """Of recovery."""
+    def recovers(self) -> Recovery:
+        """The recovery. Runs are stacked where it is `FineTuning`."""
         ...
 
     @property
@@ -51,11 +46,6 @@ class Steps(Protocol):
     @property
     def batch_size(self) -> int:
         """Of the steps."""
-        ...
-
-    @property
-    def rescale(self) -> bool:
-        """Whether recovery first rescales the layers."""
         ...
 
     def on_one_weight(self, mechanism: Mechanism) -> Mechanism:

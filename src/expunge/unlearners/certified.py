@@ -96,9 +96,9 @@ def run_executor(
     coverage = coverage_of(retain, forget)
     work = copied(model) if copy else model
     weights = FlatWeights(work, public=public, center=center, reset_buffers=buffers == "reset")
-    start = start_digests(weights)
+    start = start_digests(work, public=weights.public)
     STARTS.remember(work, start)
-    STARTS.refuse(loss, work)
+    STARTS.refuse(loss, work, what="the loss")
     reset_(weights.norms)
     start_clipped = _outside(weights.theta, mechanism.start_radius)
     if start_clipped:

@@ -10,23 +10,25 @@ from typing import Any, ClassVar, cast
 
 from torch import nn
 
-from expunge import _validate
 from expunge.accounting import Bound, Budget, Claim, Mechanism, Relation, calibrate, delta_at, guarantee
 from expunge.data import Batches, Examples
-from expunge.data.coverage import coverage_of
-from expunge.errors import ExpungeError, TaskError
+from expunge.data.coverage import coverage_of, rows_held
+from expunge.errors import ExpungeError, StillRetained, TaskError
+from expunge.fingerprint import tensors_held
 from expunge.record import RunRecord
-from expunge.recovery import Recipe
-from expunge.recovery.fine_tuning import recover
+from expunge.recovery import FineTuning, Recipe, Recovery
+from expunge.recovery.procedure import stated
+from expunge.recovery.verbs import recover
 from expunge.training.interruption import state_file
 from expunge.training.public_parts import keeping_public
+from expunge.training.starts import STARTS, refuse_start, start_digests
 from expunge.training.state import StateFile
 from expunge.training.task import Task
 from expunge.training.unlearned import Unlearned
-from expunge.training.weights import FlatWeights
+from expunge.training.weights import FlatWeights, public_names
 from expunge.unlearners.certified import Executor, run_executor
 from expunge.unlearners.costs import Costs
-from expunge.unlearners.options import option
+from expunge.unlearners.options import OPTIONS, option
 from expunge.unlearners.protocol import KEEPS_NOTHING, Quote
 from expunge.unlearners.recalled import EVERY_SETTING, Procedure, Recalled
 from expunge.unlearners.retrain import retrain
@@ -53,9 +55,9 @@ class Noisy(ABC):
         batch_size: examples a batch.
         rescale: whether recovery first brings each layer back to its initialisation scale.
         trained: a trained model to start from in place of the task's; set by `learn`.
-        training_epochs: of `learn`; by default as many as of recovery.
+        training_epochs: of `learn`; by default as many as of fine-tuning.
         finished: a finished mechanism, in place of one made from these options.
-        recovers: the whole recipe of recovery, in place of its learning rate, optimiser and batch size.
+        recovery: in place of the fine-tuning that the options describe; `learn` alone goes on reading them then.
     """
 
     name: ClassVar[str]
@@ -70,11 +72,13 @@ class Noisy(ABC):
     trained: nn.Module | None = None
     training_epochs: float | None = None
     finished: Mechanism | None = None
-    recovers: Recipe | None = None
+    recovery: Recovery | None = None
 
     def __post_init__(self) -> None:
-        _validate.positive(epochs=self.epochs)
-        self.recipe  # noqa: B018  names the field that is out of range
+        self.recovers  # noqa: B018  names the field that is out of range
+        if self.recovery is not None:
+            stated(self.recovery)
+            self._refuse_unread()
 
     @property
     @abstractmethod
@@ -86,11 +90,27 @@ class Noisy(ABC):
         """The mechanism with this noise; more of it never proves less."""
 
     @property
+    def recovers(self) -> Recovery:
+        """The recovery that follows the mechanism."""
+        if self.recovery is not None:
+            return self.recovery
+        return FineTuning(epochs=self.epochs, recipe=self.recipe, rescale=self.rescale)
+
+    @property
     def recipe(self) -> Recipe:
-        """Of recovery."""
-        if self.recovers is not None:
-            return self.recovers
+        """Of fine-tuning, and of the training that `learn` makes."""
+        if isinstance(self.recovery, FineTuning):
+            return self.recovery.recipe
         return Recipe(optimizer=cast("Any", self.optimizer), learning_rate=self.recovery_lr, batch_size=self.batch_size)
+
+    def _refuse_unread(self) -> None:
+        """Raise `ValueError` where an option was given that a recovery of its own leaves without effect."""
+        tuned = ("recovery_lr", "optimizer") if isinstance(self.recovery, FineTuning) else ()
+        for name in ("epochs", "rescale", *tuned):
+            if getattr(self, name) != OPTIONS[name].default:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} would do nothing: recovery={self.recovery!r:.200} has its settings in itself"
+                )
 
     def mechanism(self, task: Task, budget: Budget, relation: Relation) -> Mechanism:
         """With the least noise that meets the budget, where none was given."""
@@ -103,19 +123,29 @@ class Noisy(ABC):
     @property
     def learns_for(self) -> float:
         """Epochs of the training that `learn` makes."""
-        return self.epochs if self.training_epochs is None else self.training_epochs
+        if self.training_epochs is not None:
+            return self.training_epochs
+        return self.recovery.epochs if isinstance(self.recovery, FineTuning) else self.epochs
 
     @classmethod
     def recalled(cls, mechanism: Mechanism, procedure: Procedure) -> Recalled | None:
         """The unlearner of a finished mechanism; None where it is another one's."""
         if mechanism.name != cls.name:
             return None
-        recipe, own = procedure.recipe, procedure.batch_size
+        recipe, own, recovery, reads = procedure.recipe, procedure.batch_size, procedure.recovery, EVERY_SETTING
+        trains: dict[str, Any] = {}
+        if recovery is None:
+            recovery = FineTuning(epochs=procedure.epochs, recipe=recipe, rescale=procedure.rescale)
+        else:
+            trains, reads = (
+                {"recovery_lr": recipe.learning_rate, "optimizer": recipe.optimizer},
+                reads - {"epochs", "rescale"},
+            )
         unlearner = cls(
-            finished=mechanism, recovers=recipe, epochs=procedure.epochs, training_epochs=procedure.training_epochs,
-            rescale=procedure.rescale, batch_size=recipe.batch_size if own is None else own,
+            finished=mechanism, recovery=recovery, training_epochs=procedure.training_epochs,
+            batch_size=recipe.batch_size if own is None else own, **trains,
         )  # fmt: skip
-        return Recalled(unlearner=unlearner, reads=EVERY_SETTING)
+        return Recalled(unlearner=unlearner, reads=reads)
 
     def on_one_weight(self, mechanism: Mechanism) -> Mechanism:
         """The same mechanism: its steps treat every number of weights alike."""
@@ -148,10 +178,12 @@ class Noisy(ABC):
             return Quote(unlearner=self.name, applies=False, why=str(error))
         proven = guarantee(mechanism, delta=budget.delta, relation=relation)
         gap = delta_at(mechanism, 0.0)  # total variation: the most by which the chance of any event can differ
-        steps = mechanism.gradient_steps + round(self.epochs * costs.per_epoch(self.batch_size))
+        size = self.recovers.batch_size
+        after = self.recovers.total(costs.per_epoch(size))
+        seconds = mechanism.gradient_steps * costs.step(self.batch_size) + after * costs.step(size)
         return Quote(
-            unlearner=self.name, applies=proven.meets(budget), why=_words(proven, budget, gap),
-            claim=proven, steps=steps, seconds=steps * costs.step(self.batch_size), gap=gap,
+            unlearner=self.name, applies=proven.meets(budget), why=_words(proven, budget, gap), claim=proven,
+            steps=mechanism.gradient_steps + after, seconds=seconds, gap=gap,
             noise_to_weight=_noise_to_weight(mechanism, weights.sizes), reads=self.reads,
         )  # fmt: skip
 
@@ -160,20 +192,40 @@ class Noisy(ABC):
         Batches(task.retain, batch_size=self.batch_size, seed=0).per_epoch  # noqa: B018  raises where there is no length
         mechanism = self.mechanism(task, budget, relation)
         goes_on = run if isinstance(task.retain, Examples) else replace(run, folder=None)
-        done = self._certified(task, mechanism, goes_on)
+        start = self._refuse_void(task)
+        done = self._certified(task, mechanism, goes_on, start)
         if run.on_epoch is not None:
             run.on_epoch(0, done.model)
         released = recover(
-            done.model, task.retain, loss=task.loss, epochs=self.epochs, recipe=self.recipe, rescale=self.rescale,
-            public=task.public, state=goes_on.state("recovery"), generator=run.generator(2), on_epoch=run.on_epoch,
+            done.model, task.retain, loss=task.loss, recovery=self.recovers, public=task.public,
+            state=goes_on.state("recovery"), generator=run.generator(2), on_epoch=run.on_epoch,
         )  # fmt: skip
-        recovery = {"epochs": self.epochs, "rescale": self.rescale, "recipe": self.recipe.to_dict()}
-        record = replace(done.record, procedure={**done.record.procedure, "recovery": recovery})
+        record = replace(done.record, procedure={**done.record.procedure, "recovery": stated(self.recovers)})
         return replace(done, model=released, record=record, certified=done.model, told=(_TOLD,))
 
-    def _certified(self, task: Task, mechanism: Mechanism, run: Run) -> Unlearned:
+    def _refuse_void(self, task: Task) -> dict[str, frozenset[str]]:
+        """Refuse, before hours of work, a recovery that would void the certificate; returns the digests of the start.
+
+        Raises:
+            ModelRefused: it holds weights or statistics of the trained model.
+            StillRetained: it holds forgotten rows.
+        """
+        start = start_digests(self._start(task), public=public_names(self._start(task), task.public))
+        what = f"recovery '{self.recovers.name}'"
+        refuse_start(self.recovers, start, what=what)
+        rows = rows_held(tensors_held(self.recovers), task.forget)
+        if rows:
+            raise StillRetained(
+                f"{what} holds {rows} rows with the content of rows to forget: it must read retained rows alone"
+            )
+        return start
+
+    def _start(self, task: Task) -> nn.Module:
+        return task.model if self.trained is None else self.trained
+
+    def _certified(self, task: Task, mechanism: Mechanism, run: Run, start: dict[str, frozenset[str]]) -> Unlearned:
         """What the certificate speaks of; what an interrupted call finished is taken from its state file."""
-        model = task.model if self.trained is None else self.trained
+        model = self._start(task)
         settings = {
             "mechanism": {"name": mechanism.name} | asdict(cast("Any", mechanism)), "batch": self.batch_size, "public": list(task.public),
             "buffers": task.buffers,
@@ -182,7 +234,10 @@ class Noisy(ABC):
         kept = state_file(run.state("certified"), "certified", model, task.retain, settings, code=code)
         done = _finished(kept, model)
         if done is not None:  # the forget set may be another one by now
-            return replace(done, record=replace(done.record, coverage=coverage_of(task.retain, task.forget)))
+            STARTS.remember(done.model, start)
+            return replace(
+                done, record=replace(done.record, coverage=coverage_of(task.retain, task.forget), start=start)
+            )
         done = run_executor(
             model, task.retain, mechanism, self.executor, loss=task.loss, forget=task.forget, batch_size=self.batch_size,
             public=task.public, buffers=cast("Any", task.buffers), center=task.center, state=run.state("run"),

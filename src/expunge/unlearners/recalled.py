@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from expunge import _validate
-from expunge.recovery import Recipe
+from expunge.recovery import Recipe, Recovery
 from expunge.unlearners.protocol import Unlearner
 
 __all__ = ["EVERY_SETTING", "Procedure", "Recalled"]
@@ -20,11 +20,12 @@ class Procedure:
 
     Args:
         recipe: of recovery and of training alike.
-        epochs: of recovery.
+        epochs: of fine-tuning.
         training_epochs: of training.
-        rescale: whether recovery first rescales the layers.
+        rescale: whether fine-tuning first rescales the layers.
         batch_size: of the mechanism's steps; None for the recipe's.
         of_training: the settings of the training, as the record holds them; empty where it holds none.
+        recovery: in place of fine-tuning, which `epochs` and `rescale` are then not of.
     """
 
     recipe: Recipe = field(default_factory=Recipe)
@@ -33,6 +34,7 @@ class Procedure:
     rescale: bool = True
     batch_size: int | None = None
     of_training: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    recovery: Recovery | None = None
 
     def __post_init__(self) -> None:
         _validate.positive(epochs=self.epochs, training_epochs=self.training_epochs)

@@ -14,8 +14,8 @@ from expunge.data import Batches, Examples
 from expunge.data.coverage import coverage_of
 from expunge.errors import TaskError
 from expunge.randomness.generators import secret_generator
-from expunge.recovery.fine_tuning import train_
-from expunge.recovery.training import Recipe
+from expunge.recovery import FineTuning, Recipe
+from expunge.recovery.verbs import train_
 from expunge.training.loss import Loss
 from expunge.training.randomness import build
 from expunge.training.task import Task
@@ -59,10 +59,10 @@ def retrain(
     coverage = coverage_of(retain, forget)
     coins = generator if generator is not None else secret_generator()
     model = build(make_model, coins)
-    how = recipe or Recipe()
-    train_(model, retain, loss, epochs, how, coins, state, on_epoch, label="retrain", make_model=make_model)
+    how = FineTuning(epochs=epochs, recipe=recipe or Recipe())
+    train_(model, retain, loss, how, coins, state, on_epoch, label="retrain", make_model=make_model)
     record = noiseless_record(Retrain(), model, coverage=coverage)
-    return Unlearned(model, replace(record, procedure={"training": {"epochs": epochs, "recipe": how.to_dict()}}))
+    return Unlearned(model, replace(record, procedure={"training": {"epochs": epochs, "recipe": how.recipe.to_dict()}}))
 
 
 @dataclass(frozen=True, kw_only=True)

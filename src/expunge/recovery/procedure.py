@@ -1,0 +1,69 @@
+"""What a record states of a recovery: its public settings, as JSON."""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from math import isfinite
+from typing import Any, cast
+
+from torch import nn
+
+from expunge.record import weights_digest
+from expunge.recovery.fine_tuning import FineTuning
+from expunge.recovery.protocol import Recovery
+
+__all__ = ["stated"]
+
+
+def stated(recovery: Recovery) -> dict[str, Any]:
+    """The settings of a recovery for `RunRecord.procedure["recovery"]`.
+
+    Fine-tuning is stated as `{"epochs", "rescale", "recipe"}`; any other class, and any that derives from it, as `{"name",
+    "settings"}`. Settings inside of settings have names such as "recipe.momentum" and "layers.0"; a network, which is public
+    as all settings are, is stated by the digest of its weights.
+
+    Raises:
+        TypeError: it is no recovery, no frozen dataclass, or a setting is no number, text, bool, None or network.
+        ValueError: it has the name of fine-tuning, or a number is not finite.
+    """
+    if type(recovery) is FineTuning:
+        return {"epochs": recovery.epochs, "rescale": recovery.rescale, "recipe": recovery.recipe.to_dict()}
+    if not isinstance(recovery, Recovery) or isinstance(recovery, type):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"a recovery has name, reads, batch_size, total and steps, see expunge.recovery.Recovery; {recovery!r:.100} lacks some"
+        )
+    if not (is_dataclass(recovery) and cast("Any", recovery).__dataclass_params__.frozen):
+        raise TypeError(
+            f"recovery '{recovery.name}' must be a frozen dataclass: its fields are the settings that the record states"
+        )
+    if not isinstance(recovery.name, str) or not recovery.name or recovery.name == FineTuning.name:  # pyright: ignore
+        raise ValueError(
+            f"a recovery needs a name of its own, not {recovery.name!r}: the record would say what was not run"
+        )
+    settings: dict[str, Any] = {}
+    _flatten("", _held(recovery), settings, recovery.name)
+    return {"name": recovery.name, "settings": settings}
+
+
+def _held(value: Any) -> dict[str, Any]:
+    return {f.name: getattr(value, f.name) for f in fields(value)}
+
+
+def _flatten(name: str, value: Any, into: dict[str, Any], recovery: str) -> None:
+    if is_dataclass(value) and not isinstance(value, type):
+        value = _held(value)
+    if isinstance(value, tuple | list):
+        value = {str(k): part for k, part in enumerate(cast("list[Any]", value))}
+    if isinstance(value, Mapping):
+        for key, part in cast("Mapping[Any, Any]", value).items():
+            _flatten(f"{name}.{key}" if name else str(key), part, into, recovery)
+    elif isinstance(value, nn.Module):
+        into[name] = weights_digest(value)
+    elif value is None or isinstance(value, str | bool | int | float):
+        if isinstance(value, float) and not isfinite(value):
+            raise ValueError(f"recovery '{recovery}': the setting {name}={value} is not finite")
+        into[name] = value
+    else:
+        raise TypeError(
+            f"recovery '{recovery}': the setting {name} is a {type(value).__name__}, and the record states numbers, texts, "
+            "bools, None, tuples of them and public networks"
+        )

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 import expunge as ex
 from expunge.attacks import Arena, distances, membership, two_worlds
 from expunge.attacks.arena import Unlearner, fine_tuning, gradient_ascent, mechanism, nothing, retraining
-from expunge.replicates import Pictures
+from expunge.replicates import Rows
 
 DELTA = 1e-5
 # Learning rates of ascent that unlearn something and leave something: half of them does nothing, twice them ruins the model.
@@ -46,10 +46,10 @@ def digits(runs: int) -> Arena:
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    rows = Pictures((torch.as_tensor(data.data) / 16).float(), torch.as_tensor(data.target))
+    rows = Rows((torch.as_tensor(data.data) / 16).float(), torch.as_tensor(data.target))
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
     return Arena(
-        pictures=rows, retain=order[:1000], candidates=order[1000:1200], population=order[1200:], runs=runs,
+        data=rows, retain=order[:1000], candidates=order[1000:1200], population=order[1200:], runs=runs,
         make_model=lambda: nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)), loss=loss,
         recipe=ex.Recipe(learning_rate=0.4, weight_decay=0.0), epochs=60, recovery_epochs=5,
     )  # fmt: skip
@@ -58,10 +58,10 @@ def digits(runs: int) -> Arena:
 def handwriting(runs: int) -> Arena:
     """MNIST, 784-32-10, 4,000 rows retained, 400 attacked: few, so that they are learned by heart."""
     data = mnist()
-    rows = Pictures(data.train_x, data.train_y, mean=0.1307, std=0.3081)
+    rows = Rows(data.train_x, data.train_y, mean=0.1307, std=0.3081)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
     return Arena(
-        pictures=rows, retain=order[:4000], candidates=order[4000:4400], population=order[4400:5400], runs=runs,
+        data=rows, retain=order[:4000], candidates=order[4000:4400], population=order[4400:5400], runs=runs,
         make_model=lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10)), loss=loss,
         recipe=ex.Recipe(learning_rate=0.05, weight_decay=0.0), epochs=30, recovery_epochs=5,
     )  # fmt: skip

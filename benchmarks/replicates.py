@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expunge.replicates import Pictures, RunBatches, Stack, recover_runs, rotations
+from expunge.replicates import Rows, RunBatches, Stack, recover_runs, rotations
 
 BATCH, RETAINED = 128, 48_600
 
@@ -37,7 +37,7 @@ def loss(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
     return F.cross_entropy(model(batch[0]), batch[1])
 
 
-def pictures_of(device: str) -> tuple[Pictures, str]:
+def pictures_of(device: str) -> tuple[Rows, str]:
     """The 60,000 training pictures, or random ones of that shape where MNIST is absent, and which."""
     try:
         data = mnist()
@@ -46,10 +46,10 @@ def pictures_of(device: str) -> tuple[Pictures, str]:
         coins = torch.Generator().manual_seed(0)
         images = torch.randint(256, (60_000, 28, 28), dtype=torch.uint8, generator=coins)
         labels, name = torch.randint(10, (60_000,), generator=coins), "random pictures"
-    return Pictures(images, labels, tables=rotations((28, 28)), mean=0.1307, std=0.3081).to(device), name
+    return Rows(images, labels, tables=rotations((28, 28)), mean=0.1307, std=0.3081).to(device), name
 
 
-def together(pictures: Pictures, runs: int, steps: int) -> float:
+def together(pictures: Rows, runs: int, steps: int) -> float:
     """Seconds a step of `runs` runs."""
     coins = torch.Generator().manual_seed(1)
     rows = torch.stack([torch.randperm(len(pictures), generator=coins)[:RETAINED] for _ in range(runs)])
@@ -64,7 +64,7 @@ def together(pictures: Pictures, runs: int, steps: int) -> float:
     return (time.perf_counter() - begun) / steps
 
 
-def alone(pictures: Pictures, steps: int) -> float:
+def alone(pictures: Rows, steps: int) -> float:
     """Seconds a step of a plain loop over one model."""
     device = pictures.labels.device
     rows = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(1))[None, :RETAINED]

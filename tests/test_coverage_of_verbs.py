@@ -144,7 +144,7 @@ def task(**changes: Any) -> ex.Task:
     return ex.Task(**fields | changes)
 
 
-LANES = {
+OPTIONS = {
     "grid_ridge": {}, "measured_residual": {"regularization": 1e-2, "residual": 1e-8},
     "retrain": {"epochs": 1}, "output_perturbation": {"epochs": 1},
 }  # fmt: skip
@@ -152,24 +152,26 @@ LANES = {
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Take a task through a lane; the certificate."""
+    """Take a task through an unlearner; the certificate."""
 
-    def go(lane: str, made: ex.Task, settings: dict[str, Any] | None = None) -> ex.Certificate:
+    def go(name: str, made: ex.Task, settings: dict[str, Any] | None = None) -> ex.Certificate:
         monkeypatch.setattr("expunge.jobs.unlearning.load_task", lambda _: made)
-        chosen = LANES[lane] if settings is None else settings
-        run_unlearner("a:task", tmp_path / lane, unlearner(lane, chosen), Budget(epsilon=1.0, delta=1e-5))
-        return ex.Certificate.load(tmp_path / lane / "certificate.json")
+        chosen = OPTIONS[name] if settings is None else settings
+        run_unlearner("a:task", tmp_path / name, unlearner(name, chosen), Budget(epsilon=1.0, delta=1e-5))
+        return ex.Certificate.load(tmp_path / name / "certificate.json")
 
     return go
 
 
-@pytest.mark.parametrize("lane", LANES)
-def test_a_lane_refuses_a_task_whose_retained_data_hold_the_forget_set(lane: str, run: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_unlearner_refuses_a_task_whose_retained_data_hold_the_forget_set(
+    name: str, run: Any, tmp_path: Path
+) -> None:
     for retain in (ROWS, ex.Examples(X, Y)):
         with pytest.raises(StillRetained):
-            run(lane, task(retain=retain))
+            run(name, task(retain=retain))
     assert not list(tmp_path.iterdir())
-    certificate = run(lane, task())
+    certificate = run(name, task())
     assert certificate.record.coverage == "ids and content"
     ex.verify(certificate)
 
@@ -183,7 +185,7 @@ def test_a_forget_set_without_names_is_committed_to_by_its_content(run: Any, tmp
 
 
 @pytest.mark.parametrize(
-    ("lane", "settings", "foreign"),
+    ("name", "settings", "foreign"),
     [
         ("grid_ridge", {"epochs": 1}, "--epochs"),
         ("retrain", {"rescale": False}, "--rescale"),
@@ -192,18 +194,18 @@ def test_a_forget_set_without_names_is_committed_to_by_its_content(run: Any, tmp
         ("output_perturbation", {"steps": 3}, "--steps"),
     ],
 )
-def test_a_setting_that_a_lane_does_not_take_is_refused_by_name(
-    lane: str, settings: dict[str, Any], foreign: str, run: Any, tmp_path: Path
+def test_a_setting_that_an_unlearner_does_not_take_is_refused_by_name(
+    name: str, settings: dict[str, Any], foreign: str, run: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        ValueError, match=f"unlearner '{lane}' takes no {foreign}, which was given and would do nothing"
+        ValueError, match=f"unlearner '{name}' takes no {foreign}, which was given and would do nothing"
     ):
-        run(lane, task(), settings)
+        run(name, task(), settings)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("lane", "changes", "settings", "error", "reason"),
+    ("name", "changes", "settings", "error", "reason"),
     [
         ("retrain", {"make_model": None}, None, TaskError, "needs task.make_model"),
         ("output_perturbation", {}, {"epochs": -1}, ValueError, "epochs must be a finite number above 0"),
@@ -211,10 +213,10 @@ def test_a_setting_that_a_lane_does_not_take_is_refused_by_name(
     ],
 )
 def test_what_the_end_would_refuse_is_told_before_the_run(
-    lane: str, changes: dict[str, Any], settings: dict[str, Any] | None, error: type[Exception], reason: str, run: Any
+    name: str, changes: dict[str, Any], settings: dict[str, Any] | None, error: type[Exception], reason: str, run: Any
 ) -> None:
     with pytest.raises(error, match=reason):
-        run(lane, task(loss=never, **changes), settings)
+        run(name, task(loss=never, **changes), settings)
 
 
 class NoLength:

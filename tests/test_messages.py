@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import expunge as ex
-import lane_tasks
+import sample_tasks
 from expunge import _validate
 
 TENSOR = torch.arange(10_000.0).reshape(100, 100)
@@ -44,9 +44,9 @@ def test_a_long_value_is_one_short_line(value: object):
         lambda value: ex.OutputPerturbation(init_clip=value, noise_std=1.0),
         lambda value: ex.Budget(value, 1e-5),
         lambda value: ex.Recipe(batch_size=value),
-        lambda value: ex.unlearn(lane_tasks.task(), None, value),
-        lambda value: ex.unlearn(lane_tasks.make_model(), lane_tasks.everything(), value, loss=lane_tasks.loss),
-        lambda value: replace(lane_tasks.task(), loss=[value]),
+        lambda value: ex.unlearn(sample_tasks.task(), None, value),
+        lambda value: ex.unlearn(sample_tasks.make_model(), sample_tasks.everything(), value, loss=sample_tasks.loss),
+        lambda value: replace(sample_tasks.task(), loss=[value]),
         lambda value: ex.Examples(torch.zeros(2), ids=[value, value]),
         lambda value: ex.ConvexHead(regularization=value),
         lambda value: ex.compose([value], delta=1e-5),

@@ -133,7 +133,7 @@ def features_path(name: str, root: Path) -> Path:
 
 
 def from_hub(source: Source) -> Parts:
-    """Pictures and labels from the hub, or from parquet files on disk; colours come first, as in (n, 3, 32, 32).
+    """Rows and labels from the hub, or from parquet files on disk; colours come first, as in (n, 3, 32, 32).
 
     Raises:
         DataError: the library is not installed, the hub does not answer, or what it holds is not the set.
@@ -291,7 +291,7 @@ def _cifar10_file(where: Path, source: Source) -> Parts:
 
 
 def _strips(blob: np.ndarray, lens: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
-    """Pictures stacked vertically in strips, the strips one after the other: shape (n, h, w, 3)."""
+    """Rows stacked vertically in strips, the strips one after the other: shape (n, h, w, 3)."""
     if (lens <= 0).any() or lens.sum() != len(blob):
         raise DataError(f"{what} has {len(blob)} bytes, which are not the sum of its lens")
     count, height, width, _ = shape

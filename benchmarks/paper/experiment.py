@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import expunge as ex
 from data import DataSet
 from expunge.recovery import rescale_
-from expunge.replicates import Pictures, RunBatches, Stack, accuracy_runs, recover_runs, unlearn_runs
+from expunge.replicates import Rows, RunBatches, Stack, accuracy_runs, recover_runs, unlearn_runs
 
 __all__ = ["Experiment"]
 
@@ -50,8 +50,8 @@ class Experiment:
         self.compiled, self.autocast = compiled, autocast
         self.original_epochs = original_epochs or study.original_epochs
         tables = None if study.tables is None else study.tables(data.train_x.shape[1:])
-        self.train = Pictures(data.train_x, data.train_y, tables=tables, mean=data.mean, std=data.std).to(device)
-        self.test = Pictures(data.test_x, data.test_y, mean=data.mean, std=data.std).to(device)
+        self.train = Rows(data.train_x, data.train_y, tables=tables, mean=data.mean, std=data.std).to(device)
+        self.test = Rows(data.test_x, data.test_y, mean=data.mean, std=data.std).to(device)
         n = len(self.train)
         orders = [torch.randperm(n, generator=torch.Generator().manual_seed(seed)) for seed in self.seeds]
         held_out, forgotten = n // 10, (n - n // 10) // 10

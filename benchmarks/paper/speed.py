@@ -18,7 +18,7 @@ from rich.table import Table
 from run import environment
 from studies import STUDIES
 
-from expunge.replicates import Pictures, RunBatches, Stack, recover_runs
+from expunge.replicates import Rows, RunBatches, Stack, recover_runs
 
 RETAINED = 40_500
 WARM_UP = 5
@@ -64,7 +64,7 @@ def main() -> None:
     study, device = STUDIES["cifar10"], arguments.device
     data = study.data()
     tables = None if study.tables is None else study.tables(data.train_x.shape[1:])
-    pictures = Pictures(data.train_x, data.train_y, tables=tables, mean=data.mean, std=data.std).to(device)
+    pictures = Rows(data.train_x, data.train_y, tables=tables, mean=data.mean, std=data.std).to(device)
     batches = RunBatches(pictures, torch.arange(RETAINED)[None], batch_size=BATCH, seed=1)
     found = {"plain loop": seconds_an_epoch(plain_loop(batches, device), batches, arguments.steps)}
     for name, options in STACKS.items():

@@ -22,7 +22,7 @@ from expunge import (
 from expunge.attacks import Arena, Effort, audit_task, distances, membership
 from expunge.attacks.arena import fine_tuning, gradient_ascent, mechanism, nothing, retraining
 from expunge.errors import StateError, TaskError
-from expunge.replicates import Pictures
+from expunge.replicates import Rows
 from expunge.unlearners.noisy import Noisy
 from expunge.unlearners.recalled import Procedure
 from expunge.unlearners.table import recalled
@@ -48,7 +48,7 @@ def rows(n, seed=0):
 @pytest.fixture(scope="module")
 def arena():
     return Arena(
-        pictures=Pictures(*rows(120)), retain=torch.arange(40), candidates=torch.arange(40, 60),
+        data=Rows(*rows(120)), retain=torch.arange(40), candidates=torch.arange(40, 60),
         population=torch.arange(60, 120), runs=64, make_model=make_model, loss=loss, recipe=RECIPE, epochs=40,
         recovery_epochs=3,
     )  # fmt: skip
@@ -66,7 +66,7 @@ def test_each_candidate_is_in_by_a_fair_coin_of_its_own(arena):
 
 
 def test_candidates_that_were_in_are_known_better_than_those_that_were_out(arena, trained):
-    right = (arena.outputs(trained).argmax(-1) == arena.pictures.labels[arena.candidates]).double()
+    right = (arena.outputs(trained).argmax(-1) == arena.data.labels[arena.candidates]).double()
     assert right[arena.coins].mean() > right[~arena.coins].mean() + 0.2
 
 
@@ -116,7 +116,7 @@ def test_the_trained_models_are_left_as_they_were(arena, trained):
 def test_ascent_raises_the_loss_of_what_was_in(arena, trained):
     after = gradient_ascent(steps=20, learning_rate=20.0)(arena, trained.copy())
     right = [
-        (arena.outputs(stack).argmax(-1) == arena.pictures.labels[arena.candidates])[arena.coins].double().mean()
+        (arena.outputs(stack).argmax(-1) == arena.data.labels[arena.candidates])[arena.coins].double().mean()
         for stack in (trained, after)
     ]
     assert right[1] < right[0] - 0.2

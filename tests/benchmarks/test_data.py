@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from expunge.replicates import Pictures
+from expunge.replicates import Rows
 
 COUNTS = (5, 3)  # of the small sets here
 
@@ -472,7 +472,7 @@ def test_cifar10_has_sixty_thousand_pictures_with_the_means_of_their_channels(da
 
 @pytest.mark.parametrize(("name", "classes"), [("cifar10", 10), ("cifar100", 100)])
 def test_a_network_sees_the_features_as_the_file_defines_them(data, name, classes):
-    """That is (q - zero) * scale, to the rounding of float32, as `Pictures` computes it too."""
+    """That is (q - zero) * scale, to the rounding of float32, as `Rows` computes it too."""
     real(data, "features")
     found = data.features(name)
     assert (found.train_x.shape, found.test_x.shape) == ((50_000, 512), (10_000, 512))
@@ -480,7 +480,7 @@ def test_a_network_sees_the_features_as_the_file_defines_them(data, name, classe
     with np.load(data.features_path(name, data.folder())) as held:
         exact = (held["test_x"].astype(float) - held["zero"]) * held["scale"].astype(float)
         scale = held["scale"].astype(float)
-    batch, _ = Pictures(found.test_x, found.test_y, mean=found.mean, std=found.std).batch(torch.arange(10_000))
+    batch, _ = Rows(found.test_x, found.test_y, mean=found.mean, std=found.std).batch(torch.arange(10_000))
     for seen in (batch, (found.test_x / 255 - found.mean) / found.std):
         assert seen.dtype == torch.float32
         assert np.all(np.abs(seen.numpy() - exact) <= 255 * scale * 2.0**-22)

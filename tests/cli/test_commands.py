@@ -348,7 +348,7 @@ def test_an_exact_head_that_cannot_be_made_leaves_nothing(
     assert not list(folder.glob("none*"))
 
 
-def test_plan_compares_the_lanes_and_names_the_next_command(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_plan_compares_the_unlearners_and_names_the_next_command(folder: Path, monkeypatch: pytest.MonkeyPatch):
     def millisecond(work: Callable[[], object]) -> float:
         """So that the recommendation follows from how often a thing is done, not from who else is at work here."""
         work()

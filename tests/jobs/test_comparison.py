@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import expunge as ex
-import lane_tasks
+import sample_tasks
 from expunge.errors import TaskError
 from expunge.jobs import unlearning
 from expunge.report.comparisons import save_comparison
@@ -25,7 +25,7 @@ def right(model: nn.Module, rows: ex.Examples) -> float:
 
 
 def test_accuracy_is_that_of_a_loop_over_single_rows_of_examples_and_of_loaders():
-    task = lane_tasks.task()
+    task = sample_tasks.task()
     loader: Any = DataLoader(TensorDataset(*task.held_out.tensors), batch_size=7)
     expected = right(task.model, task.held_out)
     assert 0.1 < expected < 0.9
@@ -100,7 +100,7 @@ def test_a_task_that_cannot_be_measured_is_refused_before_it_is_run(monkeypatch:
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("it was run")
 
-    task = replace(lane_tasks.task(), held_out=[{"x": X}])
+    task = replace(sample_tasks.task(), held_out=[{"x": X}])
     monkeypatch.setattr(unlearning, "load_task", lambda _: task)
     monkeypatch.setattr(noisy, "run_executor", never)
     way = OutputPerturbation(init_clip=0.5, noise_std=4.0)
@@ -124,7 +124,7 @@ def norm(done: Any, task: ex.Task) -> float:
 def compared() -> ex.report.Comparison:
     ways = {"mine": keeps_all, "once": OutputPerturbation(init_clip=0.5, epochs=1), "head": "grid_ridge"}
     weight = ex.Metric(measure=norm, unit="norm", better="lower")
-    return ex.compare(lane_tasks.task(), unlearners=ways, metrics={"weight": weight}, seeds=2)
+    return ex.compare(sample_tasks.task(), unlearners=ways, metrics={"weight": weight}, seeds=2)
 
 
 def test_ways_are_compared_with_a_null_start_and_a_retraining_of_equal_steps(compared: Any) -> None:
@@ -144,7 +144,7 @@ def test_ways_are_compared_with_a_null_start_and_a_retraining_of_equal_steps(com
 
 
 def test_a_plain_function_that_does_nothing_leaves_what_the_trained_model_is(compared: Any) -> None:
-    task, mine = lane_tasks.task(), compared.curve("mine")
+    task, mine = sample_tasks.task(), compared.curve("mine")
     assert mine.held_out[0][-1] == accuracy(task.model, task.held_out)
     assert mine.metrics["weight"][0] == pytest.approx(norm(SimpleNamespace(model=task.model), task))
 
@@ -163,12 +163,12 @@ def test_a_comparison_is_json_csv_and_a_table_and_is_read_again(compared: Any, t
 
 
 def test_a_comparison_without_controls_runs_what_is_named_alone() -> None:
-    found = ex.compare(lane_tasks.task(), unlearners={"mine": keeps_all}, seeds=1, controls=False)
+    found = ex.compare(sample_tasks.task(), unlearners={"mine": keeps_all}, seeds=1, controls=False)
     assert [curve.name for curve in found.curves] == ["mine"]
     with pytest.raises(ValueError, match="unlearners must name at least one way"):
-        ex.compare(lane_tasks.task(), unlearners={})
+        ex.compare(sample_tasks.task(), unlearners={})
     with pytest.raises(TypeError, match="is no unlearner"):
-        ex.compare(lane_tasks.task(), unlearners={"x": 3})  # pyright: ignore
+        ex.compare(sample_tasks.task(), unlearners={"x": 3})  # pyright: ignore
 
 
 def test_every_seed_has_a_task_of_its_own_where_a_function_makes_them() -> None:
@@ -176,7 +176,7 @@ def test_every_seed_has_a_task_of_its_own_where_a_function_makes_them() -> None:
 
     def make(seed: int) -> ex.Task:
         seen.append(seed)
-        return lane_tasks.task()
+        return sample_tasks.task()
 
     ex.compare(make, unlearners={"mine": keeps_all}, seeds=3, controls=False)
     assert sorted(set(seen)) == [0, 1, 2]
@@ -185,9 +185,9 @@ def test_every_seed_has_a_task_of_its_own_where_a_function_makes_them() -> None:
 def test_learning_heads_and_traces_forget_what_they_have_learned() -> None:
     """The head of a comparison learned all rows first; it then answers as one that never saw the forgotten ones."""
     found = ex.compare(
-        lane_tasks.task(), unlearners={"head": "grid_ridge", "noisy": NoisyHead(regularization=1e-2, residual=1e-8)},
+        sample_tasks.task(), unlearners={"head": "grid_ridge", "noisy": NoisyHead(regularization=1e-2, residual=1e-8)},
         seeds=1, controls=False, budget=ex.Budget(epsilon=8.0, delta=1e-5),
     )  # fmt: skip
-    never = ex.unlearn(lane_tasks.task(), None, "grid_ridge")
-    assert found.curve("head").held_out[0][-1] == unlearning.released_accuracies(lane_tasks.task(), never)["held_out"]
+    never = ex.unlearn(sample_tasks.task(), None, "grid_ridge")
+    assert found.curve("head").held_out[0][-1] == unlearning.released_accuracies(sample_tasks.task(), never)["held_out"]
     assert found.curve("noisy").epsilon == pytest.approx(8.0, rel=1e-6)

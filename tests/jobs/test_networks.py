@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import expunge as ex
-import lane_tasks
+import sample_tasks
 from expunge.certificate import Certificate
 from expunge.errors import OutputError, StateError, TaskError
 from expunge.jobs import unlearning
@@ -36,7 +36,7 @@ def go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Run the task into `out`, interrupted after so many calls of its loss; says how many there were."""
 
     def run(after: int | None = None, *, resume: bool = False, way: Unlearner = WAY, **changes: Any) -> int:
-        task = replace(lane_tasks.task(), **changes)
+        task = replace(sample_tasks.task(), **changes)
         monkeypatch.setattr(unlearning, "load_task", lambda _: task)
         with interrupted(after) as counted:
             unlearning.run_unlearner("its:name", tmp_path / "out", way, BUDGET, resume=resume)
@@ -125,7 +125,7 @@ def test_a_retraining_goes_on_too(go, tmp_path: Path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_retraining_from_a_copy_of_the_trained_model_is_refused_before_it(go, tmp_path: Path, dtype: torch.dtype):
-    trained = lane_tasks.task().model
+    trained = sample_tasks.task().model
     with pytest.raises(TaskError, match=r"with the values that task\.model has"):
         go(way=Retraining(**TRAINING), model=trained, make_model=lambda: copy.deepcopy(trained).to(dtype))
     assert not (tmp_path / "out").exists()
@@ -137,7 +137,7 @@ def loader(rows: ex.Examples) -> DataLoader[Any]:
 
 @pytest.mark.parametrize("way", [WAY, Retraining(**TRAINING)])
 def test_loaders_of_batches_will_do(go, tmp_path: Path, way: Unlearner):
-    task = lane_tasks.task()
+    task = sample_tasks.task()
     parts = {name: loader(getattr(task, name)) for name in ("retain", "forget", "held_out")}
     go(way=way, **parts)
     ex.verify(tmp_path / "out" / "certificate.json", weights=tmp_path / "out" / "model.safetensors")
@@ -146,7 +146,7 @@ def test_loaders_of_batches_will_do(go, tmp_path: Path, way: Unlearner):
 def test_with_a_loader_nothing_is_kept_of_an_interrupted_call(go, tmp_path: Path):
     """Its order cannot be restored, and what is in it is not known."""
     with pytest.raises(KeyboardInterrupt):
-        go(9, retain=loader(lane_tasks.task().retain))
+        go(9, retain=loader(sample_tasks.task().retain))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -155,7 +155,7 @@ def test_an_interrupted_task_is_not_resumed_with_other_data(go, tmp_path: Path, 
     """As many rows, one of them another: the certificate would be about data that the run did not have."""
     with pytest.raises(KeyboardInterrupt):
         go(after)
-    x, y = (tensor.clone() for tensor in lane_tasks.task().retain.tensors)
+    x, y = (tensor.clone() for tensor in sample_tasks.task().retain.tensors)
     x[-1, 0] += 0.5
     with pytest.raises(StateError, match="another run"):
         go(resume=True, retain=ex.Examples(x, y))
@@ -185,7 +185,7 @@ def test_an_interrupted_recovery_is_not_resumed_with_other_public_parameters(go,
 
 
 def weighing(model: Any, batch: Any) -> Any:
-    return 2 * lane_tasks.loss(model, batch)
+    return 2 * sample_tasks.loss(model, batch)
 
 
 @pytest.mark.parametrize("after", [3, 9])
@@ -197,7 +197,7 @@ def test_an_interrupted_task_is_not_resumed_with_another_model_or_loss(
     with pytest.raises(KeyboardInterrupt):
         go(after)
     before = left(tmp_path)
-    other = {"model": lane_tasks.make_model(), "loss": weighing}[changed]
+    other = {"model": sample_tasks.make_model(), "loss": weighing}[changed]
     with pytest.raises(StateError, match=f"another run: {part} differs"):
         go(resume=True, **{changed: other})
     assert left(tmp_path) == before

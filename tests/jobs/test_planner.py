@@ -1,4 +1,4 @@
-"""The plan recommends the cheapest lane that meets the budget and keeps something, and says when there is none."""
+"""The plan recommends the cheapest unlearner that meets the budget and keeps something, and says when there is none."""
 
 import json
 from dataclasses import replace
@@ -85,8 +85,8 @@ def test_without_a_feature_map_it_says_that_nothing_beats_retraining(task):
     assert found.name == "retrain"
     assert "3 noisy methods are passed over: at this budget the noise leaves so little" in found.reason
     assert "Next time: train with a trace" in found.reason
-    for lane in ("grid_ridge", "measured_residual"):
-        assert "names no feature map" in found.quote(lane).why
+    for name in ("grid_ridge", "measured_residual"):
+        assert "names no feature map" in found.quote(name).why
 
 
 def test_the_convex_head_meets_the_budget_and_reads_the_retained_features(task):
@@ -208,8 +208,8 @@ def test_the_heads_are_as_wide_as_the_network_whatever_labels_are_forgotten(task
 
 def test_labels_beyond_the_networks_outputs_and_one_output_are_no_case_for_a_head(task):
     narrow = replace(task, model=nn.Linear(64, 4), loss=lambda m, b: m(b[0]).square().mean())
-    for lane in ("grid_ridge", "measured_residual"):
-        assert planned(narrow).quote(lane).why.startswith("the network has 4 outputs, and labels reach 9")
+    for name in ("grid_ridge", "measured_residual"):
+        assert planned(narrow).quote(name).why.startswith("the network has 4 outputs, and labels reach 9")
     one = replace(
         narrow, model=nn.Linear(64, 1),
         **{name: Examples(getattr(task, name).tensors[0], 0 * getattr(task, name).tensors[1]) for name in ("retain", "forget")},

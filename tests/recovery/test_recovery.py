@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import expunge as ex
-import lane_tasks
+import sample_tasks
 from expunge.attacks import Effort
 from expunge.errors import ModelRefused, RunError, StillRetained
 from expunge.recovery import FineTuning
@@ -37,7 +37,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 def test_a_recovery_of_fifteen_lines_is_planned_run_certified_and_compared(tmp_path: Path) -> None:
-    task = lane_tasks.task()
+    task = sample_tasks.task()
     quote = ex.plan(task, None, BUDGET, unlearners=[WAY]).quotes[0]
     assert quote.steps == 4 + 2 * (270 // 32)
     done = ex.unlearn(task, None, WAY, budget=BUDGET)
@@ -56,14 +56,14 @@ def test_without_one_fine_tuning_is_stated_as_ever() -> None:
     """And the object says the same as the options, bit for bit."""
     plain = GradientClipping(steps=4, epochs=1, batch_size=32)
     tuned = replace(plain, epochs=5, recovery=FineTuning(epochs=1, recipe=ex.Recipe(batch_size=32), rescale=True))
-    one, other = (ex.unlearn(lane_tasks.task(), None, way, seed=0) for way in (plain, tuned))
+    one, other = (ex.unlearn(sample_tasks.task(), None, way, seed=0) for way in (plain, tuned))
     assert same(one.model, other.model)
     stated = {"epochs": 1, "rescale": True, "recipe": ex.Recipe(batch_size=32).to_dict()}
     assert one.record.procedure["recovery"] == other.record.procedure["recovery"] == stated
 
 
 def test_recover_takes_a_recovery() -> None:
-    task = lane_tasks.task()
+    task = sample_tasks.task()
     coins = [torch.Generator().manual_seed(0) for _ in range(3)]
     how: dict[str, Any] = {"loss": task.loss}
     options = ex.recover(task.model, task.retain, epochs=1, generator=coins[0], **how)
@@ -80,7 +80,7 @@ def test_an_interrupted_recovery_of_anybodys_goes_on_bit_for_bit(
     recovery: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("expunge.training.state.SAVE_EVERY", 0.0)
-    way, task = replace(WAY, recovery=recovery), lane_tasks.task()
+    way, task = replace(WAY, recovery=recovery), sample_tasks.task()
     whole = way.forget(task, BUDGET, ex.Relation.RETRAINED, Run(seed=0))
     for after in (7, 5):  # calls of the mechanism's loss come first, those of recovery are not counted
         with pytest.raises(KeyboardInterrupt):
@@ -119,8 +119,8 @@ class Wide(LastLayer):
 
 
 def test_settings_inside_of_settings_are_stated_and_a_public_network_by_its_digest() -> None:
-    public = lane_tasks.make_model()
-    done = ex.unlearn(lane_tasks.task(), None, replace(WAY, recovery=Wide(teacher=public)))
+    public = sample_tasks.make_model()
+    done = ex.unlearn(sample_tasks.task(), None, replace(WAY, recovery=Wide(teacher=public)))
     told = done.record.procedure["recovery"]["settings"]
     assert told["recipe.momentum"] == 0.5
     assert (told["layers.0"], told["layers.1"], told["limit"]) == ("head", "body", -0.5)
@@ -180,8 +180,8 @@ def holding(thing: Any) -> Any:
 def with_norm(original: nn.Module | None = None) -> ex.Task:
     torch.manual_seed(0)
     model = original or nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
-    model(lane_tasks.everything().tensors[0])
-    return replace(lane_tasks.task(), model=model, buffers="reset")
+    model(sample_tasks.everything().tensors[0])
+    return replace(sample_tasks.task(), model=model, buffers="reset")
 
 
 WEIGHTS: dict[str, Callable[[nn.Module], Any]] = {
@@ -214,7 +214,7 @@ def test_a_recovery_that_holds_the_trained_model_is_refused_before_the_run(take:
 
 def test_a_public_network_and_retained_rows_may_be_held() -> None:
     task = with_norm()
-    own = [lane_tasks.make_model(), task.retain.take(range(20))]
+    own = [sample_tasks.make_model(), task.retain.take(range(20))]
     ex.unlearn(task, None, OutputPerturbation(noise_std=1.0, recovery=holding(own)))
 
 
@@ -229,7 +229,7 @@ ROWS: dict[str, Callable[[ex.Examples], Any]] = {
 
 @pytest.mark.parametrize("take", ROWS.values(), ids=ROWS.keys())
 def test_a_recovery_that_holds_forgotten_rows_is_refused(take: Any) -> None:
-    task = lane_tasks.task()
+    task = sample_tasks.task()
     for forget in (task.forget, list(task.forget.chunks(7))):
         with pytest.raises(
             StillRetained, match=r"recovery 'holding' holds \d+ rows with the content of rows to forget"
@@ -291,9 +291,9 @@ class Spoils(LastLayer):
 
 def test_an_outcome_that_is_not_finite_or_of_another_form_is_refused() -> None:
     with pytest.raises(ex.errors.NonFinite, match=r"recovery 'spoils' left NaN or infinity in '0\.bias'"):
-        ex.unlearn(lane_tasks.task(), None, replace(WAY, recovery=Spoils()))
+        ex.unlearn(sample_tasks.task(), None, replace(WAY, recovery=Spoils()))
     with pytest.raises(RunError, match=r"recovery 'spoils' changed '0\.bias' from .*float32.* to .*float64"):
-        ex.unlearn(lane_tasks.task(), None, replace(WAY, recovery=Spoils(how="dtype")))
+        ex.unlearn(sample_tasks.task(), None, replace(WAY, recovery=Spoils(how="dtype")))
 
 
 # Audits
@@ -301,7 +301,7 @@ def test_an_outcome_that_is_not_finite_or_of_another_form_is_refused() -> None:
 
 def test_an_audit_of_a_certificate_is_given_its_recovery_or_refuses(tmp_path: Path) -> None:
     """Never pretends that it was fine-tuning."""
-    task = lane_tasks.task()
+    task = sample_tasks.task()
     ex.unlearn(task, None, replace(WAY, batch_size=64), budget=BUDGET).save(tmp_path / "out")
     path = tmp_path / "out" / "certificate.json"
     assert json.loads(path.read_text())["run"]["procedure"]["recovery"]["name"] == "last_layer"

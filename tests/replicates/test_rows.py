@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from expunge.replicates import Pictures, RunBatches, crops, rotations
+from expunge.replicates import Rows, RunBatches, crops, rotations
 from expunge.replicates import rows as pictures
 
 COINS = torch.Generator().manual_seed(0)
@@ -64,7 +64,7 @@ def test_crops_are_those_of_a_black_frame():
 @pytest.mark.parametrize("images", [GREY, COLOUR], ids=["grey", "colour"])
 def test_both_ways_to_augment_give_the_same_pictures(images):
     """The one for accelerators and the one for the CPU."""
-    data = Pictures(images, LABELS, tables=crops(images.shape[1:], padding=1))
+    data = Rows(images, LABELS, tables=crops(images.shape[1:], padding=1))
     index = torch.randint(40, (300,), generator=COINS)
     ways = torch.randint(18, (300,), generator=COINS)
     fast = pictures._way_by_way(data._rows, index, data._tables, ways)
@@ -74,7 +74,7 @@ def test_both_ways_to_augment_give_the_same_pictures(images):
 
 
 def test_a_batch_is_normalised_and_shaped_as_asked():
-    data = Pictures(COLOUR, LABELS, mean=0.5, std=0.25)
+    data = Rows(COLOUR, LABELS, mean=0.5, std=0.25)
     index = torch.tensor([[3, 1], [0, 39]])
     x, y = data.batch(index)
     assert x.shape == (2, 2, 3, 8, 8)
@@ -86,7 +86,7 @@ def test_a_batch_is_normalised_and_shaped_as_asked():
 def test_every_run_sees_each_of_its_rows_once_an_epoch(ahead, monkeypatch):
     monkeypatch.setattr(pictures, "_AHEAD", ahead)
     rows = torch.stack([torch.arange(0, 12), torch.arange(20, 32)])
-    stream = RunBatches(Pictures(GREY, LABELS), rows, batch_size=4, seed=1)
+    stream = RunBatches(Rows(GREY, LABELS), rows, batch_size=4, seed=1)
     assert stream.per_epoch == 3
     batches = iter(stream)
     epochs = [torch.cat([next(batches)[1] for _ in range(3)], dim=1) for _ in range(2)]
@@ -97,7 +97,7 @@ def test_every_run_sees_each_of_its_rows_once_an_epoch(ahead, monkeypatch):
 
 
 def test_pictures_and_labels_stay_together_under_augmentation():
-    data = Pictures(GREY, LABELS, tables=rotations((9, 8), degrees=0.0, angles=1))
+    data = Rows(GREY, LABELS, tables=rotations((9, 8), degrees=0.0, angles=1))
     stream = iter(RunBatches(data, torch.arange(40)[None], batch_size=8, seed=1))
     for _ in range(10):
         x, y = next(stream)
@@ -107,7 +107,7 @@ def test_pictures_and_labels_stay_together_under_augmentation():
 
 
 def test_the_same_seed_gives_the_same_batches():
-    data, rows = Pictures(GREY, LABELS, tables=rotations((9, 8))), torch.arange(40)[None]
+    data, rows = Rows(GREY, LABELS, tables=rotations((9, 8))), torch.arange(40)[None]
     streams = [iter(RunBatches(data, rows, batch_size=8, seed=s)) for s in (1, 1, 2)]
     first, again, other = (next(s)[0] for s in streams)
     assert torch.equal(first, again)
@@ -117,20 +117,20 @@ def test_the_same_seed_gives_the_same_batches():
 def test_a_mean_and_deviation_for_each_channel_normalise_as_torchvision_does():
     mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.25, 0.2]).view(3, 1, 1)
     index = torch.tensor([[3, 5], [0, 39]])
-    x, _ = Pictures(COLOUR, LABELS, mean=mean, std=std).batch(index)
+    x, _ = Rows(COLOUR, LABELS, mean=mean, std=std).batch(index)
     torch.testing.assert_close(x, (COLOUR[index] / 255 - mean) / std, rtol=1e-5, atol=1e-6)
 
 
 def test_rows_of_quantised_features_come_back_as_what_they_stand_for():
     coins = torch.Generator().manual_seed(2)
     quantised, scale = torch.randint(256, (40, 6), dtype=torch.uint8, generator=coins), torch.rand(6, generator=coins)
-    features = Pictures(quantised, LABELS, mean=128 / 255, std=1 / (255 * scale))
+    features = Rows(quantised, LABELS, mean=128 / 255, std=1 / (255 * scale))
     torch.testing.assert_close(features.batch(LABELS)[0], (quantised.float() - 128) * scale, rtol=1e-5, atol=1e-6)
 
 
 def test_rows_of_floats_are_taken_as_they_are_and_augmented_alike():
     tables = crops((9, 8), padding=1)
-    as_bytes, as_floats = Pictures(GREY, LABELS, tables=tables), Pictures(GREY / 255, LABELS, tables=tables)
+    as_bytes, as_floats = Rows(GREY, LABELS, tables=tables), Rows(GREY / 255, LABELS, tables=tables)
     index = torch.arange(40)
     assert torch.equal(as_floats.batch(index)[0], GREY / 255)
     one, other = (p.batch(index, generator=torch.Generator().manual_seed(5))[0] for p in (as_bytes, as_floats))
@@ -140,21 +140,21 @@ def test_rows_of_floats_are_taken_as_they_are_and_augmented_alike():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Pictures(GREY.double(), LABELS), TypeError, "uint8 or float32"),
-        (lambda: Pictures(GREY, LABELS[:3]), ValueError, "do not agree"),
-        (lambda: Pictures(GREY, LABELS, tables=rotations((8, 8))), ValueError, r"tables must have shape \(ways, 72\)"),
-        (lambda: Pictures(GREY, LABELS, std=0.0), ValueError, "std"),
+        (lambda: Rows(GREY.double(), LABELS), TypeError, "uint8 or float32"),
+        (lambda: Rows(GREY, LABELS[:3]), ValueError, "do not agree"),
+        (lambda: Rows(GREY, LABELS, tables=rotations((8, 8))), ValueError, r"tables must have shape \(ways, 72\)"),
+        (lambda: Rows(GREY, LABELS, std=0.0), ValueError, "std"),
         (
-            lambda: Pictures(COLOUR, LABELS, std=torch.tensor([1.0, -1.0, 1.0]).view(3, 1, 1)),
+            lambda: Rows(COLOUR, LABELS, std=torch.tensor([1.0, -1.0, 1.0]).view(3, 1, 1)),
             ValueError,
             "std must be pos",
         ),
-        (lambda: Pictures(COLOUR, LABELS, mean=torch.zeros(3)), ValueError, r"mean must .* shape \(3, 8, 8\)"),
-        (lambda: Pictures(COLOUR, LABELS, mean=torch.zeros(40, 3, 8, 8)), ValueError, "mean must"),
-        (lambda: Pictures(GREY, LABELS, mean=float("nan")), ValueError, "mean must be finite"),
-        (lambda: Pictures(LABELS.byte(), LABELS), ValueError, "do not agree"),
-        (lambda: RunBatches(Pictures(GREY, LABELS), LABELS, batch_size=4, seed=0), ValueError, "rows must have"),
-        (lambda: RunBatches(Pictures(GREY, LABELS), LABELS[None], batch_size=41, seed=0), ValueError, "batch_size=41"),
+        (lambda: Rows(COLOUR, LABELS, mean=torch.zeros(3)), ValueError, r"mean must .* shape \(3, 8, 8\)"),
+        (lambda: Rows(COLOUR, LABELS, mean=torch.zeros(40, 3, 8, 8)), ValueError, "mean must"),
+        (lambda: Rows(GREY, LABELS, mean=float("nan")), ValueError, "mean must be finite"),
+        (lambda: Rows(LABELS.byte(), LABELS), ValueError, "do not agree"),
+        (lambda: RunBatches(Rows(GREY, LABELS), LABELS, batch_size=4, seed=0), ValueError, "rows must have"),
+        (lambda: RunBatches(Rows(GREY, LABELS), LABELS[None], batch_size=41, seed=0), ValueError, "batch_size=41"),
         (lambda: rotations((8, 8), angles=0), ValueError, "angles"),
         (lambda: crops((8, 8), padding=-1), ValueError, "padding"),
     ],

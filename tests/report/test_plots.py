@@ -31,7 +31,7 @@ def shown(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_lanes_name_is_shown_as_it_is(name: str) -> None:
+def test_a_curves_name_is_shown_as_it_is(name: str) -> None:
     comparison = Comparison(title="t", epsilon=1.0, delta=1e-5, seeds=1, epochs=1, curves=[curve(name)], environment={})
     assert shown(name) in plots.accuracy_curves(comparison)
 

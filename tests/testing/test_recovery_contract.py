@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import expunge as ex
-import lane_tasks
+import sample_tasks
 from expunge.recovery import FineTuning
 from expunge.testing import ContractViolation, check_recovery
 from recovery.recoveries_of_mine import Averaged, LastLayer
@@ -26,7 +26,7 @@ def test_a_recovery_keeps_its_contract(recovery: Any) -> None:
 
 
 def test_the_contract_is_held_on_a_task_of_ones_own() -> None:
-    check_recovery(LastLayer(epochs=1), lane_tasks.task())
+    check_recovery(LastLayer(epochs=1), sample_tasks.task())
 
 
 ROWS = torch.randn(32, 8), torch.zeros(32, dtype=torch.long)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import expunge as ex
-import lane_tasks
+import sample_tasks
 from expunge.errors import RunError
 from expunge.testing import ContractViolation, check_unlearner
 from expunge.trace import train_traced
@@ -29,21 +29,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "replay"])
 def test_every_unlearner_of_the_table_keeps_its_contract(name: str) -> None:
-    check_unlearner(made(name, OPTIONS[name]), lane_tasks.task(), budget=BUDGET)
+    check_unlearner(made(name, OPTIONS[name]), sample_tasks.task(), budget=BUDGET)
 
 
 def test_a_replay_releases_what_it_quoted(tmp_path: Any) -> None:
     """It changes its trace, so that it cannot be run twice: the parts of the contract one by one."""
-    late = dict.fromkeys(lane_tasks.everything().ids[:40], 2)
+    late = dict.fromkeys(sample_tasks.everything().ids[:40], 2)
     trace = train_traced(
-        lane_tasks.make_model, lane_tasks.everything(), loss=lane_tasks.loss, epochs=3, steps_per_epoch=4,
-        folder=tmp_path / "trace", first_epochs=late, checkpoints=[8], recipe=lane_tasks.RECIPE,
+        sample_tasks.make_model, sample_tasks.everything(), loss=sample_tasks.loss, epochs=3, steps_per_epoch=4,
+        folder=tmp_path / "trace", first_epochs=late, checkpoints=[8], recipe=sample_tasks.RECIPE,
     )  # fmt: skip
     way = replace(made("replay", {}), traced=trace)
-    quote = ex.plan(lane_tasks.task(), None, BUDGET, unlearners=[way]).quote("replay")
-    done = ex.unlearn(lane_tasks.task(), None, way)
+    quote = ex.plan(sample_tasks.task(), None, BUDGET, unlearners=[way]).quote("replay")
+    done = ex.unlearn(sample_tasks.task(), None, way)
     assert quote.steps == done.notes["replayed"]["steps"] == 4
-    assert len(done.predict(lane_tasks.task().held_out)) == 100
+    assert len(done.predict(sample_tasks.task().held_out)) == 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +72,10 @@ class Refit:
 
 
 def test_somebodys_own_class_is_planned_run_and_certified_without_an_edit(tmp_path: Any) -> None:
-    check_unlearner(Refit(), lane_tasks.task())
-    found = ex.plan(lane_tasks.task(), None, BUDGET, unlearners=[Refit()])
+    check_unlearner(Refit(), sample_tasks.task())
+    found = ex.plan(sample_tasks.task(), None, BUDGET, unlearners=[Refit()])
     assert found.recommended == Refit()
-    done = ex.unlearn(lane_tasks.task(), None, Refit())
+    done = ex.unlearn(sample_tasks.task(), None, Refit())
     done.save(tmp_path / "out")
     ex.verify(tmp_path / "out" / "certificate.json", weights=tmp_path / "out" / "model.safetensors")
 
@@ -92,7 +92,7 @@ class Boastful(Refit):
 
 @pytest.mark.parametrize("claim", [None, ex.guarantee(Unproven(), delta=1e-5)], ids=["no claim", "of kind none"])
 def test_a_quote_that_bounds_nothing_is_not_recommended_whatever_it_says(claim: Any) -> None:
-    found = ex.plan(lane_tasks.task(), None, ex.Budget(1e9, 0.99), unlearners=[Boastful(claim=claim)])
+    found = ex.plan(sample_tasks.task(), None, ex.Budget(1e9, 0.99), unlearners=[Boastful(claim=claim)])
     quoted = found.to_dict()["quotes"][0]
     assert found.recommended is None
     assert (quoted["kind"], quoted["epsilon"], quoted["delta"]) == ("none", None, None)
@@ -135,7 +135,7 @@ class Broken(Refit):
     ],
 )  # fmt: skip
 def test_a_broken_promise_is_named(fault: str, contract: str) -> None:
-    task = replace(lane_tasks.task(), model=nn.Sequential(*lane_tasks.make_model().children()))
+    task = replace(sample_tasks.task(), model=nn.Sequential(*sample_tasks.make_model().children()))
     with pytest.raises(ContractViolation, match=contract):
         check_unlearner(Broken(fault=fault), task)
 
@@ -144,12 +144,12 @@ def test_a_plain_function_runs_and_is_certified_by_nobody(tmp_path: Any) -> None
     def nothing(model: nn.Module, retain: Any, forget: Any) -> None:
         """Keep the trained weights."""
 
-    done = ex.unlearn(lane_tasks.task(), None, nothing)
-    assert torch.equal(done.model[0].weight, lane_tasks.task().model[0].weight)
+    done = ex.unlearn(sample_tasks.task(), None, nothing)
+    assert torch.equal(done.model[0].weight, sample_tasks.task().model[0].weight)
     with pytest.raises(RunError, match="nothing is proven, epsilon=1 was asked"):
         done.save(tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert not ex.plan(lane_tasks.task(), None, BUDGET, unlearners=[Plain(nothing)]).quotes[0].applies
+    assert not ex.plan(sample_tasks.task(), None, BUDGET, unlearners=[Plain(nothing)]).quotes[0].applies
 
 
 def test_a_mechanism_with_its_own_executor_runs_and_gets_no_certificate(tmp_path: Any) -> None:
@@ -161,21 +161,21 @@ def test_a_mechanism_with_its_own_executor_runs_and_gets_no_certificate(tmp_path
         noise.add_(theta, released=True)
         yield from ()
 
-    done = ex.unlearn(lane_tasks.task(), None, (Mine(init_clip=0.5, noise_std=4.0), steps))
+    done = ex.unlearn(sample_tasks.task(), None, (Mine(init_clip=0.5, noise_std=4.0), steps))
     assert done.record.mechanism.name == "mine"
     with pytest.raises(RunError, match="Mine is not in the table of mechanisms"):
         done.save(tmp_path / "out")
 
 
 def test_without_an_unlearner_the_recommended_one_runs() -> None:
-    done = ex.unlearn(lane_tasks.task())
+    done = ex.unlearn(sample_tasks.task())
     assert done.notes["unlearner"] in {"grid_ridge", "measured_residual"}
     with pytest.raises(RunError, match="nothing is run: No way to unlearn applies"):
-        ex.unlearn(lane_tasks.hopeless())
+        ex.unlearn(sample_tasks.hopeless())
 
 
 def test_a_request_names_the_rows_that_leave() -> None:
-    task, names = lane_tasks.task(), lane_tasks.everything().ids[50:60]
+    task, names = sample_tasks.task(), sample_tasks.everything().ids[50:60]
     done = ex.unlearn(task, ex.Request.rows(names), "grid_ridge")
     assert done.notes["rows"] == 290
     with pytest.raises(ValueError, match="unknown ids"):
@@ -193,7 +193,7 @@ def test_a_theorem_of_the_table_is_not_put_on_steps_of_somebodys_own() -> None:
 
     proven = ex.OutputPerturbation(init_clip=0.5, noise_std=4.0)
     with pytest.raises(RunError, match="other steps were given"):
-        ex.unlearn(lane_tasks.task(), None, (proven, silent))
+        ex.unlearn(sample_tasks.task(), None, (proven, silent))
 
     @dataclass(frozen=True, kw_only=True)
     class Silent(Noisy):
@@ -207,25 +207,25 @@ def test_a_theorem_of_the_table_is_not_put_on_steps_of_somebodys_own() -> None:
             return proven
 
     with pytest.raises(RunError, match="other steps were given"):
-        ex.unlearn(lane_tasks.task(), None, Silent(noise_std=4.0))
+        ex.unlearn(sample_tasks.task(), None, Silent(noise_std=4.0))
 
 
 def test_noise_of_a_seed_is_not_released(tmp_path: Any) -> None:
-    done = ex.unlearn(lane_tasks.task(), None, made("output_perturbation", {"epochs": 1}), seed=0)
+    done = ex.unlearn(sample_tasks.task(), None, made("output_perturbation", {"epochs": 1}), seed=0)
     with pytest.raises(RunError, match="the noise of this run follows from seed="):
         done.save(tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    ex.unlearn(lane_tasks.task(), None, made("retrain", {"epochs": 1}), seed=0).save(tmp_path / "exact")
+    ex.unlearn(sample_tasks.task(), None, made("retrain", {"epochs": 1}), seed=0).save(tmp_path / "exact")
 
 
 def test_a_contract_on_a_task_that_the_unlearner_does_not_take_is_no_pass() -> None:
     with pytest.raises(ContractViolation, match="applies to the task of the test: nothing would be tested"):
-        check_unlearner(made("grid_ridge", {}), lane_tasks.without_features())
+        check_unlearner(made("grid_ridge", {}), sample_tasks.without_features())
 
 
 def test_private_training_is_no_cheap_retraining_and_costs_nothing_once_it_is_done() -> None:
     """It keeps nothing of the model at hand: 5 noisy steps are not recommended over a retraining of thousands."""
-    one = replace(lane_tasks.without_features(), forget=lane_tasks.everything().take([0]))
+    one = replace(sample_tasks.without_features(), forget=sample_tasks.everything().take([0]))
     private = made("dp_training", {"private_steps": 5})
     found = ex.plan(one, None, BUDGET, unlearners=[private, Retraining(epochs=1000)])
     assert found.quote("dp_training").applies

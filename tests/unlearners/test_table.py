@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import expunge as ex
-import lane_tasks
+import sample_tasks
 from expunge.accounting import MECHANISMS
 from expunge.jobs.unlearning import run_unlearner
 from expunge.unlearners.grid_ridge import ExactHead
@@ -40,8 +40,8 @@ def test_an_option_is_refused_under_the_present_name():
 
 def test_a_head_that_was_left_under_the_earlier_name_forgets_the_next_rows(tmp_path: Path):
     budget = ex.Budget(epsilon=1.0, delta=1e-5)
-    run_unlearner("lane_tasks:task", tmp_path / "first", made("exact_ridge", {}), budget)
-    task = lane_tasks.later()
+    run_unlearner("sample_tasks:task", tmp_path / "first", made("exact_ridge", {}), budget)
+    task = sample_tasks.later()
     done = ex.unlearn(task, None, ExactHead(head=tmp_path / "first"))
     never = ex.unlearn(task, None, "grid_ridge")
     assert all(a.equal(b) for a, b in zip(done.model.parameters(), never.model.parameters(), strict=True))

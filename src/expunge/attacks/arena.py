@@ -14,7 +14,7 @@ from expunge import _validate
 from expunge.accounting import Mechanism
 from expunge.audit.membership import logit_confidence_from_logits
 from expunge.recovery import Recipe, rescale_
-from expunge.replicates import Pictures, RunBatches, Stack, recover_runs, unlearn_runs
+from expunge.replicates import Rows, RunBatches, Stack, recover_runs, unlearn_runs
 from expunge.replicates.stack import Loss
 from expunge.unlearners.certified import Executor
 
@@ -32,7 +32,7 @@ class Arena:
     place is taken by a retained row where it is out, so that all runs train on equally many rows.
 
     Args:
-        pictures: all rows, of any kind.
+        data: all rows, of any kind.
         retain: rows that every run keeps, shape (n,), at least as many as candidates.
         candidates: rows whose membership is attacked, shape (m,).
         population: rows that no run sees.
@@ -45,7 +45,7 @@ class Arena:
         seed: of coins, initialisation, batches and noise.
     """
 
-    pictures: Pictures
+    data: Rows
     retain: Tensor
     candidates: Tensor
     population: Tensor
@@ -76,7 +76,7 @@ class Arena:
 
     def generator(self, purpose: int) -> torch.Generator:
         """A generator of its own for each purpose, on the device of the data."""
-        return torch.Generator(self.pictures.labels.device).manual_seed(self.seed * 1000 + purpose)
+        return torch.Generator(self.data.labels.device).manual_seed(self.seed * 1000 + purpose)
 
     def trained(self) -> Stack:
         """Models trained on the retained rows and the candidates that are in."""
@@ -95,14 +95,14 @@ class Arena:
     def fresh(self, purpose: int) -> Stack:
         """Freshly initialised models."""
         first = self.seed * 1_000_000 + purpose * 10_000
-        return Stack.fresh(self.make_model, range(first, first + self.runs)).to(self.pictures.labels.device)
+        return Stack.fresh(self.make_model, range(first, first + self.runs)).to(self.data.labels.device)
 
     def train(
         self, stack: Stack, rows: Tensor, epochs: float, *, purpose: int, learning_rate: float | None = None
     ) -> None:
         """Train in place on rows of shape (runs, n)."""
         recipe = self.recipe
-        batches = RunBatches(self.pictures, rows, batch_size=recipe.batch_size, seed=self.seed * 1000 + purpose)
+        batches = RunBatches(self.data, rows, batch_size=recipe.batch_size, seed=self.seed * 1000 + purpose)
         recover_runs(
             stack, batches, loss=self.loss, steps=max(1, round(epochs * batches.per_epoch)), optimizer=recipe.optimizer,
             learning_rate=learning_rate or recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
@@ -111,11 +111,11 @@ class Arena:
     def outputs(self, stack: Stack, rows: Tensor | None = None) -> Tensor:
         """What every model says of the candidates, or of other rows: shape (runs, n, classes)."""
         index = self.candidates if rows is None else rows
-        return stack.outputs(self.pictures.batch(index)[0])
+        return stack.outputs(self.data.batch(index)[0])
 
     def confidences(self, stack: Stack) -> NDArray[np.float64]:
         """Logit confidence of every model in the true labels of the candidates, shape (runs, m)."""
-        labels = self.pictures.labels[self.candidates].cpu().numpy()
+        labels = self.data.labels[self.candidates].cpu().numpy()
         logits = self.outputs(stack).double().cpu().numpy()
         return np.stack([logit_confidence_from_logits(one, labels) for one in logits])
 
@@ -145,10 +145,10 @@ def mechanism(
     def run(arena: Arena, stack: Stack) -> Stack:
         rows = arena.retain.expand(arena.runs, -1)
         size = arena.recipe.batch_size if batch_size is None else batch_size
-        batches = RunBatches(arena.pictures, rows, batch_size=size, seed=arena.seed * 1000 + 6)
+        batches = RunBatches(arena.data, rows, batch_size=size, seed=arena.seed * 1000 + 6)
         unlearn_runs(stack, batches, of, loss=arena.loss, generator=arena.generator(7), executor=executor)
         if rescale:
-            stack = Stack.of([rescale_(stack.model(run)) for run in range(stack.runs)]).to(arena.pictures.labels.device)
+            stack = Stack.of([rescale_(stack.model(run)) for run in range(stack.runs)]).to(arena.data.labels.device)
         arena.train(stack, rows, arena.recovery_epochs, purpose=8)
         return stack
 
@@ -169,7 +169,7 @@ def gradient_ascent(*, steps: int, learning_rate: float) -> Unlearner:
     """Ascent on the loss of the forget set: no guarantee, and it uses the forget set."""
 
     def run(arena: Arena, stack: Stack) -> Stack:
-        x, y = arena.pictures.batch(arena.candidates)
+        x, y = arena.data.batch(arena.candidates)
         share = arena.coins.float() / arena.coins.sum(1, keepdim=True).clamp(min=1)
 
         def loss(model: Callable[..., Any], batch: Sequence[Tensor]) -> Tensor:

@@ -59,7 +59,7 @@ def _plain(one: distance.Distance) -> dict[str, Any]:
 
 
 def _accuracies(arena: Arena, stack: Stack, rows: torch.Tensor) -> NDArray[np.float64]:
-    return accuracy_runs(stack, [arena.pictures.batch(rows)]).cpu().numpy()
+    return accuracy_runs(stack, [arena.data.batch(rows)]).cpu().numpy()
 
 
 def _predictions(arena: Arena, stack: Stack) -> NDArray[np.int64]:
@@ -68,7 +68,7 @@ def _predictions(arena: Arena, stack: Stack) -> NDArray[np.int64]:
 
 def _calibration(arena: Arena, released: Stack, retrained: Stack) -> distance.Distance:
     """Of the first run's models."""
-    labels = arena.pictures.labels[arena.population].cpu().numpy()
+    labels = arena.data.labels[arena.population].cpu().numpy()
     u, r = (arena.outputs(s, arena.population)[0].double().softmax(-1).cpu().numpy() for s in (released, retrained))
     return distance.calibration_error(u, labels, retrained=r)
 

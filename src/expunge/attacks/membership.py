@@ -142,7 +142,7 @@ def coins_guessed(
 
 
 def _seen(arena: Arena, stack: Stack) -> Seen:
-    labels = arena.pictures.labels
+    labels = arena.data.labels
     return Seen.of(
         arena.outputs(stack), labels[arena.candidates], arena.outputs(stack, arena.population), labels[arena.population]
     )  # fmt: skip
@@ -220,7 +220,7 @@ def _retained(arena: Arena, stack: Stack) -> dict[str, Any]:
     """Loss-threshold AUC of retained rows against the population: what learning, not forgetting, leaves."""
     rows = arena.retain[: len(arena.population)]
     kept, never = (
-        log_probability(arena.outputs(stack, r), arena.pictures.labels[r]).reshape(-1) for r in (rows, arena.population)
+        log_probability(arena.outputs(stack, r), arena.data.labels[r]).reshape(-1) for r in (rows, arena.population)
     )
     return {"auc": auc(kept, never), "direction": "0.5: not told apart"}
 
@@ -228,6 +228,6 @@ def _retained(arena: Arena, stack: Stack) -> dict[str, Any]:
 def _accuracy(arena: Arena, stack: Stack) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, rows in (("candidates", arena.candidates), ("retained", arena.retain), ("population", arena.population)):
-        right = arena.outputs(stack, rows).argmax(-1) == arena.pictures.labels[rows]
+        right = arena.outputs(stack, rows).argmax(-1) == arena.data.labels[rows]
         found[name] = float(right.double().mean())
     return found

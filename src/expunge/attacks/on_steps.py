@@ -16,7 +16,7 @@ from expunge.audit.null_start import null_start
 from expunge.data import Examples
 from expunge.errors import ExpungeError, ModelRefused, TaskError
 from expunge.recovery import FineTuning, Recipe, rescale_
-from expunge.replicates import Pictures, RunBatches, Stack, accuracy_runs, recover_runs, unlearn_runs
+from expunge.replicates import Rows, RunBatches, Stack, accuracy_runs, recover_runs, unlearn_runs
 from expunge.training.task import Task, accuracy
 from expunge.unlearners.capabilities import Fresh, StartsInBall, Steps
 from expunge.unlearners.null_start import null_start as at_the_centre
@@ -72,19 +72,19 @@ def _stacked_starts(how: How) -> tuple[list[float], list[float]]:
     one, n = Stack.of([how.task.model]), how.effort.seeds
     stack = one.with_theta(torch.cat([one.theta.expand(n, -1), torch.zeros(n, one.theta.shape[1])]).contiguous())
     retain, recipe = rows["retain"].expand(2 * n, -1), tuning.recipe
-    batches = RunBatches(pictures, retain, batch_size=steps.batch_size, seed=how.seed + 1)
+    batches = RunBatches(data, retain, batch_size=steps.batch_size, seed=how.seed + 1)
     coins = torch.Generator().manual_seed(how.seed + 2)
     loss = cast("Any", how.task.loss)
     unlearn_runs(stack, batches, how.mechanism, loss=loss, generator=coins, executor=steps.executor)
     if tuning.rescale:
         stack = Stack.of([rescale_(stack.model(run)) for run in range(stack.runs)])
-    recovery = RunBatches(pictures, retain, batch_size=recipe.batch_size, seed=how.seed + 6)
+    recovery = RunBatches(data, retain, batch_size=recipe.batch_size, seed=how.seed + 6)
     recover_runs(
         stack, recovery, loss=loss, steps=tuning.total(recovery.per_epoch), optimizer=recipe.optimizer,
         learning_rate=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
     )  # fmt: skip
-    found = accuracy_runs(stack, [pictures.batch(rows["held_out"])]).tolist()
+    found = accuracy_runs(stack, [data.batch(rows["held_out"])]).tolist()
     return found[:n], found[n:]
 
 
@@ -136,10 +136,10 @@ def _membership(how: How, unlearner: Any, recipe: Recipe, epochs: float, recover
     if how.task.make_model is None:
         return left_out("the task has no make_model: shadow models cannot be trained")
     try:
-        pictures, rows = _held(how.task)
+        data, rows = _held(how.task)
         Stack.of([how.task.model])
         arena = Arena(
-            pictures=pictures, retain=rows["retain"], candidates=rows["forget"], population=rows["held_out"],
+            data=data, retain=rows["retain"], candidates=rows["forget"], population=rows["held_out"],
             runs=how.effort.runs, make_model=how.task.make_model, loss=cast("Any", how.task.loss), recipe=recipe,
             epochs=epochs, recovery_epochs=recovery_epochs, seed=how.seed + 3,
         )  # fmt: skip
@@ -149,7 +149,7 @@ def _membership(how: How, unlearner: Any, recipe: Recipe, epochs: float, recover
     return list(found.findings), found.details
 
 
-def _held(task: Task) -> tuple[Pictures, Mapping[str, Tensor]]:
+def _held(task: Task) -> tuple[Rows, Mapping[str, Tensor]]:
     """The task's data in one set, and the rows of its parts.
 
     Raises:
@@ -173,4 +173,4 @@ def _held(task: Task) -> tuple[Pictures, Mapping[str, Tensor]]:
         held[name] = rows
     x, y = (torch.cat([e.tensors[k] for e in held.values()]) for k in (0, 1))
     rows = dict(zip(held, torch.arange(len(y)).split([len(e) for e in held.values()]), strict=True))
-    return Pictures(x, y), rows
+    return Rows(x, y), rows

@@ -1,4 +1,4 @@
-"""Pictures held on the device, augmented a whole batch at a time by tables of indices."""
+"""Rows held on the device, pictures among them augmented a whole batch at a time by tables of indices."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,12 +9,12 @@ from torch import Tensor
 
 from expunge import _validate
 
-__all__ = ["Pictures", "RunBatches", "crops", "rotations"]
+__all__ = ["Rows", "RunBatches", "crops", "rotations"]
 
 _AHEAD = 1 << 15  # pictures augmented at a time, over a few steps ahead
 
 
-class Pictures:
+class Rows:
     """Labelled rows: pictures, or any features, as bytes or as float32.
 
     Args:
@@ -58,9 +58,9 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device | str) -> "Pictures":
+    def to(self, device: torch.device | str) -> "Rows":
         """The same pictures on another device."""
-        moved = object.__new__(Pictures)
+        moved = object.__new__(Rows)
         moved.__dict__ |= self.__dict__
         moved._rows, moved.labels = self._rows.to(device), self.labels.to(device)
         moved._tables = None if self._tables is None else self._tables.to(device)
@@ -130,20 +130,20 @@ class RunBatches:
     """An endless stream of batches for many runs, each with rows, order and augmentation of its own.
 
     Args:
-        pictures: all pictures.
+        data: all rows.
         rows: the rows of each run, shape (R, n); all runs have equally many.
         batch_size: b; the last incomplete batch of an epoch is left out.
         seed: of orders and augmentation.
         augment: whether pictures are augmented.
     """
 
-    def __init__(self, pictures: Pictures, rows: Tensor, *, batch_size: int, seed: int, augment: bool = True) -> None:
+    def __init__(self, data: Rows, rows: Tensor, *, batch_size: int, seed: int, augment: bool = True) -> None:
         _validate.whole(batch_size=batch_size)
         if rows.dim() != 2 or rows.shape[1] < batch_size:
             raise ValueError(
                 f"rows must have shape (runs, n), n at least batch_size={batch_size}, not {tuple(rows.shape)}"
             )
-        self._pictures, self._rows, self._size = pictures, rows.to(pictures.labels.device), batch_size
+        self._data, self._rows, self._size = data, rows.to(data.labels.device), batch_size
         self._coins = torch.Generator(self._rows.device).manual_seed(seed)
         self._augment = augment
 
@@ -161,9 +161,9 @@ class RunBatches:
             order = self._rows.gather(1, keys.argsort(dim=1))[:, : self.per_epoch * self._size]
             for index in order.split(ahead * self._size, dim=1):
                 steps = index.reshape(runs, -1, self._size).transpose(0, 1).contiguous()
-                labels = self._pictures.labels[steps]
-                for pixels, y in zip(self._pictures.pixels(steps, generator=coins), labels, strict=True):
-                    yield self._pictures.scaled(pixels), y
+                labels = self._data.labels[steps]
+                for pixels, y in zip(self._data.pixels(steps, generator=coins), labels, strict=True):
+                    yield self._data.scaled(pixels), y
 
 
 def rotations(shape: Sequence[int], *, degrees: float = 10.0, angles: int = 21, flip: bool = True) -> Tensor:

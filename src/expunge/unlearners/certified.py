@@ -55,33 +55,15 @@ def run_executor(
     state: str | os.PathLike[str] | None = None,
     copy: bool = True,
 ) -> Unlearned:
-    """Run an executor of a mechanism on a trained model and its retained data; see `run.unlearn`.
+    """Run an executor of a mechanism on a trained model and its retained data.
 
     Args:
-        model: trained on retained and forgotten data.
-        retain: the retained data: `Examples`, tensors `(x, y)`, or a loader of batches. Never the forgotten data.
-        mechanism: a finished one, e.g. from `calibrate`.
         executor: (mechanism, theta, gradient, batches, noise) -> generator of the steps done; changes theta in place.
-        loss: `loss(model, batch)` returns a scalar tensor.
-        forget: the forgotten rows, or their ids: read before the run to check that `retain` holds none of them, and never by
-            the mechanism (see `check_disjoint`). Without them the record says "unchecked", and `issue` asks for words.
-        batch_size: examples a batch, where the data are `Examples`.
-        public: patterns of parameters and buffers that do not depend on the forgotten data; left alone.
-        buffers: "refuse" models with buffers that may carry data, or "reset" BatchNorm statistics and estimate them
-            again on the retained data.
-        center: a public checkpoint at the ball's centre; by default zero.
-        generator: source of noise and all other coins, on the model's device, never to be published. On the CPU
-            `torch.Generator.manual_seed` keeps 32 bits of its seed: for a release leave this out, and a secret one is
-            made.
-        state: a file from which an interrupted call, repeated with the same arguments, goes on bit for bit; secret,
-            deleted at the end.
-        copy: work on a copy; False changes `model` itself and leaves it undefined if the run fails.
+
+    All other arguments, and what is raised, are those of `run.unlearn`.
 
     Raises:
-        StillRetained: `retain` holds forgotten rows.
-        ValueError: among others, schedules that are too long for a certificate.
-        ModelRefused, NonFinite, RunError, StateError: see their docstrings; a loss that holds the trained weights (as a
-            teacher) is a `ModelRefused` too. Nothing is returned then.
+        RunError: also where other steps than its own are given to a mechanism of the closed table.
     """
     if buffers not in ("refuse", "reset"):
         raise ValueError(f"buffers must be 'refuse' or 'reset', not {buffers!r}")

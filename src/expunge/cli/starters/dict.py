@@ -76,16 +76,13 @@ def trained(rows: ex.Examples) -> nn.Module:
 def task() -> ex.Task:
     """What the commands ask for."""
     rows, held_out = everything()
-    gone = set(FORGET)
-    stays = [i for i, name in enumerate(rows.ids) if name not in gone]
-    leaves = [i for i, name in enumerate(rows.ids) if name in gone]
-    return ex.Task(
+    whole = ex.Task(
         model=trained(rows),
-        retain=rows.take(stays),
-        forget=rows.take(leaves),
+        data=rows,
         held_out=held_out,
         loss=loss,
         accuracy=accuracy,
         make_model=Classifier,
         training_epochs=10,  # that the model was trained for: what retraining it would take
     )
+    return whole.parts(ex.Request.rows(FORGET))

@@ -55,13 +55,9 @@ _FEATURES = ex.RandomFeatures(12, 128, seed=0)
 def task() -> ex.Task:
     """What the commands ask for."""
     rows, held_out = everything()
-    gone = set(FORGET)
-    stays = [i for i, name in enumerate(rows.ids) if name not in gone]
-    leaves = [i for i, name in enumerate(rows.ids) if name in gone]
-    return ex.Task(
+    whole = ex.Task(
         model=trained(rows),
-        retain=rows.take(stays),
-        forget=rows.take(leaves),
+        data=rows,
         held_out=held_out,
         loss=loss,
         make_model=make_model,
@@ -69,3 +65,4 @@ def task() -> ex.Task:
         features=_FEATURES,
         provenance=f"columns, scaled by fixed numbers; {_FEATURES.provenance}",
     )
+    return whole.parts(ex.Request.rows(FORGET))

@@ -59,13 +59,9 @@ def features(x: Tensor) -> Tensor:
 def task() -> ex.Task:
     """What the commands ask for."""
     rows, held_out = everything()
-    gone = set(FORGET)
-    stays = [i for i, name in enumerate(rows.ids) if name not in gone]
-    leaves = [i for i, name in enumerate(rows.ids) if name in gone]
-    return ex.Task(
+    whole = ex.Task(
         model=trained(rows),
-        retain=rows.take(stays),
-        forget=rows.take(leaves),
+        data=rows,
         held_out=held_out,
         loss=loss,
         make_model=make_model,
@@ -73,3 +69,4 @@ def task() -> ex.Task:
         features=features,
         provenance=f"pixels; {_FEATURES.provenance}",
     )
+    return whole.parts(ex.Request.rows(FORGET))

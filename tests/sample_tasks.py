@@ -1,4 +1,4 @@
-"""Small tasks on digits, each named as a command names it: `lane_tasks:task`."""
+"""Small tasks on digits, each named as a command names it: `sample_tasks:task`."""
 
 from dataclasses import replace
 from functools import cache
@@ -132,5 +132,5 @@ def augmented() -> ex.Task:
 
 
 def hopeless() -> ex.Task:
-    """No lane applies: buffers, no map, no make_model."""
+    """No unlearner applies: buffers, no map, no make_model."""
     return replace(task(), features=None, make_model=None, model=nn.BatchNorm1d(64))

@@ -1,4 +1,4 @@
-"""Every part of an audit that applies to a lane attacks it; the others are left out with the reason."""
+"""Every part of an audit that applies to an unlearner attacks it; the others are left out with the reason."""
 
 import importlib
 import json
@@ -78,8 +78,8 @@ def parts_of(found):
     ],
     ids=["exact", "convex", "replay", "shards", "undeclared exact", "undeclared convex"],
 )
-def test_a_lane_is_attacked_by_what_applies_and_not_refuted(mechanism, parts):
-    found = audit(mechanism, confidence=0.999)  # a sound lane is refuted once in 1/(1 - confidence) tries
+def test_an_unlearner_is_attacked_by_what_applies_and_not_refuted(mechanism, parts):
+    found = audit(mechanism, confidence=0.999)  # a sound one is refuted once in 1/(1 - confidence) tries
     assert parts_of(found) == parts
     assert all(f.null is not None for f in found.findings)
     assert found.refuting(guarantee(mechanism, delta=1e-5)) == []
@@ -123,7 +123,7 @@ def test_a_request_of_one_row_is_audited_by_canaries(mechanism):
         ({}, replace(UNKNOWN_CONVEX, noise_std=0.0), "membership", "noise_std"),
     ],
 )  # fmt: skip
-def test_a_part_that_does_not_apply_to_a_lane_is_left_out_with_the_reason(fields, mechanism, part, reason):
+def test_a_part_that_does_not_apply_to_an_unlearner_is_left_out_with_the_reason(fields, mechanism, part, reason):
     found = audit(mechanism, task(**fields), effort=replace(EFFORT, runs=8, replicates=100), training_epochs=1)
     assert reason in found.details[part]["left_out"]
 
@@ -181,7 +181,7 @@ def test_nothing_refutes_a_certificate_that_claims_nothing(monkeypatch):
     assert found.refuting(guarantee(RIDGE, delta=1e-5))
 
 
-def test_an_interrupted_audit_of_a_lane_goes_on_and_ends_as_the_whole_one(tmp_path, monkeypatch):
+def test_an_interrupted_audit_of_an_unlearner_goes_on_and_ends_as_the_whole_one(tmp_path, monkeypatch):
     from expunge.attacks import task_audit
 
     def interrupted(how):

@@ -1,4 +1,4 @@
-"""The lanes that keep the model, from the command line: heads, replays, and a plan that is carried out."""
+"""Unlearners that keep the model, from the command line: heads, replays, and a plan that is carried out."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import expunge as ex
-import lane_tasks
+import sample_tasks
 from expunge.cli.commands import main
 from expunge.heads import noise_for
 from expunge.trace import train_shards, train_traced
@@ -78,19 +78,19 @@ def copied(home: Path, name: str, to: str) -> None:
 
 
 def traced(folder: Path, **changes: Any) -> ex.Trace:
-    rows = changes.pop("rows", lane_tasks.everything())
-    late = dict.fromkeys(lane_tasks.everything().ids[:40], 2)
-    options = {"first_epochs": late, "checkpoints": [8], "recipe": lane_tasks.RECIPE} | changes
+    rows = changes.pop("rows", sample_tasks.everything())
+    late = dict.fromkeys(sample_tasks.everything().ids[:40], 2)
+    options = {"first_epochs": late, "checkpoints": [8], "recipe": sample_tasks.RECIPE} | changes
     return train_traced(
-        lane_tasks.make_model, rows, loss=lane_tasks.loss, epochs=3, steps_per_epoch=4, folder=folder, **options
+        sample_tasks.make_model, rows, loss=sample_tasks.loss, epochs=3, steps_per_epoch=4, folder=folder, **options
     )  # fmt: skip
 
 
 def sharded(folder: Path, **changes: Any) -> ex.Shards:
-    rows = changes.pop("rows", lane_tasks.everything())
+    rows = changes.pop("rows", sample_tasks.everything())
     return train_shards(
-        lane_tasks.make_model, rows, loss=lane_tasks.loss, shards=3, slices=2, steps_per_epoch=3, folder=folder,
-        recipe=lane_tasks.RECIPE, **changes,
+        sample_tasks.make_model, rows, loss=sample_tasks.loss, shards=3, slices=2, steps_per_epoch=3, folder=folder,
+        recipe=sample_tasks.RECIPE, **changes,
     )  # fmt: skip
 
 
@@ -102,8 +102,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from expunge.unlearners.table import made
 
     budget = ex.Budget(epsilon=1.0, delta=1e-5)
-    for lane in ("measured_residual", "grid_ridge"):
-        run_unlearner("lane_tasks:task", home / lane, made(lane, {}), budget)
+    for name in ("measured_residual", "grid_ridge"):
+        run_unlearner("sample_tasks:task", home / name, made(name, {}), budget)
     traced(home / "trace")
     sharded(home / "shards")
     return home
@@ -119,7 +119,7 @@ def home(kept: Path, tmp_path: Path) -> Path:
 
 
 def test_a_convex_head_is_certified_for_the_budget_and_keeps_its_state(run: Run, tmp_path: Path):
-    call = ("unlearn", "lane_tasks:task", "--unlearner", "measured_residual", "--out", "out", "--epsilon", "0.1")
+    call = ("unlearn", "sample_tasks:task", "--unlearner", "measured_residual", "--out", "out", "--epsilon", "0.1")
     summary = done(run, *call)
     assert (summary["kind"], summary["rows"], summary["delete"]) == ("epsilon_delta", 270, None)
     assert summary["epsilon"] <= 0.1
@@ -132,22 +132,22 @@ def test_a_convex_head_is_certified_for_the_budget_and_keeps_its_state(run: Run,
     budget = ex.Budget(epsilon=0.1, delta=1e-5)
     made = ex.Certificate.load(tmp_path / "out" / "certificate.json")
     assert made.mechanism == ex.MeasuredResidual(
-        residual=RESIDUAL, strong_convexity=LAM, provenance=lane_tasks.task().provenance,
+        residual=RESIDUAL, strong_convexity=LAM, provenance=sample_tasks.task().provenance,
         noise_std=noise_for(budget, residual=RESIDUAL, regularization=LAM),
     )  # fmt: skip
     assert run("verify", "out/certificate.json", "--weights", "out/model.safetensors")[0] == 0
     assert run("report", "out/certificate.json", "-o", "page.html")[0] == 0
     head = load_head(tmp_path / "out")
-    assert not any(name in head for name in lane_tasks.task().forget.ids)
-    assert all(name in head for name in lane_tasks.task().retain.ids)
-    plain = run("unlearn", "lane_tasks:task", "--unlearner", "measured_residual", "--out", "two")[1]
+    assert not any(name in head for name in sample_tasks.task().forget.ids)
+    assert all(name in head for name in sample_tasks.task().retain.ids)
+    plain = run("unlearn", "sample_tasks:task", "--unlearner", "measured_residual", "--out", "two")[1]
     assert "epsilon=1 at delta=1e-05" in plain
     assert "released" in plain
 
 
 def test_the_next_request_goes_on_from_the_state_and_ends_where_a_new_fit_ends(run: Run, home: Path):
     before = content(home / "measured_residual")
-    call = ("unlearn", "lane_tasks:later", "--unlearner", "measured_residual")
+    call = ("unlearn", "sample_tasks:later", "--unlearner", "measured_residual")
     summary = done(run, *call, "--head", "measured_residual", "--out", "next", "--epsilon", "0.5")
     assert (summary["rows"], summary["delete"]) == (260, "measured_residual.secret/state")
     assert content(home / "measured_residual") == before
@@ -157,7 +157,7 @@ def test_the_next_request_goes_on_from_the_state_and_ends_where_a_new_fit_ends(r
     assert isinstance(fresh, ex.ConvexHead)
     assert float((following.solution.weights - fresh.solution.weights).norm()) <= 2 * RESIDUAL / LAM
     assert following.noise_std == noise_for(ex.Budget(epsilon=0.5, delta=1e-5), residual=RESIDUAL, regularization=LAM)
-    assert not any(name in following for name in lane_tasks.later().forget.ids)
+    assert not any(name in following for name in sample_tasks.later().forget.ids)
     released = load_file(home / "next" / "model.safetensors")
     moved = released["weight"] - following.solution.weights[:, :-1]
     assert 0.5 * following.noise_std < float(moved.std()) < 2 * following.noise_std
@@ -171,7 +171,7 @@ def test_heads_of_the_earlier_layout_are_found(run: Run, home: Path):
     for name in ("state/head.state", "keys/head.key"):
         (secret / name).rename(home / "measured_residual" / Path(name).name)
     shutil.rmtree(secret)
-    call = ("unlearn", "lane_tasks:later", "--unlearner", "measured_residual", "--head", "measured_residual")
+    call = ("unlearn", "sample_tasks:later", "--unlearner", "measured_residual", "--head", "measured_residual")
     assert done(run, *call, "--out", "next")["delete"] == "measured_residual"
 
 
@@ -179,8 +179,8 @@ def test_an_exact_head_takes_its_grid_from_the_option_and_forgets_bit_for_bit(ru
     """The next request on the state, and a head that never learned those rows: the same released file."""
     new = ("unlearn", "--unlearner", "grid_ridge", "--grid", "0.001", "--json")
     for task, out in (("task", "first"), ("later", "never")):
-        assert run(*new, f"lane_tasks:{task}", "--out", out)[0] == 0
-    next_ = ("unlearn", "lane_tasks:later", "--unlearner", "grid_ridge", "--head", "first")
+        assert run(*new, f"sample_tasks:{task}", "--out", out)[0] == 0
+    next_ = ("unlearn", "sample_tasks:later", "--unlearner", "grid_ridge", "--head", "first")
     done(run, *next_, "--out", "next")
     made = ex.Certificate.load(home / "next" / "certificate.json")
     assert isinstance(made.mechanism, ex.GridRidge)
@@ -192,7 +192,7 @@ def test_an_exact_head_takes_its_grid_from_the_option_and_forgets_bit_for_bit(ru
 
 
 def test_a_head_whose_sums_are_in_floating_point_gets_no_certificate(run: Run, home: Path):
-    task = lane_tasks.task()
+    task = sample_tasks.task()
     head = ex.AnalyticHead(ridge=1.0, classes=10, provenance=task.provenance, grid=None)
     x, y = task.retain.tensors
     assert task.features is not None
@@ -201,7 +201,7 @@ def test_a_head_whose_sums_are_in_floating_point_gets_no_certificate(run: Run, h
     head.save(home / "old" / "head.state")
     (home / "old" / "head.key").write_text(head.key.hex())
     before = content(home)
-    code, _, err = run("unlearn", "lane_tasks:later", "--unlearner", "grid_ridge", "--head", "old", "--out", "none")
+    code, _, err = run("unlearn", "sample_tasks:later", "--unlearner", "grid_ridge", "--head", "old", "--out", "none")
     assert (code, "old holds sums in floating point" in err) == (1, True), err
     assert content(home) == before
     assert not list(home.glob("none*"))
@@ -209,12 +209,12 @@ def test_a_head_whose_sums_are_in_floating_point_gets_no_certificate(run: Run, h
 
 def test_the_settings_of_a_new_convex_head_are_the_options(run: Run, home: Path):
     options = ("--loss", "squared", "--regularization", "0.01", "--residual", "1e-7")
-    done(run, "unlearn", "lane_tasks:task", "--unlearner", "measured_residual", "--out", "out", *options)
+    done(run, "unlearn", "sample_tasks:task", "--unlearner", "measured_residual", "--out", "out", *options)
     assert load_head(home / "out").settings.items() >= {
         "loss": "squared", "regularization": 0.01, "residual": 1e-7, "classes": 10,
     }.items()  # fmt: skip
     # the next request takes them from the state, whether they are left out or repeated
-    call = ("unlearn", "lane_tasks:later", "--unlearner", "measured_residual", "--head", "out")
+    call = ("unlearn", "sample_tasks:later", "--unlearner", "measured_residual", "--head", "out")
     done(run, *call, "--out", "next")
     done(run, *call, "--out", "repeated", *options)
     assert load_head(home / "next").settings["loss"] == "squared"
@@ -224,7 +224,7 @@ def test_the_convex_head_has_the_networks_width_whatever_the_labels_show(run: Ru
     """Nobody retained has a nine: the release has ten outputs all the same, and the head is the same to the bit."""
     heads: list[ex.ConvexHead] = []
     for name in ("all_nines_forgotten", "only_without_nines"):
-        done(run, "unlearn", f"lane_tasks:{name}", "--unlearner", "measured_residual", "--out", name)
+        done(run, "unlearn", f"sample_tasks:{name}", "--unlearner", "measured_residual", "--out", name)
         assert load_file(tmp_path / name / "model.safetensors")["weight"].shape == (10, 24)
         heads.append(load_head(tmp_path / name))
     assert torch.equal(heads[0].solution.weights, heads[1].solution.weights)
@@ -270,7 +270,7 @@ BAD: dict[str, tuple[str, tuple[str, ...], int, str]] = {
 
 
 @pytest.mark.parametrize("case", list(BAD))
-def test_what_a_lane_cannot_take_is_refused_and_nothing_is_left_or_changed(run: Run, home: Path, case: str):
+def test_what_an_unlearner_cannot_take_is_refused_and_nothing_is_left_or_changed(run: Run, home: Path, case: str):
     task, options, code, message = BAD[case]
     for name in ("keyless", "halfkey", "stateless", "damaged", "junk"):
         copied(home, "measured_residual", name)
@@ -282,7 +282,7 @@ def test_what_a_lane_cannot_take_is_refused_and_nothing_is_left_or_changed(run: 
     )
     (home / "junk.secret" / "state" / "head.state").write_bytes(b"nothing")
     before = content(home)
-    found, _, err = run("unlearn", f"lane_tasks:{task}", "--out", "none", *options)
+    found, _, err = run("unlearn", f"sample_tasks:{task}", "--out", "none", *options)
     assert (found, message in err) == (code, True), err
     assert content(home) == before
     assert not list(home.glob("none*"))
@@ -296,8 +296,8 @@ REPLAY = ("--unlearner", "replay", "--trace")
 def test_a_replay_releases_the_training_that_never_saw_the_forget_set(run: Run, home: Path):
     trace = open_trace(home / "trace")
     assert isinstance(trace, ex.Trace)
-    fresh = traced(home / "fresh", rows=lane_tasks.task().retain, key=trace.key).model(lane_tasks.make_model)
-    summary = done(run, "unlearn", "lane_tasks:task", *REPLAY, "trace", "--out", "out")
+    fresh = traced(home / "fresh", rows=sample_tasks.task().retain, key=trace.key).model(sample_tasks.make_model)
+    summary = done(run, "unlearn", "sample_tasks:task", *REPLAY, "trace", "--out", "out")
     assert (summary["kind"], summary["epsilon"]) == ("exact", 0.0)
     assert summary["replayed"] == {"steps": 4, "total": 12, "fraction": 4 / 12, "before": False}
     released = load_file(home / "out" / "model.safetensors")
@@ -308,16 +308,16 @@ def test_a_replay_releases_the_training_that_never_saw_the_forget_set(run: Run, 
     assert ex.Certificate.load(home / "out" / "certificate.json").mechanism == ex.Replay()
     assert run("verify", "out/certificate.json", "--weights", "out/model.safetensors")[0] == 0
     assert run("report", "out/certificate.json", "-o", "page.html")[0] == 0
-    _, plain, _ = run("unlearn", "lane_tasks:later", *REPLAY, "trace", "--out", "next")
+    _, plain, _ = run("unlearn", "sample_tasks:later", *REPLAY, "trace", "--out", "next")
     assert "Replayed 4 of 12 steps (33.3 % of the training). trace has forgotten; delete copies of it." in plain
 
 
 def test_shards_are_replayed_and_certified_as_one_model(run: Run, home: Path):
     shards = open_trace(home / "shards")
     assert isinstance(shards, ex.Shards)
-    expected = shards.cost(lane_tasks.task().forget.ids)
-    fresh = sharded(home / "fresh", rows=lane_tasks.task().retain, key=shards.key).model(lane_tasks.make_model)
-    summary = done(run, "unlearn", "lane_tasks:task", *REPLAY, "shards", "--out", "out")
+    expected = shards.cost(sample_tasks.task().forget.ids)
+    fresh = sharded(home / "fresh", rows=sample_tasks.task().retain, key=shards.key).model(sample_tasks.make_model)
+    summary = done(run, "unlearn", "sample_tasks:task", *REPLAY, "shards", "--out", "out")
     assert (summary["replayed"]["steps"], summary["replayed"]["total"]) == (expected.steps, expected.total)
     released = load_file(home / "out" / "model.safetensors")
     assert released.keys() == fresh.state_dict().keys()
@@ -327,10 +327,10 @@ def test_shards_are_replayed_and_certified_as_one_model(run: Run, home: Path):
 
 
 def test_the_tasks_augmentation_is_the_traces(run: Run, home: Path):
-    traced(home / "noisy", augment=lane_tasks.augment)
-    code, _, err = run("unlearn", "lane_tasks:task", *REPLAY, "noisy", "--out", "out")
+    traced(home / "noisy", augment=sample_tasks.augment)
+    code, _, err = run("unlearn", "sample_tasks:task", *REPLAY, "noisy", "--out", "out")
     assert (code, "augment is not the one" in err) == (1, True)
-    assert done(run, "unlearn", "lane_tasks:augmented", *REPLAY, "noisy", "--out", "out")["replayed"]["steps"] == 4
+    assert done(run, "unlearn", "sample_tasks:augmented", *REPLAY, "noisy", "--out", "out")["replayed"]["steps"] == 4
 
 
 @pytest.mark.parametrize("kind", ["trace", "shards"])
@@ -349,7 +349,7 @@ def test_a_trace_of_other_code_or_data_is_refused_unchanged(
     run: Run, home: Path, kind: str, task: str, code: int, message: str
 ):
     before = content(home)
-    found, _, err = run("unlearn", f"lane_tasks:{task}", *REPLAY, kind, "--out", "none")
+    found, _, err = run("unlearn", f"sample_tasks:{task}", *REPLAY, kind, "--out", "none")
     assert (found, message in err) == (code, True), err
     assert content(home) == before
     assert not list(home.glob("none*"))
@@ -369,7 +369,7 @@ def test_a_trace_that_is_broken_absent_or_locked_is_refused(run: Run, home: Path
         (("locked", "--out", "none"), "locked holds no key; pass key=, the one given to train_shards"),
         (("shards", "--out", "taken"), "taken exists already"),
     ):
-        code, _, err = run("unlearn", "lane_tasks:task", *REPLAY, *options)
+        code, _, err = run("unlearn", "sample_tasks:task", *REPLAY, *options)
         assert (code, message in err) == (1, True), err
     assert content(home) == before
     assert not list(home.glob("none*"))
@@ -380,26 +380,26 @@ def test_a_call_cut_off_after_the_trace_changed_is_finished_by_the_same_call(
     run: Run, home: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ):
     shutil.copytree(home / kind, home / "whole")
-    done(run, "unlearn", "lane_tasks:task", *REPLAY, "whole", "--out", "expected")
+    done(run, "unlearn", "sample_tasks:task", *REPLAY, "whole", "--out", "expected")
 
     def stop(*_: object) -> None:
         raise OSError("the plug was pulled")
 
     monkeypatch.setattr("expunge.jobs.unlearning.write", stop)
-    monkeypatch.setattr("sys.argv", ["expunge", "unlearn", "lane_tasks:task", *REPLAY, kind, "--out", "out"])
+    monkeypatch.setattr("sys.argv", ["expunge", "unlearn", "sample_tasks:task", *REPLAY, kind, "--out", "out"])
     with pytest.raises(SystemExit, match="3"):  # as an error in the user's own code
         main()
     monkeypatch.undo()
     monkeypatch.chdir(home)
     assert not list(home.glob("out*"))
     before = content(home / kind)
-    summary = done(run, "unlearn", "lane_tasks:task", *REPLAY, kind, "--out", "out")
+    summary = done(run, "unlearn", "sample_tasks:task", *REPLAY, kind, "--out", "out")
     assert (summary["replayed"]["steps"], summary["replayed"]["before"]) == (0, True)
     assert content(home / kind) == before
     made, expected = (certificate(home / name) for name in ("out", "expected"))
     assert made["weights"] == expected["weights"]
     assert made["run"]["mechanism"] == expected["run"]["mechanism"]
-    assert "nothing was replayed" in run("unlearn", "lane_tasks:task", *REPLAY, kind, "--out", "third")[1]
+    assert "nothing was replayed" in run("unlearn", "sample_tasks:task", *REPLAY, kind, "--out", "third")[1]
 
 
 @pytest.mark.parametrize("kind", ["trace", "shards"])
@@ -417,24 +417,24 @@ def test_a_replay_cut_off_midway_leaves_nothing_and_the_same_call_goes_on(
         step(self, number, rows)
 
     shutil.copytree(home / kind, home / "whole")
-    done(run, "unlearn", "lane_tasks:task", *REPLAY, "whole", "--out", "expected")
+    done(run, "unlearn", "sample_tasks:task", *REPLAY, "whole", "--out", "expected")
     monkeypatch.setattr(Engine, "_step", stop)
-    monkeypatch.setattr("sys.argv", ["expunge", "unlearn", "lane_tasks:task", *REPLAY, kind, "--out", "out"])
+    monkeypatch.setattr("sys.argv", ["expunge", "unlearn", "sample_tasks:task", *REPLAY, kind, "--out", "out"])
     with pytest.raises(SystemExit, match="3"):  # as an error in the user's own code
         main()
     monkeypatch.setattr(Engine, "_step", step)
     assert not list(home.glob("out*"))
-    done(run, "unlearn", "lane_tasks:task", *REPLAY, kind, "--out", "out")
+    done(run, "unlearn", "sample_tasks:task", *REPLAY, kind, "--out", "out")
     assert certificate(home / "out")["weights"] == certificate(home / "expected")["weights"]
 
 
 def test_shards_cut_off_before_their_note_was_removed_are_not_left_locked(run: Run, home: Path):
     """All shards have forgotten, and the note of the request is still there: the same call removes it."""
-    done(run, "unlearn", "lane_tasks:task", *REPLAY, "shards", "--out", "out")
+    done(run, "unlearn", "sample_tasks:task", *REPLAY, "shards", "--out", "out")
     key = ex.Shards(home / "shards").key
-    tags = sorted(name_tag(key, name) for name in lane_tasks.task().forget.ids)
+    tags = sorted(name_tag(key, name) for name in sample_tasks.task().forget.ids)
     write_sealed(home / "shards" / "pending.json", {"tags": tags}, key)
-    assert done(run, "unlearn", "lane_tasks:task", *REPLAY, "shards", "--out", "again")["replayed"]["steps"] == 0
+    assert done(run, "unlearn", "sample_tasks:task", *REPLAY, "shards", "--out", "again")["replayed"]["steps"] == 0
     assert not (home / "shards" / "pending.json").exists()
     assert certificate(home / "again")["weights"] == certificate(home / "out")["weights"]
 
@@ -444,22 +444,22 @@ def test_a_folder_that_a_killed_call_left_is_taken_with_resume_alone(run: Run, h
         (home / f"{name}.partial").mkdir()
         (home / f"{name}.partial" / "commitment.key").write_text("old")
         before = content(home)
-        code, _, err = run("unlearn", "lane_tasks:task", *options, "--out", name)
+        code, _, err = run("unlearn", "sample_tasks:task", *options, "--out", name)
         assert (code, "go on with --resume, or remove it" in err) == (1, True)
         assert content(home) == before
-        done(run, "unlearn", "lane_tasks:task", *options, "--out", name, "--resume")
+        done(run, "unlearn", "sample_tasks:task", *options, "--out", name, "--resume")
         assert (home / f"{name}.secret" / "keys" / "commitment.key").read_text() != "old"
 
 
 @pytest.mark.parametrize("kind", ["trace", "shards"])
 def test_a_set_that_is_forgotten_in_part_or_beside_other_data_is_refused(run: Run, home: Path, kind: str):
-    done(run, "unlearn", "lane_tasks:task", *REPLAY, kind, "--out", "out")
+    done(run, "unlearn", "sample_tasks:task", *REPLAY, kind, "--out", "out")
     before = content(home)
     for task, message in (
         ("mixed", r"record 'patient 2\d' was forgotten before"),  # which of them comes first depends on the shards' key
         ("fewer", "task.retain and the trace differ in who remains"),
     ):
-        code, _, err = run("unlearn", f"lane_tasks:{task}", *REPLAY, kind, "--out", "none")
+        code, _, err = run("unlearn", f"sample_tasks:{task}", *REPLAY, kind, "--out", "none")
         assert code == 2
         assert re.search(message, err), err
     assert content(home) == before
@@ -469,17 +469,16 @@ def test_a_set_that_is_forgotten_in_part_or_beside_other_data_is_refused(run: Ru
 
 
 @pytest.mark.parametrize(
-    ("task", "options", "recommended", "lane"),
+    ("task", "options", "recommended"),
     [
-        ("without_features", ("--trace", "trace"), "replay", "replay"),
-        ("without_features", ("--trace", "shards"), "replay", "replay"),
-        ("task", (), "grid_ridge", "grid_ridge"),
-        ("later", ("--head", "grid_ridge"), "grid_ridge", "grid_ridge"),
+        ("without_features", ("--trace", "trace"), "replay"),
+        ("without_features", ("--trace", "shards"), "replay"),
+        ("task", (), "grid_ridge"),
+        ("later", ("--head", "grid_ridge"), "grid_ridge"),
     ],
 )
 def test_a_plan_that_is_run_writes_what_unlearn_would(
-    run: Run, home: Path, task: str, options: tuple[str, ...], recommended: str, lane: str,
-    monkeypatch: pytest.MonkeyPatch,
+    run: Run, home: Path, task: str, options: tuple[str, ...], recommended: str, monkeypatch: pytest.MonkeyPatch
 ):  # fmt: skip
     def millisecond(work: Callable[[], object]) -> float:
         """So that what is recommended follows from how often a thing is done, not from who else is at work here."""
@@ -491,18 +490,16 @@ def test_a_plan_that_is_run_writes_what_unlearn_would(
     for name in ("trace", "shards"):
         copied(home, name, f"other/{name}")
     found = done(
-        run, "plan", f"lane_tasks:{task}", *options, "--training-epochs", "1e6", "--run", "--out", "out"
+        run, "plan", f"sample_tasks:{task}", *options, "--training-epochs", "1e6", "--run", "--out", "out"
     )  # fmt: skip
     assert found["recommended"] == recommended
-    takes = () if lane == "measured_residual" else options
-    takes = tuple(f"other/{word}" if word in ("trace", "shards") else word for word in takes)
-    direct = done(run, "unlearn", f"lane_tasks:{task}", "--unlearner", lane, *takes, "--out", "direct")
+    takes = tuple(f"other/{word}" if word in ("trace", "shards") else word for word in options)
+    direct = done(run, "unlearn", f"sample_tasks:{task}", "--unlearner", recommended, *takes, "--out", "direct")
     made, same = certificate(home / "out"), certificate(home / "direct")
     assert made["run"]["mechanism"] == same["run"]["mechanism"]
     assert {p.name for p in (home / "out").iterdir()} == {p.name for p in (home / "direct").iterdir()}
-    if lane != "measured_residual":  # whose noise differs
-        assert made["weights"] == same["weights"]
-        assert found["run"]["accuracy"] == direct["accuracy"]
+    assert made["weights"] == same["weights"]
+    assert found["run"]["accuracy"] == direct["accuracy"]
     assert run("verify", "out/certificate.json", "--weights", "out/model.safetensors")[0] == 0
 
 
@@ -514,12 +511,12 @@ def test_a_plan_that_retrains_takes_the_epochs_of_training(run: Run, home: Path,
         return {}
 
     monkeypatch.setattr("expunge.jobs.unlearning.run_unlearner", spy)
-    call = ("plan", "lane_tasks:without_features", "--training-epochs", "2", "--recovery-lr", "0.3")
+    call = ("plan", "sample_tasks:without_features", "--training-epochs", "2", "--recovery-lr", "0.3")
     assert done(run, *call, "--run", "--out", "out")["recommended"] == "retrain"
     assert (seen[0].epochs, seen[0].recovery_lr, seen[0].name) == (2, 0.3, "retrain")
     printed = run(*call, "--epsilon", "2")[1]
     assert (
-        "expunge unlearn lane_tasks:without_features --unlearner retrain --epsilon 2.0 --recovery-lr 0.3 --epochs 2.0 "
+        "expunge unlearn sample_tasks:without_features --unlearner retrain --epsilon 2.0 --recovery-lr 0.3 --epochs 2.0 "
         "--out unlearned"
     ) in " ".join(printed.split())
 
@@ -539,7 +536,7 @@ def test_a_plan_that_cannot_be_run_says_so(
     run: Run, home: Path, task: str, options: tuple[str, ...], code: int, message: str
 ):
     before = content(home)
-    found, _, err = run("plan", f"lane_tasks:{task}", *options)
+    found, _, err = run("plan", f"sample_tasks:{task}", *options)
     assert (found, message in err) == (code, True), err
     assert content(home) == before
     assert not list(home.glob("none*"))
@@ -549,14 +546,14 @@ def test_a_task_with_an_augmentation_that_is_no_function_is_refused():
     with pytest.raises(
         ex.errors.TaskError, match=r"task\.augment must be a function augment\(batch, generator\), not 3"
     ):
-        replace(lane_tasks.task(), augment=3)
+        replace(sample_tasks.task(), augment=3)
 
 
 # Audits
 
 
 def test_an_audit_of_a_certificate_that_claims_nothing_attacks_its_head_and_is_no_pass(run: Run, tmp_path: Path):
-    task = lane_tasks.task()
+    task = sample_tasks.task()
     head = ex.AnalyticHead(ridge=1.0, classes=10)
     head.learn(featured(task, task.retain), task.retain.tensors[1], ids=task.retain.ids)
     released = head.unlearned()
@@ -564,7 +561,7 @@ def test_an_audit_of_a_certificate_that_claims_nothing_attacks_its_head_and_is_n
     assert issued.claim.kind is ex.Kind.NONE
     issued.save(tmp_path / "none.json")
     ex.save_weights(released.model, tmp_path / "model.safetensors")
-    code, out, _ = run("audit", "lane_tasks:task", "--certificate", "none.json", "--quick", "--no-shadows", "--json")
+    code, out, _ = run("audit", "sample_tasks:task", "--certificate", "none.json", "--quick", "--no-shadows", "--json")
     found = json.loads(out)
     assert code == 4
     assert (found["refuted_by"], found["untested"]) == (
@@ -577,7 +574,7 @@ def test_an_audit_of_a_certificate_that_claims_nothing_attacks_its_head_and_is_n
 
 @pytest.mark.parametrize("mechanism", ["grid_ridge", "retrain"])
 def test_a_task_without_held_out_data_is_unlearned_and_says_what_was_not_measured(run: Run, mechanism: str) -> None:
-    call = ("unlearn", "lane_tasks:unmeasured", "--unlearner", mechanism, "--epochs", "1", "--out", "out")
+    call = ("unlearn", "sample_tasks:unmeasured", "--unlearner", mechanism, "--epochs", "1", "--out", "out")
     code, out, err = run(*call) if mechanism == "retrain" else run(*(w for w in call if w not in ("--epochs", "1")))
     assert code == 0, err
     for name in ("original", "released"):
@@ -585,7 +582,7 @@ def test_a_task_without_held_out_data_is_unlearned_and_says_what_was_not_measure
 
 
 def test_a_task_whose_data_no_request_parts_is_a_mistake_that_is_told(run: Run) -> None:
-    code, _, err = run("unlearn", "lane_tasks:unparted", "--unlearner", "retrain", "--out", "out")
+    code, _, err = run("unlearn", "sample_tasks:unparted", "--unlearner", "retrain", "--out", "out")
     assert code != 0
     assert "a request must name what is to be forgotten" in err
     assert not Path("out").exists()
@@ -595,27 +592,27 @@ def test_a_task_whose_data_no_request_parts_is_a_mistake_that_is_told(run: Run) 
 
 
 def test_without_a_mechanism_the_recommended_way_is_taken_and_told(run: Run, home: Path):
-    code, out, err = run("unlearn", "lane_tasks:without_features", "--out", "out", "--epochs", "1")
+    code, out, err = run("unlearn", "sample_tasks:without_features", "--out", "out", "--epochs", "1")
     assert code == 0, err
     assert "Taking retrain. It is the cheapest that meets epsilon=1, delta=1e-05" in " ".join(out.split())
     assert certificate(home / "out")["run"]["mechanism"]["name"] == "retrain"
-    code, _, err = run("unlearn", "lane_tasks:without_features", "--out", "other", "--steps", "3")
+    code, _, err = run("unlearn", "sample_tasks:without_features", "--out", "other", "--steps", "3")
     assert (code, "unlearner 'retrain' takes no --steps" in " ".join(err.split())) == (2, True)
-    code, _, err = run("unlearn", "lane_tasks:without_features", "--out", "other", "--resume")
+    code, _, err = run("unlearn", "sample_tasks:without_features", "--out", "other", "--resume")
     assert (code, "--resume needs --unlearner" in " ".join(err.split())) == (2, True)
 
 
 def test_a_file_of_ids_names_what_leaves(run: Run, home: Path):
     (home / "ids.txt").write_text("patient 50\npatient 51\n")
-    call = ("unlearn", "lane_tasks:task", "--unlearner", "grid_ridge", "--ids", "ids.txt")
+    call = ("unlearn", "sample_tasks:task", "--unlearner", "grid_ridge", "--ids", "ids.txt")
     summary = done(run, *call, "--out", "out")
     assert summary["rows"] == 298
     key = (home / "out.secret" / "keys" / "commitment.key").read_text()
     commitment = certificate(home / "out")["commitments"]["forget"]
-    ex.open_commitment(commitment, lane_tasks.everything().take([50, 51]), key=bytes.fromhex(key))
+    ex.open_commitment(commitment, sample_tasks.everything().take([50, 51]), key=bytes.fromhex(key))
     (home / "ids.txt").write_text("nobody\n")
     code, _, err = run(*call, "--out", "other")
     assert (code, "unknown ids, not among the data: 'nobody'" in err) == (2, True)
     (home / "ids.txt").write_text("patient 50\n")
-    printed = run("plan", "lane_tasks:task", "--ids", "ids.txt")[1]
-    assert "expunge unlearn lane_tasks:task --ids ids.txt --unlearner" in " ".join(printed.split())
+    printed = run("plan", "sample_tasks:task", "--ids", "ids.txt")[1]
+    assert "expunge unlearn sample_tasks:task --ids ids.txt --unlearner" in " ".join(printed.split())

@@ -57,13 +57,11 @@ def run_executor(
 ) -> Unlearned:
     """Run an executor of a mechanism on a trained model and its retained data.
 
-    Args:
-        executor: (mechanism, theta, gradient, batches, noise) -> generator of the steps done; changes theta in place.
-
-    All other arguments, and what is raised, are those of `run.unlearn`.
+    The executor takes (mechanism, theta, gradient, batches, noise), changes theta in place, and yields the steps done so far.
+    All else is as in `run.unlearn`.
 
     Raises:
-        RunError: also where other steps than its own are given to a mechanism of the closed table.
+        RunError: as there; and other steps than its own are given to a mechanism of the closed table.
     """
     if buffers not in ("refuse", "reset"):
         raise ValueError(f"buffers must be 'refuse' or 'reset', not {buffers!r}")

@@ -68,7 +68,7 @@ def _stacked_starts(how: How) -> tuple[list[float], list[float]]:
     steps = how.unlearner
     if not isinstance(steps, Steps):
         raise TypeError(f"the runs of '{steps.name}' cannot be stacked")
-    tuning, (pictures, rows) = _fine_tuning(steps), _held(how.task)
+    tuning, (data, rows) = _fine_tuning(steps), _held(how.task)
     one, n = Stack.of([how.task.model]), how.effort.seeds
     stack = one.with_theta(torch.cat([one.theta.expand(n, -1), torch.zeros(n, one.theta.shape[1])]).contiguous())
     retain, recipe = rows["retain"].expand(2 * n, -1), tuning.recipe

@@ -120,7 +120,7 @@ def _completes(trial: _Trial) -> nn.Module:
 def _trains_in_place(trial: _Trial, certified: nn.Module) -> nn.Module:
     model, generator = copy.deepcopy(certified), torch.Generator().manual_seed(trial.seed)
     before = dict((*named_parameters(model), *named_buffers(model)))
-    places = {name: t.data_ptr() for name, t in before.items()}
+    places = {name: t.detach() for name, t in before.items()}  # held, so that no other tensor takes their memory
     loss = trial.task.loss
     with underway(model, trial.task.retain, loss, trial.recovery, generator, public=trial.public) as (progress, steps):
         counted = sum(1 for _ in steps)
@@ -129,7 +129,7 @@ def _trains_in_place(trial: _Trial, certified: nn.Module) -> nn.Module:
     require(enough, "steps", say, trial.recovery)
     after = dict((*named_parameters(model), *named_buffers(model)))
     for name, tensor in before.items():
-        stays = after.get(name) is tensor and tensor.data_ptr() == places[name]
+        stays = after.get(name) is tensor and tensor.data_ptr() == places[name].data_ptr()
         require(stays, "in place", f"'{name}' is another object, or lies elsewhere in memory", trial.recovery)
     require(len(after) == len(before), "in place", "the model has tensors that it had not", trial.recovery)
     first = dict((*named_parameters(certified), *named_buffers(certified)))

@@ -4,8 +4,8 @@ import copy
 
 from expunge import Certificate, RunRecord, issue
 from expunge.certificate import _digest
+from expunge.certificate.record import NO_NOISE, NoiseRecord
 from expunge.randomness.grid import grid_of
-from expunge.record import NO_NOISE, NoiseRecord
 
 DELTA = 1e-5
 

@@ -32,9 +32,10 @@ from expunge import (
 )
 from expunge.accounting import delta_at
 from expunge.certificate import _digest
+from expunge.certificate.digests import weights_digest
+from expunge.certificate.record import NO_NOISE, NoiseRecord
 from expunge.errors import CertificateError, ClaimRefused, MalformedCertificate, OutputError, RunError, WeightsMismatch
 from expunge.randomness.grid import grid_of
-from expunge.record import NO_NOISE, NoiseRecord, weights_digest
 
 CERTIFIED = "sha256:" + "a" * 64
 RELEASED = "sha256:" + "b" * 64

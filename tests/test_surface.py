@@ -43,7 +43,7 @@ def test_a_certificate_verifies_without_torch(tmp_path):
     code = """
     import numpy
     from safetensors.numpy import save_file
-    from expunge.record import NoiseRecord
+    from expunge.certificate.record import NoiseRecord
     folder = sys.argv[1]
     save_file({"w": numpy.arange(3.0)}, f"{folder}/w.safetensors")
     save_file({"w": numpy.arange(3.0) + 1}, f"{folder}/other.safetensors")
@@ -70,7 +70,7 @@ def test_a_module_at_hand_is_verified_by_whoever_has_imported_nothing_else():
     pytest.importorskip("torch")
     code = """
     import torch, expunge
-    from expunge.record import NoiseRecord
+    from expunge.certificate.record import NoiseRecord
     module = torch.nn.Linear(2, 1, bias=False)
     record = expunge.RunRecord(
         mechanism=expunge.OutputPerturbation(init_clip=1.0, noise_std=2.0), steps_done=0,
@@ -138,6 +138,13 @@ def test_a_name_that_stood_at_the_top_once_still_resolves(name):
     assert name not in dir(expunge)
     found = getattr(expunge, name)
     assert all(part.__module__.startswith("expunge.") for part in get_args(found) or (found,))
+
+
+def test_the_record_is_found_where_it_was_once():
+    from expunge.certificate.record import RunRecord
+    from expunge.record import RunRecord as before
+
+    assert before is RunRecord is expunge.RunRecord
 
 
 def test_an_unknown_name_is_an_attribute_error():

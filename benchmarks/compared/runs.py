@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import expunge as ex
 from compared.sets import BUDGET, Case, loss
 from expunge.accounting import Mechanism
-from expunge.record import RunRecord
+from expunge.certificate.record import RunRecord
 from expunge.trace import train_shards, train_traced
 
 __all__ = ["UNLEARNERS", "Outcome", "outcomes"]

@@ -10,7 +10,7 @@ _HOLDS = {
         "fewest_steps frontier group_epsilon_delta group_mu guarantee interval"
     ),
     "certificate": "compose remaining requests_left",
-    "record": "RunRecord",
+    "certificate.record": "RunRecord",
     "data": "check_disjoint commit new_commitment_key open_commitment split",
     "features": "RandomFeatures TangentFeatures",
     "heads": "AnalyticHead ConvexHead EqualScores",

@@ -172,7 +172,7 @@ def test_the_edits_of_case_38_are_refused():
 
 def test_claims_are_read_as_they_stand():
     stated = BY_NAME["output_perturbation, retrained"]["certificate"]["claim"]
-    assert claim.guarantee_from_dict("claim", stated).epsilon == stated["epsilon"]
+    assert claim.claim_from_dict("claim", stated).epsilon == stated["epsilon"]
 
 
 def test_the_keys_of_a_record_stand_in_the_order_of_its_fields():

@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import expunge as ex
+from expunge.certificate.commitments import is_commitment, read_ids, read_key
 from expunge.cli.commands import main
-from expunge.commitments import is_commitment, read_ids, read_key
 from expunge.errors import CommitmentMismatch, StateError
 
 KEY = bytes(range(32))

@@ -9,9 +9,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import expunge as ex
+from expunge.certificate.digests import weights_digest
 from expunge.errors import ModelRefused, NonFinite
 from expunge.features import PublicNetwork
-from expunge.record import weights_digest
 
 
 def network(seed: int = 0) -> nn.Sequential:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
 import expunge as ex
+from expunge.certificate.digests import weights_digest
 from expunge.data import Request
 from expunge.errors import ModelRefused, NonFinite
 from expunge.features.frozen_network import _near_a_border
 from expunge.features.tangent import TangentFeatures, _sketch
 from expunge.heads import AnalyticHead, ConvexHead
-from expunge.record import weights_digest
 
 KEY = bytes(range(32))
 OUTPUTS = 3

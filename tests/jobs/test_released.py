@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import expunge as ex
+from expunge.certificate.digests import weights_digest
 from expunge.certificate.format import digest
+from expunge.certificate.record import RunRecord
 from expunge.errors import RunError, WeightsMismatch
 from expunge.jobs.released import opened
-from expunge.record import RunRecord, weights_digest
 from expunge.unlearners.plain import Plain
 
 GRADIENT = ex.GradientClipping(

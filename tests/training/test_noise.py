@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from expunge.certificate.record import NO_NOISE
 from expunge.errors import RunError
 from expunge.randomness.gaussian import normals
 from expunge.randomness.grid import grid_of
 from expunge.randomness.secret import Secret
-from expunge.record import NO_NOISE
 from expunge.training.noise import Noise
 
 

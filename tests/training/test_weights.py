@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from expunge.accounting import GradientClipping
+from expunge.certificate.digests import digest_safetensors, weights_digest
 from expunge.errors import ModelRefused, NonFinite, OutputError
-from expunge.record import digest_safetensors, weights_digest
 from expunge.training.weights import FlatWeights, clip_, save_weights
 from expunge.unlearners.gradient_clipping import gradient_clipping
 

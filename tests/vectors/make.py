@@ -18,9 +18,9 @@ from expunge import accounting as ac
 from expunge.accounting.mechanisms import assumptions
 from expunge.certificate import digest
 from expunge.certificate.document import DOCUMENTS, json_schema
+from expunge.certificate.record import NO_NOISE, NoiseRecord, RunRecord
 from expunge.certificate.words import DOES_NOT_PROVE, NO_RECOVERY, PROVES, mechanisms_of
 from expunge.randomness.grid import grid_of
-from expunge.record import NO_NOISE, NoiseRecord, RunRecord
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from vectors.faults import (

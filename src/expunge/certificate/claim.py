@@ -5,9 +5,9 @@ from typing import Any, cast
 
 from expunge import _validate
 from expunge.accounting import Claim, EpsilonDeltaClaim, ExactClaim, Kind, Mechanism, NoClaim, Relation, numbers_of
+from expunge.certificate.fields import check_keys
 from expunge.certificate.words import words_of
 from expunge.errors import ClaimRefused, MalformedCertificate
-from expunge.record import check_keys
 
 __all__ = ["claim_from_dict", "claim_to_dict"]
 

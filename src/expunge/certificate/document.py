@@ -7,9 +7,10 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from expunge.accounting import MECHANISMS, Kind, Relation
 from expunge.certificate import fields as f
+from expunge.certificate.mechanism import mechanism_from_dict
+from expunge.certificate.record import COVERAGES
 from expunge.certificate.words import mechanisms_of
 from expunge.errors import MalformedCertificate
-from expunge.record import COVERAGES, mechanism_from_dict
 
 __all__ = ["DOCUMENTS", "KINDS", "NO_STREAM", "PROFILE_AT", "STREAMS", "json_schema"]
 

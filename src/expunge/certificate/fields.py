@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any, Protocol, cast
 
 from expunge.errors import MalformedCertificate
-from expunge.record import check_keys
 
 __all__ = [
     "COMMITMENT",
@@ -29,6 +28,8 @@ __all__ = [
     "Pair",
     "Text",
     "Whole",
+    "check_keys",
+    "check_type",
 ]
 
 MOST_WHOLE = 2**53 - 1  # beyond it JSON numbers are no longer exact
@@ -315,3 +316,18 @@ DIGEST = Matching("sha256:[0-9a-f]{64}", "a digest 'sha256:' and 64 hexadecimal 
 COMMITMENT = Matching(
     "hmac-sha256:[0-9a-f]{64}", "a keyed commitment 'hmac-sha256:' and 64 hexadecimal digits in lower case"
 )
+
+
+def check_keys(where: str, plain: Mapping[str, Any], expected: set[str]) -> None:
+    """Raise `MalformedCertificate` unless `plain` is a mapping with exactly the expected keys."""
+    check_type(where, plain, dict)
+    missing, unknown = expected - set(plain), set(plain) - expected
+    if missing or unknown:
+        parts = [f"lacks {sorted(missing)}"] * bool(missing) + [f"has unknown {sorted(unknown)}"] * bool(unknown)
+        raise MalformedCertificate(f"{where} {' and '.join(parts)}")
+
+
+def check_type(where: str, value: object, kind: type | tuple[type, ...]) -> None:
+    """Raise `MalformedCertificate` unless a value is of this type; a truth value is no number."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise MalformedCertificate(f"{where} has the wrong type: {value!r}")

@@ -14,8 +14,9 @@ from expunge._files import write_new
 from expunge._json import strict
 from expunge.accounting import Claim, Mechanism
 from expunge.certificate.claim import claim_from_dict
+from expunge.certificate.mechanism import mechanism_to_dict
+from expunge.certificate.record import RunRecord
 from expunge.errors import MalformedCertificate
-from expunge.record import RunRecord, mechanism_to_dict
 
 __all__ = ["MOST_BYTES", "MOST_COMMAS", "SCHEMA", "VERSIONS", "Certificate", "digest", "refuse_too_long", "version_of"]
 

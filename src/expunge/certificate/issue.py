@@ -3,21 +3,20 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from math import isfinite
-from re import fullmatch
 from typing import Any
 
 from expunge import _validate
 from expunge.accounting import WITHDRAWN, Bound, Budget, Claim, NoClaim, Relation, delta_at, guarantee
 from expunge.accounting.bounds import reading_of
 from expunge.certificate.claim import claim_to_dict
+from expunge.certificate.commitments import is_commitment
 from expunge.certificate.document import KINDS, PROFILE_AT
-from expunge.certificate.fields import COMMITMENT
 from expunge.certificate.format import SCHEMA, Certificate, digest
+from expunge.certificate.record import UNCHECKED, RunRecord
 from expunge.certificate.released import digest_to_release
 from expunge.certificate.verify import verify
 from expunge.certificate.words import DECLARED_RECOVERY, DOES_NOT_PROVE, NO_RECOVERY
 from expunge.errors import CertificateError, RunError
-from expunge.record import UNCHECKED, RunRecord
 
 __all__ = ["issue"]
 
@@ -59,7 +58,7 @@ def issue(
     relation = Relation(relation)
     delta = asked.delta if asked is not None else delta
     for name, value in (commitments or {}).items():
-        if not (isinstance(value, str) and fullmatch(COMMITMENT.pattern, value)):
+        if not is_commitment(value):
             raise ValueError(f"commitments[{name!r}] must come from expunge.commit, not {value!r}")
     claim = guarantee(record.mechanism, delta=delta, relation=relation)
     also = guarantee(record.mechanism, delta=delta, relation=_other(relation))

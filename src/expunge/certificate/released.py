@@ -3,9 +3,17 @@
 import os
 from collections.abc import Sequence
 
+from expunge.certificate.digests import (
+    TensorInfo,
+    digest_tensors,
+    is_digest,
+    undigested,
+    weights_digest,
+    weights_tensors,
+)
 from expunge.certificate.format import Certificate, version_of
+from expunge.certificate.record import RunRecord
 from expunge.errors import ClaimRefused, RunError, WeightsMismatch
-from expunge.record import RunRecord, TensorInfo, digest_tensors, is_digest, undigested, weights_digest, weights_tensors
 
 __all__ = ["digest_to_release", "verify_weights"]
 

@@ -5,7 +5,7 @@ from math import ceil, exp, floor, log, log10
 
 from expunge.accounting import WITHDRAWN, EpsilonDeltaClaim, ExactClaim, Relation
 from expunge.certificate.format import Certificate, version_of
-from expunge.record import ANY_GROUP, UNCHECKED, RunRecord
+from expunge.certificate.record import ANY_GROUP, UNCHECKED, RunRecord
 
 __all__ = ["Verdict", "counterpart", "verdict"]
 

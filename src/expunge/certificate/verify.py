@@ -26,10 +26,10 @@ from expunge.accounting.mechanisms.assumptions import GROUP
 from expunge.certificate.claim import claim_from_dict
 from expunge.certificate.document import DOCUMENTS, KINDS, PROFILE_AT
 from expunge.certificate.format import SCHEMA, VERSIONS, Certificate, digest, version_of
+from expunge.certificate.record import ANY_GROUP, UNCHECKED
 from expunge.certificate.released import verify_weights
 from expunge.certificate.words import does_not_prove, no_recovery, words_of
 from expunge.errors import ClaimRefused, MalformedCertificate, RunError
-from expunge.record import ANY_GROUP, UNCHECKED
 
 if TYPE_CHECKING:
     from expunge.audit.report import Audit

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 
 from expunge._files import write_new
-from expunge.commitments import commit_ids, commit_rows, match
+from expunge.certificate.commitments import commit_ids, commit_rows, match
 from expunge.data.content import rows_of
 from expunge.data.examples import Examples
 from expunge.data.ids import ids_in

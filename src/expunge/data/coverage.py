@@ -1,7 +1,7 @@
 """Whether the retained data still hold a row that is to be forgotten.
 
 No theorem sees it: a mechanism that is fed the forgotten rows as retained ones proves, about the wrong data, what it always
-proves. So it is looked up before the run, and the record says how (`expunge.record.COVERAGES`).
+proves. So it is looked up before the run, and the record says how (`expunge.certificate.record.COVERAGES`).
 
 Ids decide where both sets have them. Without ids a row is known by its inputs alone, so that a forgotten picture under a
 new label is found; where fields have names, inputs are compared with the inputs of the same names; real numbers are compared in float32, or in the coarser type that one of the sets has, whole numbers
@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from expunge.certificate.record import UNCHECKED
 from expunge.data.content import Row, is_label, precision_of, rows_of
 from expunge.data.examples import Examples, as_examples
 from expunge.data.ids import ids_in
 from expunge.errors import StillRetained
 from expunge.randomness.secret import entropy
-from expunge.record import UNCHECKED
 
 __all__ = ["check_disjoint", "coverage_of", "rows_held"]
 

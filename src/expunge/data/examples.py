@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from expunge import _validate
-from expunge.commitments import labels, texts
+from expunge.certificate.commitments import labels, texts
 from expunge.data.arrays import as_tensor
 from expunge.data.datasets import read
 

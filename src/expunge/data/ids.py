@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from expunge.commitments import texts
+from expunge.certificate.commitments import texts
 
 __all__ = ["ids_in"]
 

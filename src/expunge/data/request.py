@@ -9,7 +9,7 @@ from numbers import Integral
 from typing import Any, cast
 
 from expunge import _validate
-from expunge.commitments import texts
+from expunge.certificate.commitments import texts
 from expunge.data.examples import Examples
 
 __all__ = ["Request"]

@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from expunge import _validate
 from expunge._fixed import fixed
 from expunge._progress import track
+from expunge.certificate.digests import digest_safetensors
 from expunge.errors import ModelRefused, NonFinite
-from expunge.record import digest_safetensors
 from expunge.training.weights import save_bytes
 
 __all__ = ["FrozenNetwork", "named_module", "taken"]

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from expunge import _validate
 from expunge._fixed import fixed
 from expunge.accounting import GridRidge, UndeclaredFeatures
-from expunge.commitments import texts
+from expunge.certificate.commitments import texts
+from expunge.certificate.record import UNCHECKED
 from expunge.data import Examples, new_commitment_key
 from expunge.data.arrays import Names, Numbers, as_tensor, names_in
 from expunge.errors import RunError, StillRetained
@@ -25,7 +26,6 @@ from expunge.heads.rows import Rows, checked_grid, checked_key, checked_rows, gi
 from expunge.heads.saved import mark_of, pack, unpack, write
 from expunge.heads.solver import Method, Solver
 from expunge.heads.statistics import Inverse, Sums, add, subtract, sums_of
-from expunge.record import UNCHECKED
 from expunge.training.unlearned import Unlearned, noiseless_record
 
 __all__ = ["GRID", "UNDECLARED", "AnalyticHead"]

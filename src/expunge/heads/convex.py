@@ -13,7 +13,9 @@ from torch.nn.utils import skip_init
 from expunge import _validate
 from expunge._fixed import fixed
 from expunge.accounting import Budget, MeasuredResidual, Mechanism, UndeclaredFeatures, calibrate
-from expunge.commitments import texts
+from expunge.certificate.commitments import texts
+from expunge.certificate.digests import weights_digest
+from expunge.certificate.record import UNCHECKED, RunRecord
 from expunge.data import Request, new_commitment_key
 from expunge.errors import RunError, StillRetained
 from expunge.heads.blocks import Blocks, Rows, ids_of
@@ -24,7 +26,6 @@ from expunge.heads.objectives import LOSSES, Measured, Objective
 from expunge.heads.rows import checked_key
 from expunge.heads.saved import mark_of, write
 from expunge.heads.saved_convex import Kept, pack, unpack
-from expunge.record import UNCHECKED, RunRecord, weights_digest
 from expunge.training.noise import Noise
 from expunge.training.randomness import environment
 from expunge.training.unlearned import Unlearned

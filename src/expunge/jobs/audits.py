@@ -11,7 +11,7 @@ from expunge.accounting import Budget, Claim, EpsilonDeltaClaim, Relation, guara
 from expunge.attacks import Effort, audit_task
 from expunge.audit import Audit, Finding
 from expunge.certificate import Certificate, verify
-from expunge.commitments import read_key
+from expunge.certificate.commitments import read_key
 from expunge.data import Request, open_commitment
 from expunge.errors import CommitmentMismatch, MalformedAudit, OutputError
 from expunge.jobs.folder import key_of, refuse_existing

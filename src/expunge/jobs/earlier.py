@@ -11,7 +11,8 @@ from torch import nn
 
 from expunge._files import write_new
 from expunge.accounting import Kind
-from expunge.record import RunRecord, weights_digest
+from expunge.certificate.digests import weights_digest
+from expunge.certificate.record import RunRecord
 from expunge.unlearners.working import SECRET, keys_in
 
 __all__ = ["tell_of_earlier"]

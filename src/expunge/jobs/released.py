@@ -7,8 +7,8 @@ from pathlib import Path
 import safetensors.torch
 from torch import nn
 
+from expunge.certificate.record import RunRecord
 from expunge.errors import WeightsMismatch
-from expunge.record import RunRecord
 from expunge.training.task import Task, accuracies, featured, labelled, outputs
 from expunge.training.tensors import named_parameters
 from expunge.unlearners.capabilities import Minimiser, Sums

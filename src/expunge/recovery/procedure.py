@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from expunge.record import weights_digest
+from expunge.certificate.digests import weights_digest
 from expunge.recovery.fine_tuning import FineTuning
 from expunge.recovery.protocol import Recovery
 

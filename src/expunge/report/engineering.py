@@ -11,7 +11,7 @@ from expunge.audit import Finding
 from expunge.audit.measurement import Measurement
 from expunge.audit.words import explained, told
 from expunge.certificate import Certificate
-from expunge.record import RunRecord
+from expunge.certificate.record import RunRecord
 from expunge.report.curves import Comparison, Curve, interval, null_start_bound
 from expunge.report.figures import Figures
 from expunge.report.plain import noise_hides

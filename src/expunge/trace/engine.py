@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from expunge import _validate
 from expunge._progress import track
+from expunge.certificate.digests import weights_digest
 from expunge.data import Examples
 from expunge.errors import ModelRefused
 from expunge.fingerprint import code_digest, model_digest
-from expunge.record import weights_digest
 from expunge.recovery.training import Recipe, Training, one_cycle
 from expunge.trace.identity import machine, repeatable
 from expunge.trace.schedule import Schedule

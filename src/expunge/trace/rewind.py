@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from expunge.accounting import Replay
+from expunge.certificate.record import RunRecord
 from expunge.data import Examples
 from expunge.errors import RunError, StateError
-from expunge.record import RunRecord
 from expunge.trace.engine import Augment, Engine, Program, Settings
 from expunge.trace.identity import name_tag, row_digests
 from expunge.trace.store import File, Manifest, Roster

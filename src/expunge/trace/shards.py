@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from expunge import _validate
 from expunge._lock import is_lock
 from expunge.accounting import Replay
+from expunge.certificate.record import RunRecord
 from expunge.data import Examples, new_commitment_key
 from expunge.errors import OutputError, StateError
-from expunge.record import RunRecord
 from expunge.recovery.training import Recipe
 from expunge.trace import checkpoint_placement
 from expunge.trace.engine import Augment, Engine, Program, Settings

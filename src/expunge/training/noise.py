@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from expunge import _validate
+from expunge.certificate.record import NO_NOISE, NoiseRecord
 from expunge.errors import RunError
 from expunge.randomness.gaussian import each_slice
 from expunge.randomness.grid import grid_of
 from expunge.randomness.secret import Secret
 from expunge.randomness.stream import STREAM
-from expunge.record import NO_NOISE, NoiseRecord
 
 __all__ = ["Noise"]
 

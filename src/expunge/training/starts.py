@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from expunge.certificate.digests import digest_tensors, weights_tensors
 from expunge.errors import ModelRefused
 from expunge.fingerprint import tensors_held
-from expunge.record import digest_tensors, weights_tensors
 from expunge.training.tensors import digest_bytes, named_buffers, named_parameters
 
 __all__ = ["STARTS", "Starts", "refuse_start", "start_digests"]

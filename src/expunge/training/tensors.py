@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from expunge._files import write_new
+from expunge.certificate.digests import TensorInfo, digest_safetensors, tensors_in, weights_tensors
 from expunge.errors import ModelRefused
-from expunge.record import TensorInfo, digest_safetensors, tensors_in, weights_tensors
 
 __all__ = [
     "copied",

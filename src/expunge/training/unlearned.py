@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from expunge.accounting import Mechanism
+from expunge.certificate.digests import weights_digest
+from expunge.certificate.record import NO_NOISE, UNCHECKED, RunRecord
 from expunge.data import Examples, as_examples
 from expunge.data.arrays import as_tensor
 from expunge.data.content import is_label
 from expunge.data.examples import Batch
 from expunge.errors import RunError
-from expunge.record import NO_NOISE, UNCHECKED, RunRecord, weights_digest
 from expunge.training.randomness import environment, mode
 from expunge.training.tensors import dtype_name, named_parameters, saved_tensors
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from expunge.certificate.digests import digest_safetensors
 from expunge.errors import ModelRefused, NonFinite, RunError
-from expunge.record import digest_safetensors
 from expunge.training.hidden_state import hidden_state
 from expunge.training.loss import Loss, backward
 from expunge.training.placement import Placement

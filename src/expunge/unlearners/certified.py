@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from expunge.accounting import MECHANISMS, Mechanism
+from expunge.certificate.digests import weights_digest
 from expunge.certificate.format import refuse_too_long
+from expunge.certificate.record import RunRecord
 from expunge.data import Batches, as_examples
 from expunge.data.coverage import coverage_of
 from expunge.errors import RunError
 from expunge.randomness.generators import secret_generator
-from expunge.record import RunRecord, weights_digest
 from expunge.training.interruption import alone, drive, state_file
 from expunge.training.loss import Loss, check_loss, scalar_loss
 from expunge.training.noise import Noise

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from expunge import _validate
 from expunge.accounting import Budget, DPTraining, Mechanism, Relation, calibrate, guarantee
+from expunge.certificate.digests import weights_digest
+from expunge.certificate.mechanism import mechanism_to_dict
+from expunge.certificate.record import RunRecord
 from expunge.data import Examples, as_examples
 from expunge.errors import ModelRefused, RunError, TaskError
 from expunge.fingerprint import code_digest
 from expunge.randomness.generators import secret_generator
 from expunge.randomness.secret import Secret
-from expunge.record import RunRecord, mechanism_to_dict, weights_digest
 from expunge.training.example_gradients import ExampleGradients, poisson_batches
 from expunge.training.interruption import alone, drive, state_file
 from expunge.training.loss import Loss

@@ -11,11 +11,11 @@ from typing import Any, ClassVar, cast
 from torch import nn
 
 from expunge.accounting import Bound, Budget, Claim, Mechanism, Relation, calibrate, delta_at, guarantee
+from expunge.certificate.record import RunRecord
 from expunge.data import Batches, Examples
 from expunge.data.coverage import coverage_of, rows_held
 from expunge.errors import ExpungeError, StillRetained, TaskError
 from expunge.fingerprint import tensors_held
-from expunge.record import RunRecord
 from expunge.recovery import FineTuning, Recipe, Recovery
 from expunge.recovery.procedure import stated
 from expunge.recovery.verbs import recover

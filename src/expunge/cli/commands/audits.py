@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
+from expunge.certificate.commitments import read_ids
 from expunge.cli.parameters import Ids, Json, TaskName
 from expunge.cli.tables import print_audited, print_json
 from expunge.cli.terminal import say
-from expunge.commitments import read_ids
 from expunge.exits import NOTHING_TESTED
 
 __all__ = ["audit"]

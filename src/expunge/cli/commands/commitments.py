@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from expunge.certificate import Certificate, verify
+from expunge.certificate.commitments import open_ids, read_ids, read_key
 from expunge.cli.parameters import Json
 from expunge.cli.tables import print_json
 from expunge.cli.terminal import say
-from expunge.commitments import open_ids, read_ids, read_key
 
 __all__ = ["open_"]
 

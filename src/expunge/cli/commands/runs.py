@@ -9,11 +9,11 @@ from typing import Annotated, Any, cast
 import typer
 
 import expunge as ex
+from expunge.certificate.commitments import read_ids
 from expunge.cli.application import Typed
 from expunge.cli.parameters import Delta, Epsilon, Ids, InRelation, Json, TaskName, budget_of
 from expunge.cli.tables import print_json, print_plan, print_summary
 from expunge.cli.terminal import say
-from expunge.commitments import read_ids
 from expunge.errors import OutputError, RunError
 from expunge.jobs.options import refuse_extreme
 from expunge.unlearners.options import NAMES, OPTIONS, Options

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from expunge import _validate
+from expunge.certificate.fields import COMMITMENT
 from expunge.errors import CommitmentMismatch, StateError
 
 __all__ = ["commit_ids", "commit_rows", "is_commitment", "labels", "match", "open_ids", "read_ids", "read_key", "texts"]
-
-_FORM = re.compile(r"hmac-sha256:[0-9a-f]{64}")
 
 
 def read_key(path: str | Path) -> bytes:
@@ -131,7 +130,7 @@ def match(commitment: str, computed: str) -> None:
 
 def is_commitment(value: object) -> bool:
     """Whether this is 'hmac-sha256:' and exactly 64 lower-case hexadecimal digits."""
-    return isinstance(value, str) and _FORM.fullmatch(value) is not None
+    return isinstance(value, str) and re.fullmatch(COMMITMENT.pattern, value) is not None
 
 
 def _sealed(purpose: bytes, digests: Iterable[bytes], key: bytes) -> str:

@@ -58,9 +58,9 @@ def timed(work: Callable[[], Any], repetitions: int) -> tuple[Any, float]:
     return value, statistics.median(seconds)
 
 
-def constant(steps: int, noise_std: float) -> ex.GradientClipping:
+def constant(steps: int, noise_std: float) -> ex.accounting.GradientClipping:
     """The setting that the timings use."""
-    return ex.GradientClipping(
+    return ex.accounting.GradientClipping(
         init_clip=0.5, grad_clip=1.0, learning_rate=0.01, weight_decay=20.0, steps=steps, noise_std=noise_std
     )
 
@@ -87,19 +87,21 @@ def timings(repetitions: int) -> list[dict[str, Any]]:
     million = {name: rng.uniform(0, 1e-3, 10**6) for name in ("drift", "decay")}
     million["noise_std"] = rng.uniform(0.5, 1.0, 10**6)
     lists = {name: values.tolist() for name, values in million.items()}
-    once = ex.OutputPerturbation(init_clip=1.0, noise_std=8.0)
-    model = ex.calibrate(lambda s: ex.ModelClipping(model_clip=0.5, learning_rate=0.1, steps=20, noise_std=s), BUDGET)
-    dp = ex.DPTraining(sample_clip=1.0, noise_multiplier=1.0, sampling_rate=0.01, steps=1000, group_size=1)
+    once = ex.accounting.OutputPerturbation(init_clip=1.0, noise_std=8.0)
+    model = ex.accounting.calibrate(
+        lambda s: ex.accounting.ModelClipping(model_clip=0.5, learning_rate=0.1, steps=20, noise_std=s), BUDGET
+    )
+    dp = ex.accounting.DPTraining(sample_clip=1.0, noise_multiplier=1.0, sampling_rate=0.01, steps=1000, group_size=1)
     peer_dp = dp_accounting.SelfComposedDpEvent(
         dp_accounting.PoissonSampledDpEvent(0.01, dp_accounting.GaussianDpEvent(1.0)), 1000
     )
 
-    def output(sigma: float) -> ex.OutputPerturbation:
-        return ex.OutputPerturbation(init_clip=0.5, noise_std=sigma)  # sensitivity 2 C0 = 1
+    def output(sigma: float) -> ex.accounting.OutputPerturbation:
+        return ex.accounting.OutputPerturbation(init_clip=0.5, noise_std=sigma)  # sensitivity 2 C0 = 1
 
     def group(size: int) -> float:
         gc_dp = replace(dp, group_size=size)
-        return ex.guarantee(gc_dp, delta=1e-5).epsilon
+        return ex.accounting.guarantee(gc_dp, delta=1e-5).epsilon
 
     def peer_group(size: int) -> float:
         binomial = stats.binom.pmf(np.arange(size + 1), size, 0.01)
@@ -111,11 +113,21 @@ def timings(repetitions: int) -> list[dict[str, Any]]:
         return float(one.self_compose(4).get_epsilon_for_delta(1e-5))
 
     work: list[tuple[str, Callable[[], float], str, Callable[[], float] | None]] = [
-        ("noise of one release", lambda: ex.calibrate(output, BUDGET).noise_std, "dp-accounting", peer_noise),
-        ("epsilon of 4 releases", lambda: ex.compose([once] * 4, delta=1e-5).epsilon, "dp-accounting", peer_four),
+        (
+            "noise of one release",
+            lambda: ex.accounting.calibrate(output, BUDGET).noise_std,
+            "dp-accounting",
+            peer_noise,
+        ),
+        (
+            "epsilon of 4 releases",
+            lambda: ex.certificate.compose([once] * 4, delta=1e-5).epsilon,
+            "dp-accounting",
+            peer_four,
+        ),
         (
             "calibrate gradient clipping, T = 50",
-            lambda: ex.calibrate(lambda s: constant(50, s), BUDGET).noise_std,
+            lambda: ex.accounting.calibrate(lambda s: constant(50, s), BUDGET).noise_std,
             "",
             None,
         ),
@@ -125,8 +137,13 @@ def timings(repetitions: int) -> list[dict[str, Any]]:
             "plain Python loop",
             lambda: plain_loop(**lists),
         ),
-        ("epsilon of model clipping, T = 20", lambda: ex.guarantee(model, delta=1e-5).epsilon, "", None),
-        ("epsilon of model clipping, 8 releases", lambda: ex.compose([model] * 8, delta=1e-5).epsilon, "", None),
+        ("epsilon of model clipping, T = 20", lambda: ex.accounting.guarantee(model, delta=1e-5).epsilon, "", None),
+        (
+            "epsilon of model clipping, 8 releases",
+            lambda: ex.certificate.compose([model] * 8, delta=1e-5).epsilon,
+            "",
+            None,
+        ),
         ("lower bound, T = 10", lambda: exp(constant(10, 0.2).log_delta_lower(1.0)), "", None),
         (
             "DP training, q = 0.01, T = 1000, single records",
@@ -167,7 +184,7 @@ def _uncached(work: Callable[[], float]) -> Callable[[], float]:
     return fresh
 
 
-def proved_lower_noise(m: ex.GradientClipping, cells: int) -> float:
+def proved_lower_noise(m: ex.accounting.GradientClipping, cells: int) -> float:
     """The largest σ at which an adversary on a line still exceeds δ at ε: with less noise no proof can exist."""
 
     def exceeds(sigma: float) -> bool:
@@ -195,12 +212,12 @@ def noise_table(cells: int) -> list[dict[str, Any]]:
     for dataset, c0, c1, eta, decay in track(PAPER, description="noise needed", transient=True):
         published = published_gradient_clipping(c0, c1, eta, decay)
 
-        def family(sigma: float, m: ex.GradientClipping = published) -> ex.GradientClipping:
+        def family(sigma: float, m: ex.accounting.GradientClipping = published) -> ex.accounting.GradientClipping:
             return replace(m, noise_std=sigma)
 
-        ours, center = (ex.calibrate(family, BUDGET, relation=r) for r in ex.Relation)
+        ours, center = (ex.accounting.calibrate(family, BUDGET, relation=r) for r in ex.accounting.Relation)
         at_the_end = published.noise_std * sqrt(2)  # the paper takes no minimum over prefixes
-        low, high = ex.interval(published, delta=BUDGET.delta, tolerance=1e-3)
+        low, high = ex.accounting.interval(published, delta=BUDGET.delta, tolerance=1e-3)
         rows.append(
             {
                 "dataset": dataset, "init_clip": c0, "grad_clip": c1, "learning_rate": eta, "weight_decay": decay,

@@ -51,7 +51,7 @@ def digits(runs: int) -> Arena:
     return Arena(
         data=rows, retain=order[:1000], candidates=order[1000:1200], population=order[1200:], runs=runs,
         make_model=lambda: nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)), loss=loss,
-        recipe=ex.Recipe(learning_rate=0.4, weight_decay=0.0), epochs=60, recovery_epochs=5,
+        recipe=ex.recovery.Recipe(learning_rate=0.4, weight_decay=0.0), epochs=60, recovery_epochs=5,
     )  # fmt: skip
 
 
@@ -63,24 +63,24 @@ def handwriting(runs: int) -> Arena:
     return Arena(
         data=rows, retain=order[:4000], candidates=order[4000:4400], population=order[4400:5400], runs=runs,
         make_model=lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10)), loss=loss,
-        recipe=ex.Recipe(learning_rate=0.05, weight_decay=0.0), epochs=30, recovery_epochs=5,
+        recipe=ex.recovery.Recipe(learning_rate=0.05, weight_decay=0.0), epochs=30, recovery_epochs=5,
     )  # fmt: skip
 
 
-def published() -> ex.GradientClipping:
+def published() -> ex.accounting.GradientClipping:
     """One step, with the noise of the published code for a claim of 1.004."""
     shift = 2 * 0.01 * (1 - 1e-3) + 2 * 1e-4 * 100.0
-    return ex.GradientClipping(
+    return ex.accounting.GradientClipping(
         init_clip=0.01, grad_clip=100.0, learning_rate=1e-4, weight_decay=10.0, steps=1, noise_std=shift / sqrt(2)
     )
 
 
-def unlearners(ascent: float) -> dict[str, tuple[Unlearner, ex.Mechanism | None, float | None]]:
+def unlearners(ascent: float) -> dict[str, tuple[Unlearner, ex.accounting.Mechanism | None, float | None]]:
     """By name: what is run, its mechanism, and the ε it claims."""
     budget = ex.Budget(epsilon=1.0, delta=DELTA)
     wrong = published()
-    right = ex.calibrate(lambda s: replace(wrong, noise_std=s), budget)
-    output = ex.calibrate(lambda s: ex.OutputPerturbation(init_clip=0.01, noise_std=s), budget)
+    right = ex.accounting.calibrate(lambda s: replace(wrong, noise_std=s), budget)
+    output = ex.accounting.calibrate(lambda s: ex.accounting.OutputPerturbation(init_clip=0.01, noise_std=s), budget)
     return {
         "trained, nothing done": (nothing(), None, None),
         "plain fine-tuning": (fine_tuning(), None, None),
@@ -103,11 +103,11 @@ def audited(name: str, arena: Arena) -> list[dict[str, Any]]:
         findings = [*worlds, *seen.findings]
         claim = None
         if claimed is not None:
-            known = ex.guarantee(ex.Retrain() if of is None else of, delta=DELTA)
+            known = ex.accounting.guarantee(ex.accounting.Retrain() if of is None else of, delta=DELTA)
             claim = known if known.epsilon <= claimed else replace(known, epsilon=claimed, mu=inf)
         rows.append({
             "data": name, "unlearner": label, "claimed": claimed,
-            "proven": None if of is None else ex.guarantee(of, delta=DELTA).epsilon,
+            "proven": None if of is None else ex.accounting.guarantee(of, delta=DELTA).epsilon,
             "refuted_by": [] if claim is None else [f.attack for f in findings if f.refutes(claim)],
             "findings": [f.to_dict() for f in findings],
             "membership": {k: {p: c["auc"] for p, c in v.items()} for k, v in seen.details.items() if "attack" in v},

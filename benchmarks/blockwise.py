@@ -24,7 +24,7 @@ from torch import nn
 
 import expunge as ex
 from expunge.accounting import gaussian
-from expunge.jobs.digits import RECIPE, digits, make_model
+from expunge.jobs.digits_task import RECIPE, digits, make_model
 from expunge.report.curves import interval
 from expunge.training.task import accuracy
 
@@ -32,34 +32,36 @@ EPOCHS = 5
 NOISY = {"grad_clip": 1.0, "learning_rate": 0.01, "weight_decay": 20.0}
 
 
-def methods_at(budget: ex.Budget, radius: float, steps: int) -> dict[str, ex.Mechanism]:
+def methods_at(budget: ex.Budget, radius: float, steps: int) -> dict[str, ex.accounting.Mechanism]:
     """The methods at one budget and one radius of the ball: layers as blocks, of equal radius, against the whole."""
-    sizes = ex.layer_sizes(make_model())
+    sizes = ex.unlearners.layer_sizes(make_model())
     clips = (radius / sqrt(len(sizes)),) * len(sizes)
 
-    def blockwise(sigma: float, *, blind: bool) -> ex.BlockwiseGradientClipping:
-        return ex.BlockwiseGradientClipping(
+    def blockwise(sigma: float, *, blind: bool) -> ex.accounting.BlockwiseGradientClipping:
+        return ex.accounting.BlockwiseGradientClipping(
             block_sizes=sizes, block_clips=clips, steps=steps, noise_std=sigma, blind=blind, **NOISY
         )
 
     return {
-        "output perturbation": ex.calibrate(lambda s: ex.OutputPerturbation(init_clip=radius, noise_std=s), budget),
-        "gradient clipping": ex.calibrate(
-            lambda s: ex.GradientClipping(init_clip=radius, steps=steps, noise_std=s, **NOISY), budget
+        "output perturbation": ex.accounting.calibrate(
+            lambda s: ex.accounting.OutputPerturbation(init_clip=radius, noise_std=s), budget
         ),
-        "block-wise, blind": ex.calibrate(lambda s: blockwise(s, blind=True), budget),
-        "block-wise, seeing": ex.calibrate(lambda s: blockwise(s, blind=False), budget),
+        "gradient clipping": ex.accounting.calibrate(
+            lambda s: ex.accounting.GradientClipping(init_clip=radius, steps=steps, noise_std=s, **NOISY), budget
+        ),
+        "block-wise, blind": ex.accounting.calibrate(lambda s: blockwise(s, blind=True), budget),
+        "block-wise, seeing": ex.accounting.calibrate(lambda s: blockwise(s, blind=False), budget),
     }
 
 
-def curve(start: nn.Module, task: ex.Task, mechanism: ex.Mechanism | None, seed: int) -> list[float]:
+def curve(start: nn.Module, task: ex.Task, mechanism: ex.accounting.Mechanism | None, seed: int) -> list[float]:
     """Held-out accuracy after the mechanism and after every epoch of recovery; no mechanism: training from `start`."""
     coins = torch.Generator().manual_seed(1000 + seed)
     model = (
         start if mechanism is None else ex.unlearn(start, task.retain, mechanism, loss=task.loss, generator=coins).model
     )
     points = [accuracy(model, task.held_out)]
-    ex.recover(
+    ex.recovery.recover(
         model,
         task.retain,
         loss=task.loss,
@@ -82,7 +84,7 @@ def measure(epsilon: float, radius: float, steps: int, seeds: int) -> dict[str, 
         task = digits(seed)
         for name, mechanism in methods.items():
             curves[name]["trained"].append(curve(task.model, task, mechanism, seed))
-            curves[name]["null"].append(curve(ex.null_start(task.model), task, mechanism, seed))
+            curves[name]["null"].append(curve(ex.unlearners.null_start(task.model), task, mechanism, seed))
         torch.manual_seed(seed)
         curves["retraining"]["fresh"].append(curve(make_model(), task, None, seed))
     return {

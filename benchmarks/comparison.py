@@ -37,7 +37,7 @@ def measured(case: Case, outcome: Outcome) -> dict[str, Any]:
     if outcome.mechanism is not None and outcome.record is not None:
         record, module = outcome.record
         if record.coverage == "unchecked":  # of the runs whose verb was not given the forgotten rows, and timed without
-            record = replace(record, coverage=ex.check_disjoint(case.retain, case.forget))
+            record = replace(record, coverage=ex.data.check_disjoint(case.retain, case.forget))
         certificate = ex.issue(record, released=module, asked=BUDGET)
         ex.verify(certificate, weights=module)
         claim = certificate.claim

@@ -25,7 +25,7 @@ from expunge.attacks import HeadArena, audit_task, head_membership
 from expunge.attacks.heads import bits, exact
 from expunge.attacks.on_features import head_arena
 from expunge.audit import Finding
-from expunge.jobs.digits import RECIPE, digits
+from expunge.jobs.digits_task import RECIPE, digits
 from expunge.unlearners.recalled import Procedure
 from expunge.unlearners.table import recalled
 
@@ -33,34 +33,36 @@ DELTA, RIDGE, LEFT = 1e-5, 1.0, 5
 RUNS = 128
 
 
-def mechanisms(provenance: str) -> dict[str, ex.Mechanism]:
+def mechanisms(provenance: str) -> dict[str, ex.accounting.Mechanism]:
     """By name."""
 
-    def convex(noise_std: float) -> ex.MeasuredResidual:
-        return ex.MeasuredResidual(residual=1e-9, strong_convexity=1e-4, noise_std=noise_std, provenance=provenance)
+    def convex(noise_std: float) -> ex.accounting.MeasuredResidual:
+        return ex.accounting.MeasuredResidual(
+            residual=1e-9, strong_convexity=1e-4, noise_std=noise_std, provenance=provenance
+        )
 
     return {
-        "exact head": ex.GridRidge(ridge=RIDGE, grid=2.0**-12, rounding=1e-9, provenance=provenance),
-        "convex head": ex.calibrate(convex, ex.Budget(epsilon=1.0, delta=DELTA)),
-        "replay": ex.Replay(),
+        "exact head": ex.accounting.GridRidge(ridge=RIDGE, grid=2.0**-12, rounding=1e-9, provenance=provenance),
+        "convex head": ex.accounting.calibrate(convex, ex.Budget(epsilon=1.0, delta=DELTA)),
+        "replay": ex.accounting.Replay(),
     }
 
 
-def nothing(_head: ex.AnalyticHead, _own: ex.Examples) -> None:
+def nothing(_head: ex.heads.AnalyticHead, _own: ex.Examples) -> None:
     """A head that forgets nothing."""
 
 
-def all_but_five(head: ex.AnalyticHead, own: ex.Examples) -> None:
+def all_but_five(head: ex.heads.AnalyticHead, own: ex.Examples) -> None:
     """A head that keeps five of the rows it should forget."""
     rest = own.take(range(LEFT, len(own)))
     head.forget(*rest.tensors, ids=rest.ids)
 
 
 def row(
-    name: str, of: ex.Mechanism, findings: tuple[Finding, ...], details: dict[str, Any], seconds: float
+    name: str, of: ex.accounting.Mechanism, findings: tuple[Finding, ...], details: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
     """One line of the result."""
-    claim = ex.guarantee(of, delta=DELTA)
+    claim = ex.accounting.guarantee(of, delta=DELTA)
     return {
         "unlearner": name, "mechanism": repr(of), "epsilon": claim.epsilon, "mu": claim.mu,
         "refuted_by": [f.attack for f in findings if f.refutes(claim)],

@@ -93,9 +93,13 @@ def interval() -> Figure:
     """[proved lower, proved upper] for ε as steps are added at one noise."""
     figure, panels = _panels(2, sharey=True)
     counts = [1, 2, 3, 5, 7, 10]
-    noise = ex.calibrate(lambda s: _gradient_clipping(1, s, 0.0), ex.Budget(epsilon=4.0, delta=DELTA)).noise_std
+    noise = ex.accounting.calibrate(
+        lambda s: _gradient_clipping(1, s, 0.0), ex.Budget(epsilon=4.0, delta=DELTA)
+    ).noise_std
     for axes, decay in zip(panels, DECAYS, strict=True):
-        ends = [ex.interval(_gradient_clipping(t, noise, decay), delta=DELTA, tolerance=1e-3) for t in counts]
+        ends = [
+            ex.accounting.interval(_gradient_clipping(t, noise, decay), delta=DELTA, tolerance=1e-3) for t in counts
+        ]
         lower, upper = zip(*ends, strict=True)
         axes.fill_between(counts, lower, upper, color=BLUE, alpha=0.18, linewidth=0)
         axes.plot(counts, upper, "o-", color=BLUE, markersize=3.5)
@@ -136,7 +140,7 @@ def best_use() -> Figure:
     """The frontier: noise a step, and noise in the output, against steps."""
     figure, panels = _panels(2, sharey=True)
     for decay, colour in zip(DECAYS, (BLUE, RED), strict=True):
-        settings = ex.frontier(
+        settings = ex.accounting.frontier(
             init_clip=C0, grad_clip=C1, learning_rate=ETA, weight_decay=decay, budget=BUDGET, points=60
         )
         steps = [m.steps for m in settings]
@@ -162,8 +166,8 @@ def composition() -> Figure:
     figure, (axes,) = _panels(1)
     counts = [1, 2, 3, 4, 6, 8, 11, 16, 23, 32]
     one = _model_clipping(20)
-    ours = [ex.compose([one] * n, delta=DELTA).epsilon for n in counts]
-    summed = [n * ex.guarantee(one, delta=DELTA / n).epsilon for n in counts]
+    ours = [ex.certificate.compose([one] * n, delta=DELTA).epsilon for n in counts]
+    summed = [n * ex.accounting.guarantee(one, delta=DELTA / n).epsilon for n in counts]
     by_mu = [gaussian.epsilon(sqrt(n) * one.mu(), DELTA) for n in counts]
     for values, colour, style in ((by_mu, GREY, "o--"), (summed, RED, "o-"), (ours, BLUE, "o-")):
         axes.plot(counts, values, style, color=colour, markersize=3.5)
@@ -183,7 +187,7 @@ def blockwise() -> Figure:
     counts = _whole(np.geomspace(1, 300, 80))
 
     def blocks(steps: int, *, blind: bool) -> float:
-        return ex.BlockwiseGradientClipping(
+        return ex.accounting.BlockwiseGradientClipping(
             block_sizes=(1,) * 4,
             block_clips=(C0 / 2,) * 4,
             grad_clip=C1,
@@ -213,7 +217,7 @@ def dp_training() -> Figure:
     """ε of private training for groups: the mixture of Gaussians, and the lemma from single records."""
     figure, (axes,) = _panels(1)
     sizes = [1, 2, 4, 6, 8, 12]
-    ours = [ex.guarantee(_dp_training(m), delta=DELTA).epsilon for m in sizes]
+    ours = [ex.accounting.guarantee(_dp_training(m), delta=DELTA).epsilon for m in sizes]
     lemma = [_by_lemma(m) for m in sizes]
     axes.plot(sizes, lemma, "o--", color=GREY, markersize=3.5)
     axes.plot(sizes, ours, "o-", color=BLUE, markersize=3.5)
@@ -245,18 +249,22 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 }
 
 
-def _gradient_clipping(steps: int, noise_std: float, decay: float) -> ex.GradientClipping:
-    return ex.GradientClipping(
+def _gradient_clipping(steps: int, noise_std: float, decay: float) -> ex.accounting.GradientClipping:
+    return ex.accounting.GradientClipping(
         init_clip=C0, grad_clip=C1, learning_rate=ETA, weight_decay=decay, steps=steps, noise_std=noise_std
     )
 
 
-def _model_clipping(steps: int) -> ex.ModelClipping:
-    return ex.calibrate(lambda s: ex.ModelClipping(model_clip=1.0, learning_rate=0.1, steps=steps, noise_std=s), BUDGET)
+def _model_clipping(steps: int) -> ex.accounting.ModelClipping:
+    return ex.accounting.calibrate(
+        lambda s: ex.accounting.ModelClipping(model_clip=1.0, learning_rate=0.1, steps=steps, noise_std=s), BUDGET
+    )
 
 
-def _dp_training(size: int) -> ex.DPTraining:
-    return ex.DPTraining(sample_clip=1.0, noise_multiplier=1.42, sampling_rate=0.01, steps=1000, group_size=size)
+def _dp_training(size: int) -> ex.accounting.DPTraining:
+    return ex.accounting.DPTraining(
+        sample_clip=1.0, noise_multiplier=1.42, sampling_rate=0.01, steps=1000, group_size=size
+    )
 
 
 def _by_lemma(size: int) -> float:

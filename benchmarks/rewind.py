@@ -34,7 +34,7 @@ import expunge as ex
 from expunge.trace import Schedule, Shards, Trace, cost, rewind, train_shards, train_traced
 
 KEY = bytes(range(32))  # fixed, so that two runs of the benchmark forget the same records at the same steps
-RECIPE = ex.Recipe(optimizer="sgd", learning_rate=0.1)
+RECIPE = ex.recovery.Recipe(optimizer="sgd", learning_rate=0.1)
 EPOCHS, SLICES = 10, 4
 
 

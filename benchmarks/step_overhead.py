@@ -24,7 +24,7 @@ import expunge
 from expunge.accounting import GradientClipping
 from expunge.training.noise import Noise
 from expunge.training.weights import FlatWeights
-from expunge.unlearners.gradient_clipping import gradient_clipping
+from expunge.unlearners.gradient_clipping import noisy_steps as gradient_clipping
 
 
 class Block(nn.Module):

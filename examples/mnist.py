@@ -34,8 +34,8 @@ def task() -> ex.Task:
     images, labels = read("train")
     coins = torch.Generator().manual_seed(0)
     everything = ex.Examples(images, labels, ids=range(len(images)))  # names: two equal pictures are still two
-    forget, retain = ex.split(everything, [len(images) // 10], generator=coins)
-    trained = ex.retrain(make_model, everything, loss=loss, epochs=EPOCHS, generator=coins)
+    forget, retain = ex.data.split(everything, [len(images) // 10], generator=coins)
+    trained = ex.unlearners.train_from_scratch(make_model, everything, loss=loss, epochs=EPOCHS, generator=coins)
     return ex.Task(
         model=trained.model,
         retain=retain,

@@ -1,5 +1,6 @@
 """What the pages say runs; what they link to is there; and every name of the surface, command and page has its place."""
 
+import ast
 import importlib
 import re
 import sys
@@ -14,7 +15,7 @@ import expunge
 from commands import run
 from expunge.accounting import MECHANISMS, WITHDRAWN, Mechanism
 from expunge.cli.commands import app
-from expunge.jobs.digits import digits
+from expunge.jobs.digits_task import digits
 from expunge.unlearners.executors import EXECUTORS
 from expunge.unlearners.options import NAMES
 from expunge.unlearners.table import UNLEARNERS
@@ -146,6 +147,17 @@ def test_every_public_name_is_on_an_api_page(room):
     within = [vars(module)[n] for module in shown if hasattr(module, "__all__") for n in module.__all__]
     shown_ids = {id(one) for one in (*shown, *within)}
     assert not [n for n in room.__all__ if n not in _ELSEWHERE and id(getattr(room, n)) not in shown_ids]
+
+
+def test_no_module_is_named_after_a_function_that_it_holds():
+    """`from room import name` would else give the module or the function, depending on what was imported before."""
+    named = [
+        path.relative_to(SOURCE)
+        for path in SOURCE.rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name == path.stem
+    ]
+    assert not named
 
 
 # Methods

@@ -15,7 +15,7 @@ from expunge.accounting import gaussian
 from expunge.attacks import two_worlds
 from expunge.errors import CertificateError, ClaimRefused, MalformedCertificate, RunError
 from expunge.testing import ContractViolation, check_mechanism
-from expunge.unlearners.output_perturbation import output_perturbation
+from expunge.unlearners.output_perturbation import noisy_steps as output_perturbation
 from forging import DELTA, certificate_of, forged, record_of
 
 ETA, STEPS, BACK = 0.1, 60, 20

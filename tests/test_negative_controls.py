@@ -17,7 +17,7 @@ from expunge.randomness.secret import Secret
 from expunge.testing import ContractViolation, check_executor, check_mechanism
 from expunge.training.noise import Noise
 from expunge.training.weights import clip_
-from expunge.unlearners.gradient_clipping import gradient_clipping
+from expunge.unlearners.gradient_clipping import noisy_steps as gradient_clipping
 from forging import DELTA, certificate_of, forged, record_of
 
 SIGMA = 0.002

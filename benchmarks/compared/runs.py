@@ -87,10 +87,10 @@ def noisy(name: str, case: Case, *, null: bool = False) -> Outcome:
     """A noisy method and recovery, from the original or from its null start, which never saw data."""
     s, clock = case.setting, Clock()
     mechanism = s.mechanisms()[name]
-    start = ex.null_start(case.original) if null else case.original
+    start = ex.unlearners.null_start(case.original) if null else case.original
     with clock.running():
         done = ex.unlearn(start, case.retain, mechanism, loss=loss, generator=case.coins(6))
-        model = ex.recover(
+        model = ex.recovery.recover(
             done.model, case.retain, loss=loss, epochs=s.recovery_epochs, recipe=s.recipe, rescale=True,
             generator=case.coins(7),
         )  # fmt: skip
@@ -100,7 +100,7 @@ def noisy(name: str, case: Case, *, null: bool = False) -> Outcome:
 def exact_head(case: Case) -> Outcome:
     """Sums over the features; a request subtracts its rows."""
     s, clock, once = case.setting, Clock(), Clock()
-    head = ex.AnalyticHead(ridge=1.0, classes=s.classes, provenance=s.provenance)
+    head = ex.heads.AnalyticHead(ridge=1.0, classes=s.classes, provenance=s.provenance)
     for rows in (case.retain, case.forget):
         head.learn(_with_one(s.features(rows.tensors[0])), rows.tensors[1], ids=rows.ids)
     with tempfile.TemporaryDirectory() as folder:
@@ -124,7 +124,7 @@ def exact_head(case: Case) -> Outcome:
 def convex_head(case: Case) -> Outcome:
     """A logistic head, brought to the retained rows from where it stands, with noise."""
     s, clock, once = case.setting, Clock(), Clock()
-    head = ex.ConvexHead(
+    head = ex.heads.ConvexHead(
         loss="logistic", regularization=s.regularization, classes=s.classes, residual=s.residual, noise_std=BUDGET,
         provenance=s.provenance,
     )  # fmt: skip
@@ -156,10 +156,10 @@ def rewinding(case: Case) -> Outcome:
         )  # fmt: skip
         kept, expected = trace.storage, trace.expected_steps() / (s.epochs * steps)
         with clock.running():
-            done = ex.rewind(trace, case.forget.ids, case.learned, make_model=s.make_model, loss=loss)
+            done = ex.trace.rewind(trace, case.forget.ids, case.learned, make_model=s.make_model, loss=loss)
         row = case.retain.ids[:1]
         with once.running():
-            ex.rewind(trace, row, case.retain, make_model=s.make_model, loss=loss)
+            ex.trace.rewind(trace, row, case.retain, make_model=s.make_model, loss=loss)
     return Outcome(
         done.model, clock.seconds, done.record.mechanism, (done.record, done.model), kept=kept, one_row=once.seconds,
         reads="retained data, checkpoints", details={"replayed": done.cost.fraction, "one row, expected": expected},

@@ -56,7 +56,7 @@ class Setting:
     width: int
     classes: int
     make_model: Callable[[], nn.Module]
-    recipe: ex.Recipe
+    recipe: ex.recovery.Recipe
     features: Callable[[Tensor], Tensor]
     provenance: str
     epochs: int = 20
@@ -66,29 +66,29 @@ class Setting:
 
     def mechanisms(self) -> dict[str, Mechanism]:
         """Every noisy method, calibrated to the budget."""
-        sizes = ex.layer_sizes(self.make_model())
+        sizes = ex.unlearners.layer_sizes(self.make_model())
         clips = (RADIUS / len(sizes) ** 0.5,) * len(sizes)
         rates = [0.02 * 0.9**t for t in range(STEPS)]
         return {
-            "gradient_clipping": ex.calibrate(
-                lambda s: ex.GradientClipping(
+            "gradient_clipping": ex.accounting.calibrate(
+                lambda s: ex.accounting.GradientClipping(
                     init_clip=RADIUS, steps=STEPS, noise_std=s, learning_rate=0.01, **NOISY
                 ), BUDGET,
             ),
-            "scheduled_gradient_clipping": ex.calibrate(
-                lambda s: ex.ScheduledGradientClipping(
+            "scheduled_gradient_clipping": ex.accounting.calibrate(
+                lambda s: ex.accounting.ScheduledGradientClipping(
                     init_clip=RADIUS, learning_rate=rates, noise_std=(s,) * STEPS, **NOISY
                 ), BUDGET,
             ),
-            "blockwise_gradient_clipping": ex.calibrate(
-                lambda s: ex.BlockwiseGradientClipping(
+            "blockwise_gradient_clipping": ex.accounting.calibrate(
+                lambda s: ex.accounting.BlockwiseGradientClipping(
                     block_sizes=sizes, block_clips=clips, steps=STEPS, noise_std=s, blind=True, learning_rate=0.01, **NOISY
                 ), BUDGET,
             ),
-            "model_clipping": ex.calibrate(
-                lambda s: ex.ModelClipping(model_clip=RADIUS, learning_rate=0.1, steps=STEPS, noise_std=s), BUDGET
+            "model_clipping": ex.accounting.calibrate(
+                lambda s: ex.accounting.ModelClipping(model_clip=RADIUS, learning_rate=0.1, steps=STEPS, noise_std=s), BUDGET
             ),
-            "output_perturbation": ex.calibrate(lambda s: ex.OutputPerturbation(init_clip=RADIUS, noise_std=s), BUDGET),
+            "output_perturbation": ex.accounting.calibrate(lambda s: ex.accounting.OutputPerturbation(init_clip=RADIUS, noise_std=s), BUDGET),
         }  # fmt: skip
 
 
@@ -161,7 +161,7 @@ class Case:
     def trained(self, rows: ex.Examples, use: int, epochs: float | None = None) -> ex.Unlearned:
         """The network, trained from scratch."""
         s = self.setting
-        return ex.retrain(
+        return ex.unlearners.train_from_scratch(
             s.make_model, rows, loss=loss, epochs=epochs or s.epochs, recipe=s.recipe, generator=self.coins(use)
         )
 
@@ -197,28 +197,28 @@ def _adult() -> tuple[ex.Examples, ex.Examples]:
     return tuple(ex.Examples(*rows.tensors[:2]) for rows in adult())
 
 
-_LAYER = ex.RandomFeatures(784, 1024, seed=0)
+_LAYER = ex.features.RandomFeatures(784, 1024, seed=0)
 _BACKBONE = "public ImageNet backbone, projection fitted on {}"
 SETS = {
     s.name: s
     for s in (
         Setting(
             name="MNIST", rows=_pictures, width=784, classes=10, make_model=partial(network, 784, 32, 10),
-            recipe=ex.Recipe(learning_rate=0.1), features=_LAYER, provenance=f"pixels; {_LAYER.provenance}",
+            recipe=ex.recovery.Recipe(learning_rate=0.1), features=_LAYER, provenance=f"pixels; {_LAYER.provenance}",
         ),
         Setting(
             name="CIFAR-10 features", rows=partial(_features, "cifar10"), width=512, classes=10,
-            make_model=partial(network, 512, 32, 10), recipe=ex.Recipe(learning_rate=0.05), features=Tensor.double,
+            make_model=partial(network, 512, 32, 10), recipe=ex.recovery.Recipe(learning_rate=0.05), features=Tensor.double,
             provenance=_BACKBONE.format("CIFAR-100"),
         ),
         Setting(
             name="CIFAR-100 features", rows=partial(_features, "cifar100"), width=512, classes=100,
-            make_model=partial(network, 512, 64, 100), recipe=ex.Recipe(learning_rate=0.05), features=Tensor.double,
+            make_model=partial(network, 512, 64, 100), recipe=ex.recovery.Recipe(learning_rate=0.05), features=Tensor.double,
             provenance=_BACKBONE.format("CIFAR-10"), regularization=1e-3,
         ),
         Setting(
             name="Adult", rows=_adult, width=104, classes=2, make_model=partial(network, 104, 32, 2),
-            recipe=ex.Recipe(learning_rate=0.05), features=Tensor.double, provenance=PROVENANCE,
+            recipe=ex.recovery.Recipe(learning_rate=0.05), features=Tensor.double, provenance=PROVENANCE,
         ),
     )
 }  # fmt: skip

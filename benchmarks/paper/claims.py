@@ -20,7 +20,10 @@ def row(study: str, cell: Cell) -> dict[str, Any]:
     """A line of the table."""
     mechanism = cell.mechanism
     assert mechanism is not None, "retraining claims nothing"
-    true = {str(r): list(ex.interval(mechanism, delta=DELTA, relation=r, tolerance=1e-3)) for r in ex.Relation}
+    true = {
+        str(r): list(ex.accounting.interval(mechanism, delta=DELTA, relation=r, tolerance=1e-3))
+        for r in ex.accounting.Relation
+    }
     return {
         "study": study, "method": cell.method, "setting": cell.setting, "reading": cell.reading,
         "steps": mechanism.gradient_steps, "noise_std": mechanism.noise_std,

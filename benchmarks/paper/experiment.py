@@ -61,7 +61,7 @@ class Experiment:
 
     def run(self, job: Job) -> dict[str, Measured]:
         """All seeds of a job: from scratch, or from the trained and from the null start."""
-        if isinstance(job.cell.mechanism, ex.DPTraining):
+        if isinstance(job.cell.mechanism, ex.accounting.DPTraining):
             return {"fresh": self._private(job)}
         if job.cell.mechanism is None:
             fresh = self._fresh([5000 + seed for seed in self.seeds])
@@ -136,12 +136,12 @@ class Experiment:
 
     def _private(self, job: Job) -> Measured:
         """The library's private training, a seed at a time, on all rows but the validation rows."""
-        mechanism, training = cast("ex.DPTraining", job.cell.mechanism), job.training
+        mechanism, training = cast("ex.accounting.DPTraining", job.cell.mechanism), job.training
         models: list[torch.nn.Module] = []
         for seed, forget, retain in zip(self.seeds, self.forget, self.retain, strict=True):
             x, y = self.train.batch(torch.cat([forget, retain]))
             coins = torch.Generator(self.device).manual_seed(4000 + seed)
-            done = ex.train_private(
+            done = ex.unlearners.train_private(
                 self.study.make_model, (x, y), mechanism, loss=loss, learning_rate=training.learning_rate,
                 momentum=training.momentum, expected_batch=mechanism.sampling_rate * len(self.train),
                 at_once=128, generator=coins,

@@ -61,7 +61,7 @@ class Cell:
 
     method: str
     reading: str
-    mechanism: ex.Mechanism | None
+    mechanism: ex.accounting.Mechanism | None
     target: float = 1.0
     claimed: float | None = None
 
@@ -69,13 +69,13 @@ class Cell:
     def setting(self) -> str:
         """The hyper-parameters that the figures name."""
         m: Any = self.mechanism
-        if isinstance(m, ex.GradientClipping):
+        if isinstance(m, ex.accounting.GradientClipping):
             return f"C0={m.init_clip:g} C1={m.grad_clip:g} eta={m.learning_rate:g} lambda={m.weight_decay:g}"
-        if isinstance(m, ex.ModelClipping):
+        if isinstance(m, ex.accounting.ModelClipping):
             return f"C2={m.model_clip:g}"
-        if isinstance(m, ex.DPTraining):
+        if isinstance(m, ex.accounting.DPTraining):
             return f"q={m.sampling_rate:g} T={m.steps}"
-        return f"C0={m.init_clip:g}" if isinstance(m, ex.OutputPerturbation) else ""
+        return f"C0={m.init_clip:g}" if isinstance(m, ex.accounting.OutputPerturbation) else ""
 
 
 @dataclass(frozen=True)
@@ -127,13 +127,13 @@ def gradient_clipping(c0: float, c1: float, eta: float, decay: float, *, target:
 
 def published_gradient_clipping(
     c0: float, c1: float, eta: float, decay: float, *, claimed: float = 1.0
-) -> ex.GradientClipping:
+) -> ex.accounting.GradientClipping:
     """The noise of the published code: a shift of sqrt(2 claimed) deviations, whatever the steps."""
     steps = paper_steps(c0, c1, eta, decay)
     path = iteration.path(
         distance=2 * c0, drift=[2 * eta * c1] * steps, decay=[eta * decay] * steps, noise_std=[1.0] * steps
     )
-    return ex.GradientClipping(
+    return ex.accounting.GradientClipping(
         init_clip=c0, grad_clip=c1, learning_rate=eta, weight_decay=decay, steps=steps,
         noise_std=float(path.distance[-1] / path.noise_std[-1]) / sqrt(2 * claimed),
     )  # fmt: skip
@@ -152,10 +152,10 @@ def model_clipping(noise_std: float, radius: float) -> list[Cell]:
     Where the noise is far above the radius one step is enough, and the least noise for one step is the other reading.
     """
 
-    def after(steps: int) -> ex.ModelClipping:
-        return ex.ModelClipping(model_clip=radius, learning_rate=1e-3, steps=steps, noise_std=noise_std)
+    def after(steps: int) -> ex.accounting.ModelClipping:
+        return ex.accounting.ModelClipping(model_clip=radius, learning_rate=1e-3, steps=steps, noise_std=noise_std)
 
-    published = ex.fewest_steps(after, ex.Budget(epsilon=1.0, delta=DELTA))
+    published = ex.accounting.fewest_steps(after, ex.Budget(epsilon=1.0, delta=DELTA))
     return [
         Cell("model_clipping", "published", published, claimed=1.0),
         Cell("model_clipping", "proven", _proven(lambda s: replace(published, noise_std=s))),
@@ -164,7 +164,7 @@ def model_clipping(noise_std: float, radius: float) -> list[Cell]:
 
 def output_perturbation(radius: float) -> list[Cell]:
     """Published: the classical formula, sigma = 2 C0 sqrt(2 ln(1.25/delta))/epsilon."""
-    classical = ex.OutputPerturbation(init_clip=radius, noise_std=2 * radius * sqrt(2 * log(1.25 / DELTA)))
+    classical = ex.accounting.OutputPerturbation(init_clip=radius, noise_std=2 * radius * sqrt(2 * log(1.25 / DELTA)))
     return [
         Cell("output_perturbation", "published", classical, claimed=1.0),
         Cell("output_perturbation", "proven", _proven(lambda s: replace(classical, noise_std=s))),
@@ -174,8 +174,8 @@ def output_perturbation(radius: float) -> list[Cell]:
 def dp_training(*, sampling_rate: float, steps: int, group_size: int, target: float) -> Cell:
     """Private training, its noise for a group of the paper's size at the paper's ε."""
 
-    def with_noise(multiplier: float) -> ex.DPTraining:
-        return ex.DPTraining(
+    def with_noise(multiplier: float) -> ex.accounting.DPTraining:
+        return ex.accounting.DPTraining(
             sample_clip=1.0,
             noise_multiplier=multiplier,
             sampling_rate=sampling_rate,
@@ -187,4 +187,4 @@ def dp_training(*, sampling_rate: float, steps: int, group_size: int, target: fl
 
 
 def _proven(family: Callable[[float], Any], target: float = 1.0) -> Any:
-    return ex.calibrate(family, ex.Budget(epsilon=target, delta=DELTA))
+    return ex.accounting.calibrate(family, ex.Budget(epsilon=target, delta=DELTA))

@@ -37,7 +37,9 @@ def describe(cell: Cell) -> dict[str, Any]:
     """The mechanism, its claim, and the ε that is proven, under both relations; `claims.py` has lower bounds as well."""
     if cell.mechanism is None:
         return {}
-    proven = {str(r): ex.guarantee(cell.mechanism, delta=DELTA, relation=r).epsilon for r in ex.Relation}
+    proven = {
+        str(r): ex.accounting.guarantee(cell.mechanism, delta=DELTA, relation=r).epsilon for r in ex.accounting.Relation
+    }
     return {
         "mechanism": asdict(cast("Any", cell.mechanism)), "target": cell.target, "claimed": cell.claimed,
         "proven_epsilon": proven,
@@ -109,7 +111,7 @@ def run_block(job: Job, experiment: Experiment, path: Path) -> None:
 
 def originals(job: Job, experiment: Experiment) -> int | None:
     """Epochs of the original training; None where a job starts from scratch."""
-    from_scratch = job.cell.mechanism is None or isinstance(job.cell.mechanism, ex.DPTraining)
+    from_scratch = job.cell.mechanism is None or isinstance(job.cell.mechanism, ex.accounting.DPTraining)
     return None if from_scratch else experiment.original_epochs
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from expunge import report as report
     from expunge import testing as testing
     from expunge import trace as trace
+    from expunge import training as training
     from expunge import unlearners as unlearners
     from expunge.accounting import Budget
     from expunge.certificate import Certificate, issue, verify
@@ -90,7 +91,7 @@ _LAYERS = (
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAYERS:
+    if name in (*_LAYERS, "training"):
         return importlib.import_module(f"expunge.{name}")
     where, called = (_WHERE[name], name) if name in _WHERE else FORMERLY.get(name, ("", ""))
     if not where:

@@ -17,12 +17,10 @@ _HOLDS = {
     "recovery": "Recipe recover",
     "trace": "Shards Trace rewind train_shards train_traced",
     "training.weights": "save_weights",
-    "unlearners.blockwise_gradient_clipping": "layer_sizes",
-    "unlearners.dp_training": "train_private",
-    "unlearners.null_start": "null_start",
-    "unlearners.retrain": "retrain",
+    "unlearners": "layer_sizes null_start train_private",
 }
 FORMERLY = {name: (module, name) for module, names in _HOLDS.items() for name in names.split()} | {
     "Forget": ("data", "Request"),
+    "retrain": ("unlearners", "train_from_scratch"),
     "Guarantee": ("accounting", "Claim"),
 }

@@ -19,7 +19,7 @@ from expunge import (
     interval,
 )
 from expunge.attacks import two_worlds
-from expunge.jobs.digits import mechanisms
+from expunge.jobs.digits_task import mechanisms
 from expunge.training.noise import Noise
 from expunge.training.weights import clip_
 

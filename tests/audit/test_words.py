@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from expunge import GradientClipping, MeasuredResidual, ModelClipping, OutputPerturbation
-from expunge.attacks.membership import MEMBERSHIP_ATTACKS
 from expunge.attacks.residual import residual_worlds
+from expunge.attacks.shadow_models import MEMBERSHIP_ATTACKS
 from expunge.attacks.worlds import two_worlds
 from expunge.audit import null_start
 from expunge.audit.words import ATTACKS, MEASUREMENTS, explained, told

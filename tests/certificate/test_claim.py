@@ -9,7 +9,7 @@ from expunge import Certificate, OutputPerturbation, Retrain, UndeclaredFeatures
 from expunge.accounting import BehaviouralClaim, Budget, ExactClaim, Kind, NoClaim, Relation
 from expunge.certificate import digest
 from expunge.certificate.claim import claim_from_dict, claim_to_dict
-from expunge.certificate.issue import _refuse_empty
+from expunge.certificate.issuing import _refuse_empty
 from expunge.errors import CertificateError, ClaimRefused, MalformedCertificate, RunError
 from test_vectors import BY_NAME
 

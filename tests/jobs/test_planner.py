@@ -22,7 +22,7 @@ from expunge import (
     delta_at,
 )
 from expunge.data import Batches
-from expunge.jobs.digits import digits, mechanisms, unlearners
+from expunge.jobs.digits_task import digits, mechanisms, unlearners
 from expunge.jobs.planner import plan
 from expunge.jobs.unlearning import chosen
 from expunge.trace import train_shards, train_traced

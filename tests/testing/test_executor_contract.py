@@ -8,7 +8,7 @@ import torch
 from expunge.accounting import GradientClipping, Retrain
 from expunge.testing import ContractViolation, check_executor
 from expunge.training.weights import clip_
-from expunge.unlearners.gradient_clipping import gradient_clipping
+from expunge.unlearners.gradient_clipping import noisy_steps as gradient_clipping
 
 GRADIENT = GradientClipping(init_clip=1.0, grad_clip=1.0, learning_rate=0.1, weight_decay=1.0, steps=5, noise_std=0.002)
 

@@ -403,7 +403,7 @@ def test_a_folder_with_a_trace_or_other_files_is_not_overwritten(small, trace, t
 
 def test_two_rewinds_at_once_do_not_overwrite_each_other(small, trace, tmp_path):
     from expunge.trace.engine import Program
-    from expunge.trace.rewind import Replaying
+    from expunge.trace.rewinding import Replaying
 
     program = Program(make_model=small.make_model, loss=small.loss, augment=small.augment)
     slow = Replaying.prepare(trace, ["patient 1"], small.data, program)

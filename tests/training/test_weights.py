@@ -12,7 +12,7 @@ from expunge.accounting import GradientClipping
 from expunge.certificate.digests import digest_safetensors, weights_digest
 from expunge.errors import ModelRefused, NonFinite, OutputError
 from expunge.training.weights import FlatWeights, clip_, save_weights
-from expunge.unlearners.gradient_clipping import gradient_clipping
+from expunge.unlearners.gradient_clipping import noisy_steps as gradient_clipping
 
 
 def net(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:

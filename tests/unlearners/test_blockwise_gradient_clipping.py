@@ -12,7 +12,7 @@ from expunge import Budget, Examples, calibrate, issue, layer_sizes, unlearn, ve
 from expunge.accounting import BlockwiseGradientClipping
 from expunge.errors import RunError
 from expunge.training.noise import Noise
-from expunge.unlearners.blockwise_gradient_clipping import blockwise_gradient_clipping
+from expunge.unlearners.blockwise_gradient_clipping import noisy_steps as blockwise_gradient_clipping
 
 SIZES, RUNS = (3000, 1000, 6000), 8
 D = sum(SIZES)

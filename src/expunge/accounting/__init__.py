@@ -1,7 +1,7 @@
 """What is proven: floats in, upper bounds out. No torch, no files, no randomness."""
 
 from expunge.accounting.bounds import delta_at, guarantee, interval
-from expunge.accounting.calibrate import calibrate, fewest_steps, meets
+from expunge.accounting.calibration import calibrate, fewest_steps, meets
 from expunge.accounting.claims import (
     BehaviouralClaim,
     Bound,

@@ -19,7 +19,7 @@ import numpy as np
 from expunge import _validate
 from expunge.accounting import gaussian, iteration
 from expunge.accounting.bounds import ROUNDING
-from expunge.accounting.calibrate import calibrate
+from expunge.accounting.calibration import calibrate
 from expunge.accounting.claims import Budget, Relation
 from expunge.accounting.mechanisms import GradientClipping, ScheduledGradientClipping
 from expunge.accounting.search import smallest_whole

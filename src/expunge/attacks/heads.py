@@ -15,7 +15,7 @@ from expunge import _validate
 from expunge._progress import track
 from expunge.accounting import MeasuredResidual
 from expunge.attacks.attacked import Attacked
-from expunge.attacks.membership import Seen, coins_guessed, log_probability
+from expunge.attacks.shadow_models import Seen, coins_guessed, log_probability
 from expunge.audit.evidence import OneRun, OneRunViaCertifier
 from expunge.audit.scores import auc
 from expunge.data import Examples, Request

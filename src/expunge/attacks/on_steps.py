@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 from expunge._progress import track
 from expunge.attacks.arena import Arena, mechanism, retraining
-from expunge.attacks.membership import membership
 from expunge.attacks.parts import How, Part, left_out
+from expunge.attacks.shadow_models import membership
 from expunge.attacks.worlds import two_worlds
-from expunge.audit.null_start import null_start
+from expunge.audit.beside_null_start import null_start
 from expunge.data import Examples
 from expunge.errors import ExpungeError, ModelRefused, TaskError
 from expunge.recovery import FineTuning, Recipe, rescale_
 from expunge.replicates import Rows, RunBatches, Stack, accuracy_runs, recover_runs, unlearn_runs
 from expunge.training.task import Task, accuracy
 from expunge.unlearners.capabilities import Fresh, StartsInBall, Steps
-from expunge.unlearners.null_start import null_start as at_the_centre
+from expunge.unlearners.centre import null_start as at_the_centre
 from expunge.unlearners.protocol import Unlearner
 from expunge.unlearners.working import Run
 

@@ -14,7 +14,7 @@ from expunge.attacks.attacked import Attacked
 from expunge.audit.evidence import Evidence, JointGuesses, OneRun, check
 from expunge.audit.finding import Finding
 from expunge.audit.joint import joint_guesses
-from expunge.audit.one_run import one_run
+from expunge.audit.one_training import one_run
 from expunge.audit.scores import auc
 from expunge.data import Examples
 from expunge.training.loss import Loss, scalar_loss

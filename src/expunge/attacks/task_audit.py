@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from expunge.accounting import Budget, Kind, Mechanism, Relation
+from expunge.attacks.canaries_of_unlearners import canaries_part
 from expunge.attacks.on_features import minimiser_membership, minimiser_worlds, sums_bits, sums_membership
 from expunge.attacks.on_steps import fresh_membership, starts_part, steps_membership, steps_worlds
 from expunge.attacks.parts import Effort, How, Kept, Part, left_out
-from expunge.attacks.unlearner_canaries import canaries_part
 from expunge.audit.evidence import check
 from expunge.audit.finding import Finding
 from expunge.audit.measurement import Measurement

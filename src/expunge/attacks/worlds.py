@@ -10,7 +10,7 @@ from torch import Tensor
 from expunge import _validate
 from expunge.accounting import Mechanism
 from expunge.attacks.attacked import Attacked
-from expunge.attacks.oracles import Oracle, oracles
+from expunge.attacks.gradient_oracles import Oracle, oracles
 from expunge.attacks.samples import Samples, Scores, guesses
 from expunge.randomness.generators import secret_generator
 from expunge.training.noise import Noise

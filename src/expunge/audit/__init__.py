@@ -4,12 +4,12 @@ An audit never proves a guarantee. It refutes one, or it does not.
 """
 
 from expunge._verbs import also_a_verb
+from expunge.audit.beside_null_start import null_start
 from expunge.audit.evidence import Counts, Evidence, GaussianFit, JointGuesses, Means, OneRun, OneRunViaCertifier
 from expunge.audit.finding import Finding
 from expunge.audit.joint import joint_guesses
 from expunge.audit.measurement import Measurement, Shares
-from expunge.audit.null_start import null_start
-from expunge.audit.one_run import one_run
+from expunge.audit.one_training import one_run
 from expunge.audit.report import Audit
 
 __all__ = [

@@ -6,7 +6,7 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from expunge.audit.evidence import JointGuesses
-from expunge.audit.one_run import checked
+from expunge.audit.one_training import checked
 
 __all__ = ["joint_guesses"]
 

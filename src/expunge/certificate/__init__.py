@@ -9,9 +9,9 @@ digest shows damage, not forgery by someone who computes a new digest.
 
 from expunge.certificate.composition import compose, remaining, requests_left
 from expunge.certificate.format import SCHEMA, Certificate, digest
-from expunge.certificate.issue import issue
-from expunge.certificate.verdict import Verdict, counterpart, verdict
-from expunge.certificate.verify import verify
+from expunge.certificate.issuing import issue
+from expunge.certificate.verdicts import Verdict, counterpart, verdict
+from expunge.certificate.verification import verify
 
 __all__ = [
     "SCHEMA",

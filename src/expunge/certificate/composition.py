@@ -11,7 +11,7 @@ from pathlib import Path
 from expunge.accounting import Bound, Budget, Kind, Mechanism, Relation, Remaining
 from expunge.accounting import composition as accounting
 from expunge.certificate.format import Certificate
-from expunge.certificate.verify import verify
+from expunge.certificate.verification import verify
 from expunge.errors import ClaimRefused
 
 __all__ = ["ASSUMED", "Release", "compose", "remaining", "requests_left"]

@@ -26,8 +26,8 @@ from expunge.report.curves import Comparison, Curve
 from expunge.training.task import Task, accuracies
 from expunge.training.unlearned import Unlearned
 from expunge.unlearners.capabilities import Fresh
+from expunge.unlearners.centre import null_start
 from expunge.unlearners.costs import Costs
-from expunge.unlearners.null_start import null_start
 from expunge.unlearners.protocol import Unlearner
 from expunge.unlearners.retrain import Retraining
 from expunge.unlearners.working import Run

@@ -8,7 +8,7 @@ from expunge._files import write_new
 from expunge.accounting import Budget, Relation
 from expunge.certificate import Certificate
 from expunge.jobs.comparison import compare
-from expunge.jobs.digits import digits, training, unlearners
+from expunge.jobs.digits_task import digits, training, unlearners
 from expunge.jobs.folder import working_folder, write, write_page
 from expunge.report import render
 from expunge.report.curves import Comparison

@@ -21,7 +21,7 @@ from expunge.jobs.planner import plan
 from expunge.training.task import Task, accuracies, load_task, measured
 from expunge.training.unlearned import Unlearned
 from expunge.training.weights import save_weights
-from expunge.unlearners import run as verbs
+from expunge.unlearners import on_model
 from expunge.unlearners.certified import Executor
 from expunge.unlearners.executors import EXECUTORS
 from expunge.unlearners.foreign import Foreign
@@ -72,7 +72,7 @@ def unlearn(task: Any, request: Any = None, unlearner: Any = None, **how: Any) -
         ExpungeError, TypeError, ValueError: what the unlearner refuses; the message names what to change.
     """
     if isinstance(task, nn.Module):
-        return verbs.unlearn(task, request, unlearner, **how)
+        return on_model.run(task, request, unlearner, **how)
     return _unlearn(task, request, unlearner, **how)
 
 

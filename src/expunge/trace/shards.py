@@ -21,7 +21,7 @@ from expunge.recovery.training import Recipe
 from expunge.trace import checkpoint_placement
 from expunge.trace.engine import Augment, Engine, Program, Settings
 from expunge.trace.identity import name_tag
-from expunge.trace.rewind import Replaying
+from expunge.trace.rewinding import Replaying
 from expunge.trace.schedule import check_key, keyed
 from expunge.trace.store import Folder, read_sealed, write_sealed
 from expunge.trace.trace import Cost, Trace, cost_at, list_ids, refuse_unknown, train_into

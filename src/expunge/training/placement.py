@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.errors import ModelRefused, RunError
-from expunge.training.hidden_state import Known, attributes, held_in, hidden_state
+from expunge.training.hidden_states import Known, attributes, held_in, hidden_state
 from expunge.training.tensors import named_buffers, named_modules, named_parameters, plain_name
 
 __all__ = ["Placement"]

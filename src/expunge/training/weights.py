@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from expunge.certificate.digests import digest_safetensors
 from expunge.errors import ModelRefused, NonFinite, RunError
-from expunge.training.hidden_state import hidden_state
+from expunge.training.hidden_states import hidden_state
 from expunge.training.loss import Loss, backward
 from expunge.training.placement import Placement
 from expunge.training.statistics import norms_to_estimate, statistics_of

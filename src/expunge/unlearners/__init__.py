@@ -7,19 +7,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from expunge.unlearners.blockwise_gradient_clipping import BlockwiseGradientClipping
-    from expunge.unlearners.dp_training import PrivateTraining
+    from expunge.unlearners.blockwise_gradient_clipping import BlockwiseGradientClipping, layer_sizes
+    from expunge.unlearners.centre import null_start
+    from expunge.unlearners.dp_training import PrivateTraining, train_private
     from expunge.unlearners.foreign import Foreign
     from expunge.unlearners.gradient_clipping import GradientClipping
     from expunge.unlearners.grid_ridge import ExactHead
     from expunge.unlearners.measured_residual import NoisyHead
     from expunge.unlearners.model_clipping import ModelClipping
     from expunge.unlearners.noisy import Noisy
+    from expunge.unlearners.on_model import run
     from expunge.unlearners.output_perturbation import OutputPerturbation
     from expunge.unlearners.plain import Plain
     from expunge.unlearners.protocol import Quote, Unlearner
     from expunge.unlearners.replay import Replaying
-    from expunge.unlearners.retrain import Retraining
+    from expunge.unlearners.retrain import Retraining, train_from_scratch
     from expunge.unlearners.scheduled_gradient_clipping import ScheduledGradientClipping
     from expunge.unlearners.table import UNLEARNERS
     from expunge.unlearners.working import Run
@@ -42,6 +44,11 @@ __all__ = [
     "Run",
     "ScheduledGradientClipping",
     "Unlearner",
+    "layer_sizes",
+    "null_start",
+    "run",
+    "train_from_scratch",
+    "train_private",
 ]
 
 _WHERE = {
@@ -62,6 +69,11 @@ _WHERE = {
     "Run": "working",
     "ScheduledGradientClipping": "scheduled_gradient_clipping",
     "Unlearner": "protocol",
+    "layer_sizes": "blockwise_gradient_clipping",
+    "null_start": "centre",
+    "run": "on_model",
+    "train_from_scratch": "retrain",
+    "train_private": "dp_training",
 }
 
 

@@ -16,10 +16,10 @@ from expunge.unlearners.certified import Executor
 from expunge.unlearners.noisy import Noisy
 from expunge.unlearners.options import option
 
-__all__ = ["BlockwiseGradientClipping", "blockwise_gradient_clipping", "layer_sizes"]
+__all__ = ["BlockwiseGradientClipping", "layer_sizes", "noisy_steps"]
 
 
-def blockwise_gradient_clipping(
+def noisy_steps(
     mechanism: mechanisms.BlockwiseGradientClipping,
     theta: Tensor,
     gradient: Callable[[Tensor, Any], Tensor],
@@ -89,7 +89,7 @@ class BlockwiseGradientClipping(Noisy):
     @property
     def executor(self) -> Executor:
         """The steps of the theorem."""
-        return blockwise_gradient_clipping
+        return noisy_steps
 
     def on_one_weight(self, mechanism: Mechanism) -> Mechanism:
         """The block with the largest ball, of one weight.

@@ -34,14 +34,14 @@ from expunge.unlearners.protocol import Quote
 from expunge.unlearners.recalled import Procedure, Recalled
 from expunge.unlearners.working import Run
 
-__all__ = ["PrivateTraining", "dp_training", "train_private"]
+__all__ = ["PrivateTraining", "noisy_steps", "train_private"]
 
 _BUDGET = Budget(epsilon=1.0, delta=1e-5)  # of a training that nobody has asked anything of yet
 # The settings of the descent: as a record names them, and as options.
 _RECIPE = {"learning_rate": "private_lr", "momentum": "momentum", "expected_batch": "expected_batch"}
 
 
-def dp_training(
+def noisy_steps(
     mechanism: DPTraining,
     theta: Tensor,
     gradients: Callable[[Tensor, Any], Iterator[Tensor]],
@@ -162,7 +162,7 @@ def train_private(
                 restore_coins(saved["coins"], weights.device)
             begun = noise.count
             batches = poisson_batches(examples, sampling_rate=mechanism.sampling_rate, secret=sampling, skip=begun)
-            steps = dp_training(mechanism, weights.theta, gradients, batches, noise, descent)
+            steps = noisy_steps(mechanism, weights.theta, gradients, batches, noise, descent)
             done = begun + drive(steps, mechanism.steps - begun, mechanism.name, file, snapshot)
             _refuse_memory(loss, remembered)
         finally:

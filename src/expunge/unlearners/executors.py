@@ -11,21 +11,23 @@ from expunge.accounting import (
     OutputPerturbation,
     ScheduledGradientClipping,
 )
-from expunge.unlearners.blockwise_gradient_clipping import blockwise_gradient_clipping
-from expunge.unlearners.gradient_clipping import gradient_clipping
-from expunge.unlearners.model_clipping import model_clipping
-from expunge.unlearners.output_perturbation import output_perturbation
-from expunge.unlearners.scheduled_gradient_clipping import scheduled_gradient_clipping
+from expunge.unlearners import (
+    blockwise_gradient_clipping,
+    gradient_clipping,
+    model_clipping,
+    output_perturbation,
+    scheduled_gradient_clipping,
+)
 
 __all__ = ["EXECUTORS"]
 
-# Retraining has no entry: it starts from a fresh model and is `unlearners.retrain`.
+# Retraining has no entry: it starts from a fresh model and is made by `train_from_scratch`.
 EXECUTORS: MappingProxyType[type[Mechanism], Callable[..., Iterator[int]]] = MappingProxyType(
     {
-        GradientClipping: gradient_clipping,
-        ScheduledGradientClipping: scheduled_gradient_clipping,
-        BlockwiseGradientClipping: blockwise_gradient_clipping,
-        ModelClipping: model_clipping,
-        OutputPerturbation: output_perturbation,
+        GradientClipping: gradient_clipping.noisy_steps,
+        ScheduledGradientClipping: scheduled_gradient_clipping.noisy_steps,
+        BlockwiseGradientClipping: blockwise_gradient_clipping.noisy_steps,
+        ModelClipping: model_clipping.noisy_steps,
+        OutputPerturbation: output_perturbation.noisy_steps,
     }
 )

@@ -14,10 +14,10 @@ from expunge.unlearners.certified import Executor
 from expunge.unlearners.noisy import Noisy
 from expunge.unlearners.options import option
 
-__all__ = ["GradientClipping", "gradient_clipping"]
+__all__ = ["GradientClipping", "noisy_steps"]
 
 
-def gradient_clipping(
+def noisy_steps(
     mechanism: mechanisms.GradientClipping,
     theta: Tensor,
     gradient: Callable[[Tensor, Any], Tensor],
@@ -58,7 +58,7 @@ class GradientClipping(Noisy):
     @property
     def executor(self) -> Executor:
         """The steps of the theorem."""
-        return gradient_clipping
+        return noisy_steps
 
     def with_noise(self, task: Task, noise_std: float) -> mechanisms.GradientClipping:
         """The mechanism of these options."""

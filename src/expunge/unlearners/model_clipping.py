@@ -14,10 +14,10 @@ from expunge.unlearners.certified import Executor
 from expunge.unlearners.noisy import Noisy
 from expunge.unlearners.options import option
 
-__all__ = ["ModelClipping", "model_clipping"]
+__all__ = ["ModelClipping", "noisy_steps"]
 
 
-def model_clipping(
+def noisy_steps(
     mechanism: mechanisms.ModelClipping,
     theta: Tensor,
     gradient: Callable[[Tensor, Any], Tensor],
@@ -55,7 +55,7 @@ class ModelClipping(Noisy):
     @property
     def executor(self) -> Executor:
         """The steps of the theorem."""
-        return model_clipping
+        return noisy_steps
 
     def with_noise(self, task: Task, noise_std: float) -> mechanisms.ModelClipping:
         """The mechanism of these options."""

@@ -31,7 +31,7 @@ from expunge.unlearners.costs import Costs
 from expunge.unlearners.options import OPTIONS, option
 from expunge.unlearners.protocol import KEEPS_NOTHING, Quote
 from expunge.unlearners.recalled import EVERY_SETTING, Procedure, Recalled
-from expunge.unlearners.retrain import retrain
+from expunge.unlearners.retrain import train_from_scratch
 from expunge.unlearners.working import Run
 
 __all__ = ["Noisy"]
@@ -160,7 +160,7 @@ class Noisy(ABC):
         if task.make_model is None:
             raise TaskError("the task has no make_model: no model can be trained")
         with keeping_public(task) as own:
-            done = retrain(
+            done = train_from_scratch(
                 cast("Any", own.make_model), rows, loss=task.loss, epochs=self.learns_for, recipe=self.recipe,
                 generator=run.generator(4),
             )  # fmt: skip

@@ -14,10 +14,10 @@ from expunge.unlearners.certified import Executor
 from expunge.unlearners.noisy import Noisy
 from expunge.unlearners.options import option
 
-__all__ = ["OutputPerturbation", "output_perturbation"]
+__all__ = ["OutputPerturbation", "noisy_steps"]
 
 
-def output_perturbation(
+def noisy_steps(
     mechanism: mechanisms.OutputPerturbation,
     theta: Tensor,
     gradient: Callable[[Tensor, Any], Tensor],  # noqa: ARG001  every executor is called alike
@@ -50,7 +50,7 @@ class OutputPerturbation(Noisy):
     @property
     def executor(self) -> Executor:
         """The steps of the theorem."""
-        return output_perturbation
+        return noisy_steps
 
     def with_noise(self, task: Task, noise_std: float) -> mechanisms.OutputPerturbation:
         """The mechanism of these options."""

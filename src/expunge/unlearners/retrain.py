@@ -28,10 +28,10 @@ from expunge.unlearners.protocol import Quote
 from expunge.unlearners.recalled import EVERY_SETTING, Procedure, Recalled
 from expunge.unlearners.working import Run
 
-__all__ = ["Retraining", "refuse_trained", "retrain"]
+__all__ = ["Retraining", "refuse_trained", "train_from_scratch"]
 
 
-def retrain(
+def train_from_scratch(
     make_model: Callable[[], nn.Module],
     retain: Any,
     *,
@@ -146,7 +146,7 @@ class Retraining:
         coins = run.generator(0)
         if run.on_epoch is not None:
             run.on_epoch(0, build(task.make_model, run.generator(3) or secret_generator()))
-        done = retrain(
+        done = train_from_scratch(
             task.make_model, task.retain, loss=task.loss, forget=task.forget, epochs=self.fresh(task)[0], recipe=self.recipe,
             state=run.state("run") if keeps else None, generator=coins, on_epoch=run.on_epoch,
         )  # fmt: skip

@@ -15,10 +15,10 @@ from expunge.unlearners.certified import Executor
 from expunge.unlearners.noisy import Noisy
 from expunge.unlearners.options import option
 
-__all__ = ["ScheduledGradientClipping", "scheduled_gradient_clipping"]
+__all__ = ["ScheduledGradientClipping", "noisy_steps"]
 
 
-def scheduled_gradient_clipping(
+def noisy_steps(
     mechanism: mechanisms.ScheduledGradientClipping,
     theta: Tensor,
     gradient: Callable[[Tensor, Any], Tensor],
@@ -60,7 +60,7 @@ class ScheduledGradientClipping(Noisy):
     @property
     def executor(self) -> Executor:
         """The steps of the theorem."""
-        return scheduled_gradient_clipping
+        return noisy_steps
 
     def with_noise(self, task: Task, noise_std: float) -> mechanisms.ScheduledGradientClipping:
         """The mechanism of these options."""

@@ -25,7 +25,7 @@ def calibrate(
     mechanism: Annotated[str, typer.Option(help=f"One of: {', '.join(FAMILIES)}.")] = next(iter(FAMILIES)),
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
-    relation: InRelation = ex.Relation.RETRAINED,
+    relation: InRelation = ex.accounting.Relation.RETRAINED,
     interval: Annotated[
         bool, typer.Option(help="Also a proved lower bound: what an adversary attains. Seconds for many steps.")
     ] = False,
@@ -34,8 +34,12 @@ def calibrate(
     """The least noise that meets a budget. Needs no torch."""
     given = {name: value for name, value in vars(noisy).items() if name in typed}
     found = calibrated(mechanism, given, budget_of(epsilon, delta), relation)
-    proven = [ex.guarantee(found, delta=delta, relation=r) for r in ex.Relation]
-    lower = {r: ex.interval(found, delta=delta, relation=r, tolerance=1e-4)[0] for r in ex.Relation if interval}
+    proven = [ex.accounting.guarantee(found, delta=delta, relation=r) for r in ex.accounting.Relation]
+    lower = {
+        r: ex.accounting.interval(found, delta=delta, relation=r, tolerance=1e-4)[0]
+        for r in ex.accounting.Relation
+        if interval
+    }
     if as_json:
         guarantees = [_told(p) | ({"epsilon_lower": lower[p.relation]} if interval else {}) for p in proven]
         print_json({"mechanism": {"name": found.name} | fields_of(found), "guarantees": guarantees})
@@ -49,7 +53,7 @@ def compose(
         float | None, typer.Option(help="Budget for all releases together: epsilon; says what is left of it.")
     ] = None,
     delta: Annotated[float, typer.Option(help="Delta of the joint claim, and of the budget.")] = 1e-5,
-    relation: InRelation = ex.Relation.RETRAINED,
+    relation: InRelation = ex.accounting.Relation.RETRAINED,
     as_json: Json = False,
 ) -> None:
     """What several certificates prove together, and what is left of a budget.
@@ -58,10 +62,10 @@ def compose(
     """
     refuse_extreme(delta=delta)
     budget = None if epsilon is None else budget_of(epsilon, delta)
-    together = ex.compose(certificates, delta=delta, relation=relation)  # verifies each
+    together = ex.certificate.compose(certificates, delta=delta, relation=relation)  # verifies each
     loaded = {str(path): ex.Certificate.load(path) for path in certificates}
     spent = [made.mechanism for made in loaded.values()]
-    left = None if budget is None else ex.remaining(budget, spent, relation=relation)
+    left = None if budget is None else ex.certificate.remaining(budget, spent, relation=relation)
     alone = {path: _alone(made, delta, relation) for path, made in loaded.items()}
     exceeded = budget is not None and not together.meets(budget)
     if as_json:
@@ -85,9 +89,9 @@ def compose(
         raise typer.Exit(REFUSED)
 
 
-def _alone(certificate: ex.Certificate, delta: float, relation: ex.Relation) -> float:
+def _alone(certificate: ex.Certificate, delta: float, relation: ex.accounting.Relation) -> float:
     """The ε of one release."""
-    claim = ex.guarantee(certificate.mechanism, delta=delta, relation=relation)
+    claim = ex.accounting.guarantee(certificate.mechanism, delta=delta, relation=relation)
     assert isinstance(claim, Bound)  # `compose` has refused the others
     return claim.epsilon
 

@@ -33,7 +33,7 @@ def unlearn(
     ids: Ids = None,
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
-    relation: InRelation = ex.Relation.RETRAINED,
+    relation: InRelation = ex.accounting.Relation.RETRAINED,
     resume: Annotated[bool, typer.Option(help="Go on where an interrupted call stopped.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -93,7 +93,7 @@ def plan(
         raise OutputError(f"{out} exists already and is not overwritten; choose another name or remove it")
     budget, given = budget_of(epsilon, delta), _given(options, typed)
     request = _request(ids)
-    found = _compared(task, request, budget, ex.Relation.RETRAINED, given, training_epochs)
+    found = _compared(task, request, budget, ex.accounting.Relation.RETRAINED, given, training_epochs)
     if not as_json:
         print_plan(found)
         if not run and found.recommended is not None:
@@ -142,7 +142,7 @@ def _compared(
     task: str,
     request: Any,
     budget: ex.Budget,
-    relation: ex.Relation,
+    relation: ex.accounting.Relation,
     given: Mapping[str, Any],
     epochs: float | None = None,
 ) -> Any:

@@ -68,8 +68,8 @@ def accuracy(model: nn.Module, batch: Batch) -> Tensor:
 def trained(rows: ex.Examples) -> nn.Module:
     """Trains one, in a few seconds."""
     coins = torch.Generator().manual_seed(0)
-    return ex.retrain(
-        Classifier, rows, loss=loss, epochs=10, recipe=ex.Recipe(learning_rate=1.0), generator=coins
+    return ex.unlearners.train_from_scratch(
+        Classifier, rows, loss=loss, epochs=10, recipe=ex.recovery.Recipe(learning_rate=1.0), generator=coins
     ).model
 
 

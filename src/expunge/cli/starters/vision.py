@@ -43,12 +43,14 @@ def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 def trained(rows: ex.Examples) -> nn.Module:
     """Trains one, in a few seconds."""
     coins = torch.Generator().manual_seed(0)
-    return ex.retrain(make_model, rows, loss=loss, epochs=5, recipe=ex.Recipe(learning_rate=0.2), generator=coins).model
+    return ex.unlearners.train_from_scratch(
+        make_model, rows, loss=loss, epochs=5, recipe=ex.recovery.Recipe(learning_rate=0.2), generator=coins
+    ).model
 
 
 # 6. Features for the methods that keep the network and forget in its last layer: any map that saw none of the data, such as
 #    a public network. Leave features and provenance out if you have none.
-_FEATURES = ex.RandomFeatures(64, 256, seed=0)
+_FEATURES = ex.features.RandomFeatures(64, 256, seed=0)
 
 
 def features(x: Tensor) -> Tensor:

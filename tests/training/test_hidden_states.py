@@ -21,7 +21,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 import expunge as ex
 from expunge.errors import ModelRefused
-from expunge.training.hidden_state import hidden_state
+from expunge.training.hidden_states import hidden_state
 from expunge.training.weights import FlatWeights
 
 BANK = torch.ones(40, 8)

@@ -16,7 +16,7 @@ from expunge.unlearners.gradient_clipping import GradientClipping
 from expunge.unlearners.model_clipping import ModelClipping
 from expunge.unlearners.output_perturbation import OutputPerturbation
 from expunge.unlearners.protocol import Unlearner
-from expunge.unlearners.retrain import retrain
+from expunge.unlearners.retrain import train_from_scratch
 
 __all__ = ["RECIPE", "digits", "mechanisms", "training", "unlearners"]
 
@@ -39,7 +39,9 @@ def digits(seed: int = 0) -> Task:
         Examples(images, labels, ids=range(len(images))), [_HELD_OUT, _FORGET], generator=coins
     )
     everything = retain + forget
-    trained = retrain(make_model, everything, loss=cross_entropy, epochs=_EPOCHS, recipe=RECIPE, generator=coins)
+    trained = train_from_scratch(
+        make_model, everything, loss=cross_entropy, epochs=_EPOCHS, recipe=RECIPE, generator=coins
+    )
     layer = RandomFeatures(64, 512, seed=0)
     return Task(
         model=trained.model, retain=retain, forget=forget, held_out=held_out, loss=cross_entropy, make_model=make_model,

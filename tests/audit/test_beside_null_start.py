@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from expunge import OutputPerturbation, guarantee
-from expunge.audit.null_start import null_start
+from expunge.audit.beside_null_start import null_start
 
 CLAIM = guarantee(OutputPerturbation(init_clip=0.134, noise_std=1.0), delta=1e-5)  # μ = 0.268: (1, 1e-5)
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 import expunge as ex
 from expunge import Budget, Examples, Recipe, Relation, Task, guarantee
+from expunge.attacks.canaries_of_unlearners import canaries_part, unlearner_canaries
 from expunge.attacks.parts import Effort, How
-from expunge.attacks.unlearner_canaries import canaries_part, unlearner_canaries
 from expunge.audit import Measurement
 from expunge.unlearners.dp_training import PrivateTraining
 from expunge.unlearners.plain import Plain

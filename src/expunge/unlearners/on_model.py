@@ -15,10 +15,10 @@ from expunge.unlearners.certified import run_executor
 from expunge.unlearners.executors import EXECUTORS
 from expunge.unlearners.options import NAMES
 
-__all__ = ["unlearn"]
+__all__ = ["run"]
 
 
-def unlearn(
+def run(
     model: nn.Module,
     retain: Any,
     mechanism: Mechanism,

@@ -14,7 +14,7 @@ from expunge.certificate.document import KINDS, PROFILE_AT
 from expunge.certificate.format import SCHEMA, Certificate, digest
 from expunge.certificate.record import UNCHECKED, RunRecord
 from expunge.certificate.released import digest_to_release
-from expunge.certificate.verify import verify
+from expunge.certificate.verification import verify
 from expunge.certificate.words import DECLARED_RECOVERY, DOES_NOT_PROVE, NO_RECOVERY
 from expunge.errors import CertificateError, RunError
 

@@ -16,7 +16,7 @@ from expunge.audit import membership as scoring
 from expunge.audit.evidence import Evidence, OneRun
 from expunge.audit.finding import Finding
 from expunge.audit.joint import joint_guesses
-from expunge.audit.one_run import one_run
+from expunge.audit.one_training import one_run
 from expunge.audit.scores import auc, roc, tpr_at_fpr
 from expunge.replicates import Stack
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from expunge.audit.evidence import OneRun
-from expunge.audit.one_run import one_run
+from expunge.audit.one_training import one_run
 
 HOW = {"delta": 0.0, "confidence": 0.95}
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from expunge import Certificate, GradientClipping, Relation, guarantee
 from expunge.certificate import verdict
-from expunge.certificate.verdict import _factor, _one_in, _percent
+from expunge.certificate.verdicts import _factor, _one_in, _percent
 from expunge.certificate.words import words_of
 from expunge.cli.commands import app
 from expunge.report import render

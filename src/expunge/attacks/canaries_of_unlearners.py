@@ -25,7 +25,7 @@ from expunge.training.task import Task, answers
 from expunge.training.unlearned import Unlearned
 from expunge.unlearners.capabilities import AtOnce, Fresh, SameBits
 from expunge.unlearners.protocol import Unlearner
-from expunge.unlearners.retrain import retrain
+from expunge.unlearners.retrain import train_from_scratch
 from expunge.unlearners.working import Run
 
 __all__ = ["canaries_part", "score", "unlearner_canaries"]
@@ -132,7 +132,7 @@ class _Attack:
         if task.make_model is None:
             raise TaskError("the task has no make_model: no model can be trained with half of the candidates")
         procedure, coins = self.how.procedure, torch.Generator().manual_seed(self.how.seed + 5)
-        done = retrain(
+        done = train_from_scratch(
             task.make_model, rows, loss=task.loss, epochs=procedure.training_epochs, recipe=procedure.recipe,
             generator=coins,
         )  # fmt: skip

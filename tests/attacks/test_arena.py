@@ -94,7 +94,7 @@ def test_shadow_models_that_unlearned_too_see_what_the_unlearning_left(arena, tr
 
 
 def test_guesses_are_chosen_on_other_runs_than_those_they_are_counted_on(arena, trained, monkeypatch):
-    module = importlib.import_module("expunge.attacks.membership")
+    module = importlib.import_module("expunge.attacks.shadow_models")
     whole = module.one_run
 
     def watched(scores, members, *, practice, **how):

@@ -26,7 +26,7 @@ from expunge.heads.corrections import Corrections
 from expunge.unlearners.recalled import Procedure
 from expunge.unlearners.table import recalled
 
-rewinding = importlib.import_module("expunge.trace.rewind")  # the package's own `rewind` is the verb
+rewinding = importlib.import_module("expunge.trace.rewinding")
 
 RECIPE = Recipe(learning_rate=0.5, batch_size=20, weight_decay=0.0)
 EFFORT = Effort(replicates=500, seeds=8, runs=16)

@@ -20,7 +20,7 @@ TASK = """
 import dataclasses, functools
 import torch
 import expunge as ex
-from expunge.jobs import digits as home
+from expunge.jobs import digits_task as home
 
 @functools.cache
 def digits(seed):

@@ -36,9 +36,14 @@ def walked(app: typer.Typer, *names: str) -> Iterator[tuple[tuple[str, ...], lis
     """Every command: the words that call it, and its parameters."""
     for command in app.registered_commands:
         given = inspect.signature(command.callback).parameters.values()
-        yield (*names, command.name), [parameter(entry) for entry in given if entry.annotation is not typer.Context]
+        shown = [entry for entry in given if not hidden(entry)]
+        yield (*names, command.name), [parameter(entry) for entry in shown if entry.annotation is not typer.Context]
     for group in app.registered_groups:
         yield from walked(group.typer_instance, *names, group.name)
+
+
+def hidden(entry: inspect.Parameter) -> bool:
+    return any(getattr(told, "hidden", False) for told in getattr(entry.annotation, "__metadata__", ()))
 
 
 def parameter(entry: inspect.Parameter) -> Parameter:

@@ -34,10 +34,11 @@ LISTED: dict[str, tuple[set[str], str]] = {
     "replicates/rows.py": ({"torch.rand", "torch.randint", "torch.Generator(", "manual_seed("}, MEASURED),
     "replicates/stack.py": ({"manual_seed("}, MEASURED),
     "testing/executors.py": ({"torch.randn", "torch.Generator(", "manual_seed("}, MEASURED),
+    "testing/feature_maps.py": ({"torch.randperm", "torch.Generator(", "manual_seed("}, MEASURED),
+    "testing/recoveries.py": ({"torch.randint", "torch.randn", "torch.Generator(", "manual_seed("}, MEASURED),
     "features/random.py": ({"torch.randn", "torch.Generator(", "manual_seed("}, PUBLIC),
-    "features/tangent.py": (
-        {"torch.rand", "torch.randint", "torch.randperm", "torch.Generator(", "manual_seed(", "set_rng_state("}, PUBLIC,
-    ),
+    "features/tangent.py": ({"torch.randint", "torch.randperm", "torch.Generator(", "manual_seed("}, PUBLIC),
+    "features/frozen_network.py": ({"torch.rand", "torch.Generator(", "manual_seed(", "set_rng_state("}, PUBLIC),
     "training/randomness.py": (
         {
             "torch.randint", "manual_seed(", "set_rng_state(", "import random", "np.random.seed", "np.random.get_state",

@@ -1,6 +1,7 @@
 """Anybody's recovery runs behind any noisy unlearner; what would void the certificate is refused."""
 
 import copy
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -137,10 +138,24 @@ class Tuning(FineTuning):
     pass
 
 
+class Slow(ex.Recipe):
+    def to_dict(self) -> dict[str, Any]:
+        return {"optimizer": "sgd", "learning_rate": 1e-9}
+
+
+def patched() -> FineTuning:
+    tuning = FineTuning()
+    object.__setattr__(tuning, "steps", LastLayer().steps)
+    return tuning
+
+
 @pytest.mark.parametrize(
     ("recovery", "told"),
     [
-        (Unfrozen(), "must be a frozen dataclass"), (Tuning(), "needs a name of its own"), (LastLayer, "a recovery has name"),
+        (Unfrozen(), "must be a frozen dataclass"), (patched(), "needs a name of its own"),
+        (FineTuning(recipe=Slow()), "needs a name of its own"),
+        (Wide(layers=({"a": 1.0, "b": {"c": 2.0}, "b.c": 3.0},)), r"two settings would be stated as layers\.0\.b\.c"),  # type: ignore[arg-type]
+        (Tuning(), "needs a name of its own"), (LastLayer, "a recovery has name"),
         ("fine_tuning", "a recovery has name"), (Wide(limit=float("inf")), "limit=inf is not finite"),
         (Wide(layers={"head"}), "the setting layers is a set"),  # type: ignore[arg-type]
     ],
@@ -191,6 +206,8 @@ WEIGHTS: dict[str, Callable[[nn.Module], Any]] = {
     "an array": lambda m: {"w": m[0].weight.detach().numpy().copy()},
     "an array for reading": lambda m: np.broadcast_to(m[0].weight.detach().numpy(), (32, 64)),
     "statistics": lambda m: m[1].running_var.clone(),
+    "all in one vector": lambda m: nn.utils.parameters_to_vector(m.parameters()).detach(),
+    "all in one vector, in half precision": lambda m: nn.utils.parameters_to_vector(m.parameters()).detach().half(),
     "statistics as an array": lambda m: m[1].running_mean.numpy().astype(np.float64),
 }
 
@@ -287,6 +304,57 @@ class Spoils(LastLayer):
             model[0].bias.data[0] = torch.nan
         else:
             model[0].bias = nn.Parameter(torch.zeros(16, dtype=torch.float64))
+
+
+UNSEEN: dict[str, Callable[[ex.Task], Any]] = {
+    "an iterator": lambda task: itertools.cycle([task.forget.tensors[0]]),
+    "a generator": lambda task: (row for row in task.forget.tensors[0]),
+}
+
+
+@pytest.mark.parametrize("take", UNSEEN.values(), ids=UNSEEN.keys())
+def test_a_recovery_that_holds_what_cannot_be_looked_into_is_refused_before_the_run(take: Any) -> None:
+    task = sample_tasks.task()
+    with interrupted() as counted, pytest.raises(ModelRefused, match="recovery 'holding' → "):
+        ex.unlearn(task, None, replace(WAY, recovery=holding(take(task))))
+    assert counted.calls == 0
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_a_compiled_teacher_is_refused_in_a_loss_and_in_a_recovery() -> None:
+    task = sample_tasks.task()
+    teacher = torch.jit.script(copy.deepcopy(task.model))
+    with pytest.raises(ModelRefused, match="recovery 'holding' holds the trained weights"):
+        ex.unlearn(task, None, replace(WAY, recovery=holding(teacher)))
+    with pytest.raises(ModelRefused, match="the loss holds the trained weights"):
+        ex.unlearn(
+            replace(task, loss=lambda m, b: ((m(b[0]) - teacher(b[0])) ** 2).mean()), None, GradientClipping(steps=2)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaves(LastLayer):
+    """Leaves something on the model behind its last step."""
+
+    name: ClassVar[str] = "leaves"
+    what: str = "attribute"
+
+    def steps(self, model: Any, *given: Any) -> Any:
+        yield from super().steps(model, *given)
+        if self.what == "attribute":
+            model.notes = torch.arange(5000.0)
+        elif self.what == "hook":
+            kept = torch.arange(5000.0)
+            model[0].register_forward_hook(lambda _m, _given, out: out + 0 * kept[0])
+        else:
+            model[0].weight.notes = [torch.ones(200)]
+
+
+@pytest.mark.parametrize("what", ["attribute", "hook", "on a parameter"])
+def test_a_recovery_that_leaves_more_than_weights_on_the_model_is_refused(what: str) -> None:
+    """What is released is the module, and not only what a file of weights shows of it."""
+    with pytest.raises(ModelRefused, match=r"after recovery 'leaves' '.*' holds"):
+        ex.unlearn(sample_tasks.task(), None, replace(WAY, recovery=Leaves(what=what)))
 
 
 def test_an_outcome_that_is_not_finite_or_of_another_form_is_refused() -> None:

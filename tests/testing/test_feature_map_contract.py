@@ -69,6 +69,17 @@ def test_a_map_of_no_module_keeps_it_too() -> None:
 # What must fail
 
 
+class FittedLate(Mine):
+    """Scales by what it is first called on."""
+
+    mean: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mean is None:
+            self.mean = x.double().mean(0)
+        return x.double() - self.mean
+
+
 class Stateful(Mine):
     """Its features or its provenance change as it is used."""
 
@@ -113,6 +124,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "a provenance of two lines": (Mine(lambda x: x, "public\nand so on"), "has a provenance.*one line"),
     "a provenance beyond what a certificate takes": (Mine(lambda x: x, "a" * 1001), "has a provenance.*1000"),
     "a provenance that changes": (Stateful("words"), "its provenance stays"),
+    "one that is fitted at its first call": (FittedLate(None), "is fixed before it sees a row"),
     "no tensor": (Mine(lambda x: x.numpy()), "returns a tensor"),
     "one axis": (Mine(lambda x: x.sum(1)), "has shape"),
     "three axes": (Mine(lambda x: x[:, None]), "has shape"),

@@ -54,7 +54,6 @@ def issue(
     record.check()
     if record.mechanism.name in WITHDRAWN:
         raise RunError(f"'{record.mechanism.name}' is no longer issued: {WITHDRAWN[record.mechanism.name]}")
-    _refuse_unchecked(record.coverage, unchecked)
     relation = Relation(relation)
     delta = asked.delta if asked is not None else delta
     for name, value in (commitments or {}).items():
@@ -63,6 +62,7 @@ def issue(
     claim = guarantee(record.mechanism, delta=delta, relation=relation)
     also = guarantee(record.mechanism, delta=delta, relation=_other(relation))
     _refuse_empty(claim, also, asked)
+    _refuse_unchecked(record.coverage, unchecked)
     proving, against = reading_of(record.mechanism, delta=delta, relation=relation)  # one certifier for all points
     released_digest = digest_to_release(record, released)
     unchanged = released_digest == record.certified

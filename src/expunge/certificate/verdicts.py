@@ -49,7 +49,7 @@ def verdict(certificate: Certificate) -> Verdict:
     elif isinstance(claim, ExactClaim):
         headline = "The data are forgotten exactly."
         meaning = (
-            "Under the assumptions below, the model is one that could have come from the same procedure had it never seen the "
+            "Under the assumptions that the certificate lists, the model is one that could have come from the same procedure had it never seen the "
             "forgotten data: no one can learn from it that they were there, however much they know or compute."
         )
     else:

@@ -8,7 +8,7 @@ version. What has a state that no digest sees (open files, generators of coins, 
 import contextlib
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
@@ -20,7 +20,7 @@ from expunge.errors import ModelRefused
 from expunge.fingerprint import code, content, objects, volatile
 from expunge.fingerprint.walk import Walk
 
-__all__ = ["code_digest", "model_digest", "tensors_held"]
+__all__ = ["code_digest", "model_digest", "refuse_iterators", "tensors_held"]
 
 # The first that fits. Anything else is an object.
 _KINDS: tuple[tuple[Any, Callable[[Walk, Any], None]], ...] = (
@@ -90,10 +90,31 @@ def tensors_held(code: object) -> list[Tensor]:
         with contextlib.suppress(TypeError, ValueError):  # texts, dates, objects, other orders of bytes
             found.append(torch.from_numpy(array if shared else array.copy()))
 
-    kinds = ((Tensor, keep), (np.ndarray, keep_array), *_KINDS)
+    def keep_script(_walk: Walk, module: Any) -> None:
+        found.extend((*module.parameters(), *module.buffers()))
+
+    kinds = ((Tensor, keep), (np.ndarray, keep_array), (torch.jit.ScriptModule, keep_script), *_KINDS)
     with contextlib.suppress(RecursionError):
         Walk(kinds, "code", strict=False, own=()).visit(code)
     return found
+
+
+def refuse_iterators(code: object, *, name: str) -> None:
+    """Raise `ModelRefused` where an iterator is reached from an object: what it holds cannot be looked into, and may be anything.
+
+    Args:
+        code: a function or another object.
+        name: what errors call it.
+    """
+
+    def refuse(walk: Walk, value: object) -> None:
+        raise ModelRefused(
+            f"{' → '.join(walk.path)} ({type(value).__name__}) is somewhere between its start and its end, and what it holds cannot be "
+            "looked into: make it inside the function from what it is given"
+        )
+
+    with contextlib.suppress(RecursionError):
+        Walk(((Tensor, content.take_tensor), (Iterator, refuse), *_KINDS), name, strict=False, own=()).visit(code)
 
 
 def _digest(value: object, name: str, *, strict: bool, own: tuple[object, ...]) -> str:

@@ -113,6 +113,10 @@ def compare(
         ExpungeError, TypeError: what an unlearner refuses.
     """
     _validate.whole(seeds=seeds)
+    if not isinstance(unlearners, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"unlearners must be a mapping from names to ways to unlearn, not {_validate.shown(unlearners)}"
+        )
     if not unlearners:
         raise ValueError("unlearners must name at least one way to unlearn")
     make = _same(task) if isinstance(task, Task) else task

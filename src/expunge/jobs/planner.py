@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import Any, cast
 
+from expunge import _validate
 from expunge.accounting import Budget, Relation
 from expunge.data import Examples, Request
 from expunge.training.task import Task
@@ -104,6 +105,11 @@ def plan(
     if not isinstance(asked.forget, Examples):
         raise ValueError("task.forget must be Examples: the plan counts and times its rows")
     ways = tuple(kind() for kind in UNLEARNERS.values()) if unlearners is None else tuple(unlearners)
+    for way in ways:
+        if isinstance(way, type) or not isinstance(way, Unlearner):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"plan compares objects with quote, learn and forget, not {_validate.shown(way)}; see expunge.unlearners"
+            )
     costs = Costs(asked)
     quotes = tuple(way.quote(asked, budget, relation, costs) for way in ways)
     best, reason = _recommend(quotes, budget)

@@ -120,6 +120,8 @@ def chosen(way: Way) -> Unlearner:
     """
     if isinstance(way, str):
         return made(way, {})
+    if isinstance(way, type):
+        raise TypeError(f"{_validate.shown(way)} is a class: give an instance, {way.__name__}(...)")
     if isinstance(way, tuple):
         mechanism, steps = way
         return Foreign(of=mechanism, steps=steps)
@@ -182,6 +184,8 @@ def _saved(
     task: Task, done: Unlearned, budget: Budget, relation: Relation, started: datetime, out: Path
 ) -> Certificate:
     with working_folder(out, resume=False) as work:
+        if done.keeper is not None:
+            done.keeper(work)
         return _written(work, out, task, done, budget, relation, {}, started)[0]
 
 

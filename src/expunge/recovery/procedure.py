@@ -7,9 +7,11 @@ from typing import Any, cast
 
 from torch import nn
 
+from expunge import _validate
 from expunge.certificate.digests import weights_digest
 from expunge.recovery.fine_tuning import FineTuning
 from expunge.recovery.protocol import Recovery
+from expunge.recovery.training import Recipe
 
 __all__ = ["stated"]
 
@@ -25,7 +27,11 @@ def stated(recovery: Recovery) -> dict[str, Any]:
         TypeError: it is no recovery, no frozen dataclass, or a setting is no number, text, bool, None or network.
         ValueError: it has the name of fine-tuning, or a number is not finite.
     """
-    if type(recovery) is FineTuning:
+    if (
+        type(recovery) is FineTuning
+        and type(recovery.recipe) is Recipe
+        and vars(recovery).keys() == _held(recovery).keys()
+    ):
         return {"epochs": recovery.epochs, "rescale": recovery.rescale, "recipe": recovery.recipe.to_dict()}
     if not isinstance(recovery, Recovery) or isinstance(recovery, type):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
@@ -35,7 +41,8 @@ def stated(recovery: Recovery) -> dict[str, Any]:
         raise TypeError(
             f"recovery '{recovery.name}' must be a frozen dataclass: its fields are the settings that the record states"
         )
-    if not isinstance(recovery.name, str) or not recovery.name or recovery.name == FineTuning.name:  # pyright: ignore
+    _validate.text(**{"the name of a recovery": recovery.name})
+    if recovery.name.strip() == FineTuning.name:
         raise ValueError(
             f"a recovery needs a name of its own, not {recovery.name!r}: the record would say what was not run"
         )
@@ -49,6 +56,10 @@ def _held(value: Any) -> dict[str, Any]:
 
 
 def _flatten(name: str, value: Any, into: dict[str, Any], recovery: str) -> None:
+    if name in into:
+        raise ValueError(
+            f"recovery '{recovery}': two settings would be stated as {name}: give one of them another name"
+        )
     if is_dataclass(value) and not isinstance(value, type):
         value = _held(value)
     if isinstance(value, tuple | list):
@@ -62,6 +73,10 @@ def _flatten(name: str, value: Any, into: dict[str, Any], recovery: str) -> None
         if isinstance(value, float) and not isfinite(value):
             raise ValueError(f"recovery '{recovery}': the setting {name}={value} is not finite")
         into[name] = value
+        if type(value) not in (str, bool, int, float, type(None)):
+            raise TypeError(
+                f"recovery '{recovery}': the setting {name} is a {type(value).__name__}, no plain number or text"
+            )
     else:
         raise TypeError(
             f"recovery '{recovery}': the setting {name} is a {type(value).__name__}, and the record states numbers, texts, "

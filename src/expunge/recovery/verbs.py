@@ -11,13 +11,14 @@ from torch.nn.parameter import is_lazy
 
 from expunge import _validate
 from expunge.data import Batches
-from expunge.errors import NonFinite, RunError
+from expunge.errors import ModelRefused, NonFinite, RunError
 from expunge.randomness.generators import secret_generator
 from expunge.recovery.fine_tuning import FineTuning
 from expunge.recovery.procedure import stated
 from expunge.recovery.progress import Progress
 from expunge.recovery.protocol import Recovery
 from expunge.recovery.training import Recipe
+from expunge.training.hidden_states import hidden_state
 from expunge.training.interruption import alone, drive, state_file
 from expunge.training.loss import Loss, check_loss
 from expunge.training.randomness import fresh_coins, mode
@@ -118,7 +119,8 @@ def train_(
     refuse_other_state(model)  # what could not be saved in the end
     STARTS.refuse(loss, model, what="the loss")
     STARTS.refuse(recovery, model, what=f"recovery '{recovery.name}'")
-    form, coins = _form(model), generator if generator is not None else secret_generator()
+    form, clean = _form(model), hidden_state(model) is None
+    coins = generator if generator is not None else secret_generator()
     per_epoch = Batches(retain, batch_size=recovery.batch_size, seed=0).per_epoch
     total = _total(recovery, per_epoch)
     settings |= {"steps": total, "batch": recovery.batch_size}
@@ -137,6 +139,8 @@ def train_(
         with underway(model, retain, loss, recovery, coins, public=public, saved=saved) as (progress, steps):
             drive(with_epochs(steps), total - progress.done, label, file, progress.state)
             _refuse_spoiled(model, form, recovery.name)
+            if clean:
+                _refuse_hidden(model, recovery.name)
         if file:
             file.delete()
     for parameter in model.parameters():
@@ -195,6 +199,14 @@ def _refuse_spoiled(model: nn.Module, form: dict[str, Any], name: str) -> None:
         if not bool(torch.isfinite(parameter.detach()).all()):
             raise NonFinite(f"recovery '{name}' left NaN or infinity in '{key}'")
     STARTS.refuse_outcome(model, what=f"recovery '{name}'")
+
+
+def _refuse_hidden(model: nn.Module, name: str) -> None:
+    """Raise where the recovery left on the model what no file of weights shows: hooks, attributes, extra state."""
+    refuse_other_state(model)
+    found = hidden_state(model)
+    if found is not None:
+        raise ModelRefused(f"after recovery '{name}' {found}: what is released would be more than the model's weights")
 
 
 def _form(model: nn.Module) -> dict[str, Any]:

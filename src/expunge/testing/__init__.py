@@ -40,3 +40,7 @@ def __getattr__(name: str) -> Any:
         if error.name != "torch":
             raise
         raise MissingExtra(f"expunge.testing.{name} needs torch: pip install 'expunge[torch]'") from error
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,5 +1,6 @@
 """The contract of a feature map: fixed, public in words, and a row's features are the row's own, to the last bit."""
 
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -45,6 +46,7 @@ def check_feature_map(map: FeatureMap, rows: Tensor, *, seed: int = 0) -> None: 
     modes = [module.training for module in _modules(map)]
     told = _provenance(map)
     before, coins = rows.clone(), torch.get_rng_state()
+    unused = copy.deepcopy(map)
     alone = _alone(map, rows)
     require(torch.equal(torch.get_rng_state(), coins), "leaves torch's coins as they were",
             "the global generator has moved", map)  # fmt: skip
@@ -58,6 +60,9 @@ def check_feature_map(map: FeatureMap, rows: Tensor, *, seed: int = 0) -> None: 
     finally:
         for module, was in zip(_modules(map), modes, strict=True):
             module.training = was
+    first = _features(unused, rows.flip(0), "all rows, at the first call of all")
+    require(torch.equal(_bits(first.to(alone.dtype)), _bits(alone.flip(0))), "is fixed before it sees a row",
+            "what it was first called on decides its features", map)  # fmt: skip
     require(torch.equal(rows, before), "leaves the rows as they were", "they were changed in place", map)
     require(
         _provenance(map) == told, "its provenance stays as it is", f"{told!r} before, {_provenance(map)!r} after", map

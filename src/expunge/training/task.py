@@ -152,6 +152,10 @@ class Task:
                     "task.data holds all that the model was trained on: a request must name what is to be forgotten"
                 )
             return self
+        if not isinstance(request, Request):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"a request is an expunge.Request, such as Request.rows(ids), not {_validate.shown(request)}"
+            )
         if changes := request.kinds & {"labels", "features"}:
             raise ValueError(
                 f"a request for {' and '.join(sorted(changes))} changes rows and deletes none: only a ConvexHead carries it out, "

@@ -136,9 +136,12 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     return torch.equal(*(t.cpu().contiguous().reshape(-1).view(torch.uint8) for t in (one, other)))
 
 
-def digest_bytes(tensor: Tensor) -> str:
-    """SHA-256 of a tensor's numbers as they lie in a file, hexadecimal; as `TensorInfo.digest`."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+def digest_bytes(*tensors: Tensor) -> str:
+    """SHA-256 of the numbers of tensors as they lie in a file, one after the other, hexadecimal; of one as `TensorInfo.digest`."""
+    total = hashlib.sha256()
+    for tensor in tensors:
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def save_bytes(model: nn.Module) -> bytes:

@@ -39,6 +39,7 @@ class Unlearned:
         certified: with the certified weights, where `model` was trained on after them.
         features: the map from rows to what `model` takes, where it is a head; None where it takes the rows.
         saver: what `save` calls; set by a run on a task.
+        keeper: writes what the next request goes on from into a working folder; None where nothing is kept.
         notes: what is particular to this run beside the certificate, JSON-ready.
         told: the same for the operator, in sentences: what the accuracy means, what else holds the forgotten rows.
     """
@@ -50,7 +51,8 @@ class Unlearned:
     features: Callable[[Tensor], Tensor] | None = None
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     told: tuple[str, ...] = ()
-    saver: Callable[[Path], Any] | None = None
+    saver: Callable[[Path], Any] | None = field(default=None, repr=False)
+    keeper: Callable[[Path], None] | None = field(default=None, repr=False)
 
     def save(self, folder: str | os.PathLike[str]) -> Any:
         """Write weights, certificate and report into a new folder, keys into `<folder>.secret`; returns the certificate.

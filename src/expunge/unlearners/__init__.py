@@ -81,3 +81,7 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'expunge.unlearners' has no attribute {name!r}")
     return getattr(importlib.import_module(f"expunge.unlearners.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

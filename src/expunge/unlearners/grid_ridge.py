@@ -112,7 +112,7 @@ class ExactHead:
         ridge, grid = (self.ridge, self.grid) if head is None else (head.ridge, head.grid)
         fresh = partial(AnalyticHead, ridge=ridge, classes=outputs(task, retain), grid=grid)
         try:
-            row, solving, width = _seconds_of_sums(cast("Any", task.features), forget, fresh)
+            row, solving, width = _seconds_of_sums(cast("Any", task.features), retain, fresh)
         except (ValueError, ExpungeError) as error:
             return Quote(unlearner=self.name, applies=False, why=f"its sums cannot be made: {error}")
         first = f"a first one sums the {len(retain)} retained rows: {len(retain) * row + solving:.2g} s"

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from expunge._files import write_new
 from expunge._lock import held
 from expunge.accounting import Budget
 from expunge.data import Examples
-from expunge.errors import StateError, TaskError
+from expunge.data.coverage import rows_held
+from expunge.errors import StateError, StillRetained, TaskError
+from expunge.fingerprint import tensors_held
 from expunge.heads import AnalyticHead, ConvexHead
 from expunge.heads.saved import CONVEX, kind_of
 from expunge.training.task import Task, labelled, outputs
@@ -69,15 +72,20 @@ def strangers(head: AnalyticHead | ConvexHead | None, forget: Examples) -> str:
 
 
 def refuse_unproven(task: Task, budget: Budget) -> None:
-    """Raise `TaskError` where a head on the task's features would prove nothing."""
+    """Raise `TaskError` where a head on the task's features would prove nothing, `StillRetained` where they hold forgotten rows."""
     if task.features is None:
         raise TaskError("a head needs task.features, a map from rows to features with its provenance")
     if not task.declared:
         raise TaskError(
             f"nothing is proven, epsilon={budget.epsilon:g} was asked: task.provenance is '' or missing, so that the feature map "
-            "may depend on the forgotten data; say in a line why it does not, or use the head from Python"
+            "may depend on the forgotten data; say in a line why it does not, or use expunge.heads, whose heads may prove nothing"
         )
     labelled(task, "forget")
+    rows = rows_held(tensors_held(task.features), task.forget)
+    if rows:
+        raise StillRetained(
+            f"task.features holds {rows} rows with the content of rows to forget: what it says of any row depends on them"
+        )
 
 
 def refuse_other(unlearner: Any, known: Mapping[str, Any], provenance: str, task: Task) -> None:
@@ -112,18 +120,21 @@ def handed_out(done: Unlearned, head: AnalyticHead | ConvexHead, task: Task, pre
     left = None if previous is None else str(files_of(previous)[0].parent)
     told = [
         "The released model is a linear head on the task's feature map, another model than the original: their accuracies differ "
-        "by more than what was forgotten."
+        "for that reason too, and not only for what was forgotten."
     ]
     if left is not None:
         told.append(f"{left} still holds what the forgotten rows added: delete it.")
-    return replace(done, features=task.features, notes={"rows": len(head), "delete": left}, told=tuple(told))
+    notes = {"rows": len(head), "delete": left}
+    return replace(done, features=task.features, notes=notes, told=tuple(told), keeper=partial(keep, head))
 
 
 def alone_with(folder: Path | None) -> AbstractContextManager[None]:
     """Hold the previous head: two requests at once would each lack what the other forgot."""
-    if folder is None or not folder.is_dir() or not os.access(folder, os.W_OK):  # the last: nobody can lock it there
+    if (
+        folder is None or not os.path.isdir(folder) or not os.access(folder, os.W_OK)
+    ):  # the last: nobody can lock it there
         return nullcontext()
-    return held(folder, inside=True, error=StateError)
+    return held(Path(folder), inside=True, error=StateError)
 
 
 def keep(head: AnalyticHead | ConvexHead, folder: Path | None) -> None:
@@ -141,6 +152,7 @@ def secret_beside(out: Path) -> Path:
 
 def files_of(folder: Path) -> tuple[Path, Path]:
     """State and key of a head, whether they are there or not."""
+    folder = Path(folder)
     secret = secret_beside(folder)
     if not secret.is_dir() and (folder / "head.state").exists():  # of an earlier version
         return folder / "head.state", folder / "head.key"

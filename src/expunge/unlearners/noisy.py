@@ -15,7 +15,7 @@ from expunge.certificate.record import RunRecord
 from expunge.data import Batches, Examples
 from expunge.data.coverage import coverage_of, rows_held
 from expunge.errors import ExpungeError, StillRetained, TaskError
-from expunge.fingerprint import tensors_held
+from expunge.fingerprint import refuse_iterators, tensors_held
 from expunge.recovery import FineTuning, Recipe, Recovery
 from expunge.recovery.procedure import stated
 from expunge.recovery.verbs import recover
@@ -212,6 +212,7 @@ class Noisy(ABC):
         """
         start = start_digests(self._start(task), public=public_names(self._start(task), task.public))
         what = f"recovery '{self.recovers.name}'"
+        refuse_iterators(self.recovers, name=what)
         refuse_start(self.recovers, start, what=what)
         rows = rows_held(tensors_held(self.recovers), task.forget)
         if rows:

@@ -144,6 +144,7 @@ def open_trace(folder: Path) -> Trace | Shards:
     Raises:
         StateError: neither lies there, it is not finished, was altered, or its key is kept elsewhere.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise StateError(f"{folder} is no folder of a traced training: make one with train_traced or train_shards")
     return Shards(folder) if (folder / _SHARDS).exists() else Trace(folder)

@@ -11,7 +11,6 @@ import pytest
 import second_verifier
 from expunge import Certificate, verify
 from expunge.errors import CertificateError
-from pace import within
 from test_vectors import VECTORS, second_digest
 
 BASES = [vector for vector in VECTORS if vector["result"] == "valid"]
@@ -147,7 +146,7 @@ def test_a_thousand_altered_certificates_are_told_alike_by_both_verifiers():
     tally = fuzz(seed=0, count=1000)
     assert tally["refused"] > 500
     assert tally["accepted"] > 20  # the edits are not all absurd
-    assert tally["slowest"] < within(2)
+    assert tally["slowest"] < 2
 
 
 @pytest.mark.long
@@ -155,4 +154,4 @@ def test_forty_thousand_altered_certificates_are_told_alike_by_both_verifiers():
     tally = fuzz(seed=1, count=40_000)
     print(tally)
     assert tally["refused"] > 20_000
-    assert tally["slowest"] < within(4)
+    assert tally["slowest"] < 4  # seconds of a busy core; on one of its own under 2

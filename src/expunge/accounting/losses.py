@@ -179,8 +179,8 @@ def coarse(x: float) -> float:
 def deviation(level: _Vector, log_density: _Vector) -> float:
     """Standard deviation of `level` under an unnormalised density on an even grid; sets the spacing, proves nothing."""
     weight = np.exp(log_density - log_density.max())
-    mean = (weight @ level) / weight.sum()
-    return sqrt(float(weight @ (level - mean) ** 2) / float(weight.sum()))
+    mean = _inner(weight, level) / weight.sum()
+    return sqrt(_inner(weight, (level - mean) ** 2) / float(weight.sum()))
 
 
 def losses_from(spacing: float, index: NDArray[np.int64], mass: _Vector) -> Losses:
@@ -207,7 +207,7 @@ def _log_hockey_stick(parts: Parts, epsilon: float, lost: float, most_cells: int
     masses = [np.exp(t) for t in tilted]
     low, high, tail = _window(parts, tilt, cumulants, tilted, most_cells)
     roundings = [
-        4 * EPS * (64 + float(mass @ (np.abs(p.log_mass) + np.abs(tilt * p.at))) + abs(c))
+        4 * EPS * (64 + _inner(mass, np.abs(p.log_mass) + np.abs(tilt * p.at)) + abs(c))
         for (p, _), mass, c in zip(parts, masses, cumulants, strict=True)
     ]
     expected = _expectation(parts, masses, roundings, epsilon, tilt, (low, high)) + tail
@@ -297,7 +297,7 @@ def _expectation(
         return np.asarray(-np.exp(-tilt * past) * np.expm1(-past), dtype=float)
 
     if len(parts) == 1 and parts[0][1] == 1:  # one loss is its own sum: positive terms, nothing to convolve
-        return float(masses[0] @ value(parts[0][0].at)) * (1 + roundings[0] + 1e-12)
+        return _inner(masses[0], value(parts[0][0].at)) * (1 + roundings[0] + 1e-12)
     size = int(_fft.next_fast_len(max(high - low + 1, 256), real=True))
     log_power, strayed, log_most = np.zeros(size // 2 + 1, dtype=complex), 0.0, np.zeros(size // 2 + 1)
     for (p, times), mass, rounding in zip(parts, masses, roundings, strict=True):
@@ -317,6 +317,14 @@ def _expectation(
     where = np.arange(low, low + size)
     worth = value(np.asarray(spacing * where, dtype=float))
     # Errors of the spectrum by Parseval and Cauchy-Schwarz, those of the inverse output by output.
-    lost = sqrt(2 / size) * float(np.linalg.norm(strayed)) * float(np.linalg.norm(worth))
+    lost = sqrt(2 / size) * sqrt(_inner(strayed, strayed)) * sqrt(_inner(worth, worth))
     lost += 16 * EPS * log2(size) * (2 / size) * float(np.abs(power).sum()) * float(worth.sum())
-    return max(float(law[where % size] @ worth), 0.0) * (1 + 1e-12) + lost
+    return max(_inner(law[where % size], worth), 0.0) * (1 + 1e-12) + lost
+
+
+def _inner(one: _Vector, other: _Vector) -> float:
+    """An inner product of terms that are summed in pairs, of which the 1e-12 of the callers covers the rounding many times over.
+
+    BLAS would leave threads that spin after each call, for as much processor time as all the rest takes.
+    """
+    return float(np.sum(one * other))

@@ -180,6 +180,9 @@ def print_demo(
     )
 
 
+_LEAST = 8  # columns for names, on a terminal that is too narrow for a table
+
+
 class _Row(NamedTuple):
     """Cells of a table, fewer than it has columns where the rest is empty; and a style of the terminal."""
 
@@ -188,10 +191,19 @@ class _Row(NamedTuple):
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[_Row], *, title: str | None = None) -> None:
-    """A table whose first column holds names, which are never cut or broken; other cells are folded where need be."""
-    width = max(map(cell_len, (columns[0], *(row.cells[0] for row in rows))))
-    names = Column(columns[0], no_wrap=True, min_width=width)
-    table = Table(names, *(Column(column, overflow="fold") for column in columns[1:]), title=title)
+    """A table whose names are never cut; where they leave the numbers no room they go on in the next line, as headings do."""
+    cells = [[row.cells[k] for row in rows if k < len(row.cells)] for k in range(len(columns))]
+    names, *least = (
+        max(map(cell_len, (*column, *(heading.split() if k else (heading,)))))
+        for k, (heading, column) in enumerate(zip(columns, cells, strict=True))
+    )
+    room = console().width - sum(least) - 3 * len(columns) - 1
+    if names <= room:
+        shaped = [Column(columns[0], no_wrap=True, min_width=names), *(Column(c, overflow="fold") for c in columns[1:])]
+    else:
+        widths = (max(room, _LEAST), *least)
+        shaped = [Column(c, overflow="fold", width=width) for c, width in zip(columns, widths, strict=True)]
+    table = Table(*shaped, title=title)
     for row in rows:
         table.add_row(*row.cells, style=row.style)
     console().print(table)

@@ -315,9 +315,24 @@ UNSEEN: dict[str, Callable[[ex.Task], Any]] = {
 @pytest.mark.parametrize("take", UNSEEN.values(), ids=UNSEEN.keys())
 def test_a_recovery_that_holds_what_cannot_be_looked_into_is_refused_before_the_run(take: Any) -> None:
     task = sample_tasks.task()
-    with interrupted() as counted, pytest.raises(ModelRefused, match="recovery 'holding' → "):
-        ex.unlearn(task, None, replace(WAY, recovery=holding(take(task))))
+    recovery = holding(take(task))
+    with interrupted() as counted:
+        with pytest.raises(ModelRefused, match="recovery 'holding' → "):
+            ex.unlearn(task, None, replace(WAY, recovery=recovery))
+        with pytest.raises(ModelRefused, match="recovery 'holding' → "):
+            ex.recover(task.model, task.retain, loss=task.loss, recovery=recovery)
     assert counted.calls == 0
+
+
+def test_a_teacher_that_is_nested_too_deeply_is_no_way_around() -> None:
+    task = sample_tasks.task()
+    deep: list[Any] = [copy.deepcopy(task.model)]
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(ModelRefused, match="nested too deeply"):
+        ex.unlearn(task, None, replace(WAY, recovery=holding(deep)))
+    with pytest.raises(ModelRefused, match="nested too deeply"):
+        ex.unlearn(replace(task, loss=lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]) + 0 * len(deep)), None, WAY)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
@@ -355,6 +370,14 @@ def test_a_recovery_that_leaves_more_than_weights_on_the_model_is_refused(what: 
     """What is released is the module, and not only what a file of weights shows of it."""
     with pytest.raises(ModelRefused, match=r"after recovery 'leaves' '.*' holds"):
         ex.unlearn(sample_tasks.task(), None, replace(WAY, recovery=Leaves(what=what)))
+
+
+def test_what_a_recovery_leaves_on_a_model_that_held_something_before_is_refused_too() -> None:
+    task = sample_tasks.task()
+    model = copy.deepcopy(task.model)
+    model[2].bank = torch.arange(9.0)
+    with pytest.raises(ModelRefused, match=r"after recovery 'leaves' '.*notes' holds"):
+        ex.recover(model, task.retain, loss=task.loss, recovery=Leaves(what="attribute"))
 
 
 def test_an_outcome_that_is_not_finite_or_of_another_form_is_refused() -> None:

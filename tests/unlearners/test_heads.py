@@ -31,6 +31,8 @@ def test_a_feature_map_that_holds_forgotten_rows_is_refused(way: ExactHead | Noi
     x = task.forget.tensors[0][:5].clone()
     with pytest.raises(StillRetained, match=r"task\.features holds 5 rows with the content of rows to forget"):
         ex.unlearn(replace(task, features=Near(x)), None, way)
+    offered = {quote.unlearner: quote for quote in ex.plan(replace(task, features=Near(x)), None).quotes}
+    assert "holds 5 rows with the content of rows to forget" in offered[way.name].why
     ex.unlearn(replace(task, features=Near(task.retain.tensors[0][:5].clone())), None, way)
 
 

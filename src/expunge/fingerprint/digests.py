@@ -77,6 +77,9 @@ def tensors_held(code: object) -> list[Tensor]:
     """The tensors that can be reached from a function or another object, those of networks among them.
 
     Arrays of numbers count as the tensors that share their memory, or as copies where they cannot be written to.
+
+    Raises:
+        ModelRefused: something is nested too deeply to be looked into.
     """
     found: list[Tensor] = []
 
@@ -94,17 +97,19 @@ def tensors_held(code: object) -> list[Tensor]:
         found.extend((*module.parameters(), *module.buffers()))
 
     kinds = ((Tensor, keep), (np.ndarray, keep_array), (torch.jit.ScriptModule, keep_script), *_KINDS)
-    with contextlib.suppress(RecursionError):
-        Walk(kinds, "code", strict=False, own=()).visit(code)
+    _walked(Walk(kinds, "code", strict=False, own=()), code)
     return found
 
 
 def refuse_iterators(code: object, *, name: str) -> None:
-    """Raise `ModelRefused` where an iterator is reached from an object: what it holds cannot be looked into, and may be anything.
+    """Raise where an iterator is reached from an object: what it holds cannot be looked into, and may be anything.
 
     Args:
         code: a function or another object.
         name: what errors call it.
+
+    Raises:
+        ModelRefused: there is one, or something is nested too deeply to be looked into.
     """
 
     def refuse(walk: Walk, value: object) -> None:
@@ -113,12 +118,16 @@ def refuse_iterators(code: object, *, name: str) -> None:
             "looked into: make it inside the function from what it is given"
         )
 
-    with contextlib.suppress(RecursionError):
-        Walk(((Tensor, content.take_tensor), (Iterator, refuse), *_KINDS), name, strict=False, own=()).visit(code)
+    kinds = ((Tensor, content.take_tensor), (Iterator, refuse), *_KINDS)
+    _walked(Walk(kinds, name, strict=False, own=()), code)
 
 
 def _digest(value: object, name: str, *, strict: bool, own: tuple[object, ...]) -> str:
-    walk = Walk(_KINDS, name, strict=strict, own=own)
+    return _walked(Walk(_KINDS, name, strict=strict, own=own), value).hexdigest()
+
+
+def _walked(walk: Walk, value: object) -> Walk:
+    name = walk.path[0]
     try:
         walk.visit(value)
     except RecursionError:
@@ -129,4 +138,4 @@ def _digest(value: object, name: str, *, strict: bool, own: tuple[object, ...]) 
         raise ModelRefused(
             f"{name} holds something that is nested too deeply to be looked into: make it inside the function"
         )
-    return walk.hexdigest()
+    return walk

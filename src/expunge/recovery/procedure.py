@@ -42,7 +42,7 @@ def stated(recovery: Recovery) -> dict[str, Any]:
             f"recovery '{recovery.name}' must be a frozen dataclass: its fields are the settings that the record states"
         )
     _validate.text(**{"the name of a recovery": recovery.name})
-    if recovery.name.strip() == FineTuning.name:
+    if recovery.name == FineTuning.name:
         raise ValueError(
             f"a recovery needs a name of its own, not {recovery.name!r}: the record would say what was not run"
         )
@@ -72,11 +72,11 @@ def _flatten(name: str, value: Any, into: dict[str, Any], recovery: str) -> None
     elif value is None or isinstance(value, str | bool | int | float):
         if isinstance(value, float) and not isfinite(value):
             raise ValueError(f"recovery '{recovery}': the setting {name}={value} is not finite")
-        into[name] = value
         if type(value) not in (str, bool, int, float, type(None)):
             raise TypeError(
                 f"recovery '{recovery}': the setting {name} is a {type(value).__name__}, no plain number or text"
             )
+        into[name] = value
     else:
         raise TypeError(
             f"recovery '{recovery}': the setting {name} is a {type(value).__name__}, and the record states numbers, texts, "

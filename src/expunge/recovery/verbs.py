@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from expunge import _validate
 from expunge.data import Batches
 from expunge.errors import ModelRefused, NonFinite, RunError
+from expunge.fingerprint import refuse_iterators
 from expunge.randomness.generators import secret_generator
 from expunge.recovery.fine_tuning import FineTuning
 from expunge.recovery.procedure import stated
@@ -65,7 +66,8 @@ def recover(
         copy: train a copy.
 
     Raises:
-        ModelRefused: loss or recovery hold weights or statistics of the model before unlearning, or those are in the outcome.
+        ModelRefused: loss or recovery hold weights or statistics of the model before unlearning, or those are in the outcome; the
+            recovery holds what cannot be looked into, or left on the model more than weights.
         NonFinite: the loss or a weight is NaN or infinite.
         RunError: the recovery yields other steps than it told, or changes names, shapes or types of the model.
         StateError: see `unlearn`.
@@ -118,8 +120,9 @@ def train_(
     settings: dict[str, Any] = {"settings": stated(recovery), "public": list(public)}
     refuse_other_state(model)  # what could not be saved in the end
     STARTS.refuse(loss, model, what="the loss")
+    refuse_iterators(recovery, name=f"recovery '{recovery.name}'")
     STARTS.refuse(recovery, model, what=f"recovery '{recovery.name}'")
-    form, clean = _form(model), hidden_state(model) is None
+    form, hidden = _form(model), hidden_state(model)
     coins = generator if generator is not None else secret_generator()
     per_epoch = Batches(retain, batch_size=recovery.batch_size, seed=0).per_epoch
     total = _total(recovery, per_epoch)
@@ -139,8 +142,7 @@ def train_(
         with underway(model, retain, loss, recovery, coins, public=public, saved=saved) as (progress, steps):
             drive(with_epochs(steps), total - progress.done, label, file, progress.state)
             _refuse_spoiled(model, form, recovery.name)
-            if clean:
-                _refuse_hidden(model, recovery.name)
+            _refuse_hidden(model, recovery.name, before=hidden)
         if file:
             file.delete()
     for parameter in model.parameters():
@@ -201,11 +203,17 @@ def _refuse_spoiled(model: nn.Module, form: dict[str, Any], name: str) -> None:
     STARTS.refuse_outcome(model, what=f"recovery '{name}'")
 
 
-def _refuse_hidden(model: nn.Module, name: str) -> None:
-    """Raise where the recovery left on the model what no file of weights shows: hooks, attributes, extra state."""
+def _refuse_hidden(model: nn.Module, name: str, *, before: str | None) -> None:
+    """Raise where the recovery left on the model what no file of weights shows: hooks, attributes, extra state.
+
+    Args:
+        model: after the recovery.
+        name: of the recovery.
+        before: what the model held then, as `hidden_state` says it.
+    """
     refuse_other_state(model)
     found = hidden_state(model)
-    if found is not None:
+    if found not in (None, before):
         raise ModelRefused(f"after recovery '{name}' {found}: what is released would be more than the model's weights")
 
 

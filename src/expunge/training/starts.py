@@ -44,14 +44,21 @@ def start_digests(model: nn.Module, *, public: Collection[str]) -> dict[str, fro
             break
         lower = [p.to(kind) for kind in _FLOATS]
         found[name] |= {digest_bytes(t) for t in (*lower, *(t.float() for t in lower))}
-    found |= {"all in one vector": _of_vectors(model)} if telling else {}
+    vectors = _of_vectors(model, telling)
+    found |= {"all in one vector": vectors} if vectors else {}
     return {name: frozenset(digests) for name, digests in found.items()} | {"": frozenset({digest_tensors(tensors)})}
 
 
-def _of_vectors(model: nn.Module) -> set[str]:
-    """Of all parameters in one vector, and of the trained ones, in each type: as `parameters_to_vector` gives them."""
+def _of_vectors(model: nn.Module, telling: Collection[str]) -> set[str]:
+    """Of all parameters in one vector, and of the trained ones, in each type: as `parameters_to_vector` gives them.
+
+    A vector without any parameter of `telling` depends on no forgotten row and is left out.
+    """
     digests: set[str] = set()
+    told = {id(p) for name, p in model.named_parameters() if name in telling}
     for chosen in (list(model.parameters()), [p for p in model.parameters() if p.requires_grad]):
+        if not any(id(p) in told for p in chosen):
+            continue
         plain = [p.detach().reshape(-1) for p in chosen if not is_lazy(p)]
         if not plain or not all(p.is_floating_point() and p.layout is torch.strided and not p.is_meta for p in plain):
             continue

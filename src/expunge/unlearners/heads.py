@@ -50,7 +50,7 @@ def needs(task: Task) -> str:
         width = outputs(task, task.retain)
         if int(labels.max()) >= width:
             return f"the network has {width} outputs, and labels reach {int(labels.max())}: a head needs one for each label"
-    return ""
+    return _holding(task)
 
 
 def other_kind(unlearner: Any, head: object, own: type[AnalyticHead] | type[ConvexHead]) -> str:
@@ -81,11 +81,17 @@ def refuse_unproven(task: Task, budget: Budget) -> None:
             "may depend on the forgotten data; say in a line why it does not, or use expunge.heads, whose heads may prove nothing"
         )
     labelled(task, "forget")
+    holding = _holding(task)
+    if holding:
+        raise StillRetained(holding)
+
+
+def _holding(task: Task) -> str:
+    """Why the feature map itself would have to forget; "" where it need not."""
     rows = rows_held(tensors_held(task.features), task.forget)
-    if rows:
-        raise StillRetained(
-            f"task.features holds {rows} rows with the content of rows to forget: what it says of any row depends on them"
-        )
+    if not rows:
+        return ""
+    return f"task.features holds {rows} rows with the content of rows to forget: what it says of any row depends on them"
 
 
 def refuse_other(unlearner: Any, known: Mapping[str, Any], provenance: str, task: Task) -> None:

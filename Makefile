@@ -3,7 +3,7 @@ BIN := .venv/bin
 BASE := .venv-base/bin
 INPUTS := pyproject.toml constraints.txt src/expunge/_version.py
 
-.PHONY: demo test test-long docs figures comparison paper paper-quick lint clean
+.PHONY: demo test test-long docs benchmarks figures comparison paper paper-quick lint clean
 
 demo: .venv/installed  ## install, then the main job on real data
 	$(BIN)/expunge demo --out demo-$$(date +%Y%m%d-%H%M%S)
@@ -17,6 +17,9 @@ test-long: .venv/installed  ## minutes rather than seconds, MNIST among them
 
 docs: .venv-docs/installed  ## the documentation as a site: open site/index.html
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build -q
+
+benchmarks: .venv/installed  ## docs/performance.md: speed and memory beside peers and limits; under 15 minutes
+	cd benchmarks && ../$(BIN)/python -m performance
 
 figures: .venv/installed  ## the plots of docs/accounting.md, from the code that certificates rest on
 	$(BIN)/python benchmarks/figures.py

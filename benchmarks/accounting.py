@@ -29,7 +29,7 @@ from rich.table import Table
 from scipy import stats
 
 import expunge as ex
-from expunge.accounting import adversary, iteration
+from expunge.accounting import adversary, schedules
 
 BUDGET = ex.Budget(epsilon=1.0, delta=1e-5)
 # (dataset, C0, C1, eta, lambda) of the figures of Koloskova et al. 2025, arXiv 2506.06985.
@@ -66,7 +66,7 @@ def constant(steps: int, noise_std: float) -> ex.accounting.GradientClipping:
 
 
 def plain_loop(drift: list[float], decay: list[float], noise_std: list[float]) -> float:
-    """The recursion of `iteration.scheduled` as one would write it first."""
+    """The recursion of `schedules.scheduled` as one would write it first."""
     c, u, best = 1.0, 0.0, float("inf")
     for s, d, sigma in zip(drift, decay, noise_std, strict=True):
         rho = 1 - d
@@ -133,7 +133,7 @@ def timings(repetitions: int) -> list[dict[str, Any]]:
         ),
         (
             "mu of a schedule of 10^6 steps",
-            lambda: iteration.scheduled(distance=1.0, **million)[0],
+            lambda: schedules.scheduled(distance=1.0, **million)[0],
             "plain Python loop",
             lambda: plain_loop(**lists),
         ),

@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from rich.progress import track
 
 import expunge as ex
-from expunge.accounting import gaussian, iteration
+from expunge.accounting import gaussian, schedules
 from expunge.accounting.search import smallest
 
 DELTA = 1e-5
@@ -38,7 +38,7 @@ def noise_steps() -> Figure:
     counts = _whole(np.geomspace(1, 1000, 80))
     few = [1, 2, 3, 5, 7, 10]
     for axes, decay in zip(panels, DECAYS, strict=True):
-        path = iteration.path(
+        path = schedules.path(
             distance=2 * C0, drift=[2 * ETA * C1] * 1000, decay=[ETA * decay] * 1000, noise_std=[1.0] * 1000
         )
         ends = path.distance / path.noise_std  # c_T / sqrt(S_T): no minimum over prefixes

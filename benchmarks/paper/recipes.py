@@ -10,7 +10,7 @@ from math import ceil, log, sqrt
 from typing import Any, Literal
 
 import expunge as ex
-from expunge.accounting import iteration
+from expunge.accounting import schedules
 
 __all__ = [
     "DELTA", "Cell", "Job", "Training", "dp_training", "gradient_clipping", "model_clipping", "output_perturbation",
@@ -130,7 +130,7 @@ def published_gradient_clipping(
 ) -> ex.accounting.GradientClipping:
     """The noise of the published code: a shift of sqrt(2 claimed) deviations, whatever the steps."""
     steps = paper_steps(c0, c1, eta, decay)
-    path = iteration.path(
+    path = schedules.path(
         distance=2 * c0, drift=[2 * eta * c1] * steps, decay=[eta * decay] * steps, noise_std=[1.0] * steps
     )
     return ex.accounting.GradientClipping(

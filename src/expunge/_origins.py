@@ -1,7 +1,6 @@
 """Whose code something is: the user's, which is followed, or a library's, which is named with its version."""
 
 import functools
-import importlib.metadata
 import site
 import sys
 import sysconfig
@@ -91,7 +90,12 @@ def _version(name: str) -> str:
     found = getattr(sys.modules.get(top), "__version__", None)
     if isinstance(found, str):
         return found
+    from importlib.metadata import (  # late: the command line needs this file, and no versions
+        PackageNotFoundError,
+        version,
+    )
+
     try:
-        return importlib.metadata.version(top)
-    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return version(top)
+    except (PackageNotFoundError, ValueError):
         return ""

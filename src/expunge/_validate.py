@@ -3,9 +3,11 @@
 import math
 import reprlib
 from numbers import Integral, Real
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # The least float above 0: the least value of a schedule that must be positive.
 LEAST = math.ulp(0.0)
@@ -91,7 +93,7 @@ def at_most_one(**products: float) -> None:
             raise ValueError(f"{name} must be at most 1 (the step would overshoot the centre), not {shown(value)}")
 
 
-def schedules(**fields: tuple[object, float, float | None]) -> dict[str, NDArray[np.float64]]:
+def schedules(**fields: tuple[object, float, float | None]) -> "dict[str, NDArray[np.float64]]":
     """The schedules as arrays of shape (T,), T ≥ 1, all of one length.
 
     Args:
@@ -101,6 +103,8 @@ def schedules(**fields: tuple[object, float, float | None]) -> dict[str, NDArray
         TypeError: not a sequence of numbers.
         ValueError: empty, of unequal lengths, NaN, or out of range; the message names schedule, step and value.
     """
+    import numpy as np  # late: whoever verifies a certificate without schedules need not wait for it
+
     arrays: dict[str, NDArray[np.float64]] = {}
     for name, (values, least, most) in fields.items():
         raw = np.asarray(values)

@@ -14,7 +14,7 @@ import sys
 import traceback
 from types import TracebackType
 
-from rich.console import Console
+import click
 
 from expunge._origins import of_library
 from expunge.errors import ExpungeError, TaskNotFound
@@ -104,4 +104,4 @@ def _place(frame: traceback.FrameSummary) -> str:
 
 
 def _say(text: str, style: str | None = "red") -> None:
-    Console(stderr=True, soft_wrap=True).print(text, style=style, markup=False, highlight=False, emoji=False)
+    click.secho(text, fg=style, file=sys.stderr)

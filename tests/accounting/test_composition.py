@@ -47,6 +47,26 @@ def test_gaussian_releases_compose_by_the_root_of_the_sum_of_squares(relation):
     assert joint.relation is relation
 
 
+class Foreign:
+    """Another's class around a mechanism: what it proves is known by its numbers alone."""
+
+    def __init__(self, mechanism):
+        self.mechanism = mechanism
+
+    def __getattr__(self, name):
+        return getattr(self.mechanism, name)
+
+
+@pytest.mark.parametrize("others", [[], [MODEL] * 2])
+def test_releases_that_are_gaussian_by_construction_compose_as_by_their_profiles(others):
+    parts = [replace(ONCE, noise_std=s) for s in (3.0, 5.0, 5.0, 9.0)]
+    by_numbers = [Foreign(part) for part in parts]
+    known = compose([*parts, *others], delta=1e-5)
+    assert known.mu == pytest.approx(compose([*by_numbers, *others], delta=1e-5).mu, rel=1e-12)
+    assert known.epsilon == pytest.approx(compose([*by_numbers, *others], delta=1e-5).epsilon, rel=1e-6)
+    assert known.epsilon > compose([*parts[1:], *others], delta=1e-5).epsilon
+
+
 @pytest.mark.parametrize("mechanism", [ONCE, MODEL, replace(MODEL, steps=40, noise_std=0.3)], ids=str)
 def test_one_release_composes_to_its_own_guarantee(mechanism):
     assert compose([mechanism], delta=1e-5).epsilon == pytest.approx(guarantee(mechanism, delta=1e-5).epsilon, rel=1e-9)
@@ -67,7 +87,7 @@ def test_the_chord_construction_lies_above_the_exact_composition_and_close(mu, t
 @pytest.mark.parametrize("epsilon", [0.0, 0.5, 1.5, 3.0])
 def test_the_worst_pairs_of_model_clipping_stay_below_their_composition(epsilon):
     """Two releases by the tight two-point adversary, their joint δ summed over the product of both laws."""
-    joint = composition._Joint.of([composition._Part(MODEL, 2, Relation.RETRAINED)], -60.0)
+    joint = composition._Joint.of([composition._Part(MODEL, 2, Relation.RETRAINED)], 0.0, -60.0)
     c2, sigma = MODEL.model_clip, MODEL.noise_std
     worst = 0.0
     for at in (0.0, 0.2, 0.5):  # thresholds of the adversary

@@ -6,13 +6,14 @@ from math import exp, log, sqrt
 import mpmath
 import pytest
 from dp_accounting.pld.privacy_loss_mechanism import GaussianPrivacyLoss
+from scipy.special import roots_legendre
 
 from expunge.accounting import gaussian
 
 MUS = (1e-4, 3e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0, 2.0, 4.9, 5.1, 9.9, 10.1, 20.0, 35.0, 50.0)
 # u = epsilon/mu - mu/2: log delta is near -u^2/2, so u = 446 reaches -1e5.
 US = (
-    -24.9, -15.0, -9.9, -5.01, -4.99, -2.0, -0.5, -1e-3, 0.0, 1e-3, 0.3, 1.0, 3.0, 7.0, 11.9, 12.1, 20.0, 37.5, 60.0,
+    -24.9, -15.0, -9.9, -5.01, -4.99, -2.0, -0.5, -1e-3, 0.0, 1e-3, 0.3, 1.0, 2.49, 2.51, 3.0, 7.0, 12.0, 20.0, 37.5, 60.0,
     150.0, 300.0, 446.0,
 )  # fmt: skip
 
@@ -71,6 +72,13 @@ def test_log_delta_agrees_with_high_precision_arithmetic_to_a_relative_1e_12(mu)
             truth = true_log_delta(epsilon, mu)
             error = abs(mpmath.mpf(gaussian.log_delta(epsilon, mu)) - truth)
             assert error <= 1e-12 * max(1, abs(truth)), (epsilon, mu, truth)
+
+
+def test_the_nodes_of_the_quadrature_are_those_of_another_library():
+    nodes, weights = roots_legendre(12)
+    rule = sorted(gaussian._RULE)
+    assert [at for at, _ in rule] == pytest.approx(((1 + nodes) / 2).tolist(), rel=1e-14, abs=1e-16)
+    assert [weight for _, weight in rule] == pytest.approx((weights / 2).tolist(), rel=1e-14)
 
 
 def test_the_grid_reaches_log_delta_of_minus_99000():

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from expunge import Certificate, GradientClipping, Relation, guarantee
 from expunge.certificate import verdict

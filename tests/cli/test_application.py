@@ -1,6 +1,5 @@
 """What holds for every command, whatever it does; new ones and their options are found by walking all."""
 
-import inspect
 import io
 import json
 import re
@@ -9,11 +8,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, get_args, get_origin
 
+import click
 import pytest
-import typer.testing
-from typer.models import ArgumentInfo
+from click.testing import CliRunner
 
 import expunge as ex
 from commands import run
@@ -32,28 +30,23 @@ class Parameter:
     help: str
 
 
-def walked(app: typer.Typer, *names: str) -> Iterator[tuple[tuple[str, ...], list[Parameter]]]:
+def commands_of(app: click.Group) -> dict[str, click.Command]:
+    context = click.Context(app)
+    return {name: app.get_command(context, name) for name in app.list_commands(context)}
+
+
+def walked(app: click.Group, *names: str) -> Iterator[tuple[tuple[str, ...], list[Parameter]]]:
     """Every command: the words that call it, and its parameters."""
-    for command in app.registered_commands:
-        given = inspect.signature(command.callback).parameters.values()
-        shown = [entry for entry in given if not hidden(entry)]
-        yield (*names, command.name), [parameter(entry) for entry in shown if entry.annotation is not typer.Context]
-    for group in app.registered_groups:
-        yield from walked(group.typer_instance, *names, group.name)
+    for name, command in commands_of(app).items():
+        if isinstance(command, click.Group):
+            yield from walked(command, *names, name)
+        else:
+            yield (*names, name), [parameter(one) for one in command.params if not getattr(one, "hidden", False)]
 
 
-def hidden(entry: inspect.Parameter) -> bool:
-    return any(getattr(told, "hidden", False) for told in getattr(entry.annotation, "__metadata__", ()))
-
-
-def parameter(entry: inspect.Parameter) -> Parameter:
-    kind, *told = get_args(entry.annotation) if get_origin(entry.annotation) is Annotated else (entry.annotation,)
-    required = entry.default is inspect.Parameter.empty
-    argument = isinstance(told[0], ArgumentInfo) if told else required
-    option = None if argument else f"--{entry.name.removeprefix('as_').replace('_', '-')}"
-    return Parameter(
-        entry.name, Path in (kind, *get_args(kind)), required, option, (told[0].help or "") if told else ""
-    )  # fmt: skip
+def parameter(one: click.Parameter) -> Parameter:
+    option = None if isinstance(one, click.Argument) else next(opt for opt in one.opts if opt.startswith("--"))
+    return Parameter(one.name, isinstance(one.type, click.Path), one.required, option, one.help or "")
 
 
 COMMANDS = dict(walked(app))
@@ -103,9 +96,9 @@ def test_help_shows_every_sign_of_its_texts_at_80_columns(words: tuple[str, ...]
 
 def test_the_list_of_commands_cuts_no_sentence(tmp_path: Path):
     told = " ".join(run("--help", cwd=tmp_path).stdout.partition("Commands:")[2].split())
-    for command in app.registered_commands:
-        first = (inspect.getdoc(command.callback) or "").partition("\n\n")[0]
-        assert f"{command.name} {' '.join(first.split())}" in told
+    for name, command in commands_of(app).items():
+        first = (command.help or "").partition("\n\n")[0]
+        assert f"{name} {' '.join(first.split())}" in told
 
 
 def test_square_brackets_stand_in_help_texts_as_they_are(tmp_path: Path):
@@ -115,9 +108,9 @@ def test_square_brackets_stand_in_help_texts_as_they_are(tmp_path: Path):
         """Take o[v1], [bold]b[/bold] and :smile: as they are."""
 
     made = assembled({"verb": verb, "other": verb}, {}, help_="Of [red]x[/red].")
-    told = typer.testing.CliRunner().invoke(made, ["verb", "--help"]).output
+    told = CliRunner().invoke(made, ["verb", "--help"]).output
     assert "Take o[v1], [bold]b[/bold] and :smile: as they are." in told
-    told = typer.testing.CliRunner().invoke(made, ["--help"]).output
+    told = CliRunner().invoke(made, ["--help"]).output
     assert "Take o[v1], [bold]b[/bold]" in told
     assert "Of [red]x[/red]." in told
 

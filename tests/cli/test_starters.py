@@ -14,7 +14,7 @@ CHANCE = {"vision": 0.2, "tabular": 0.45, "dict": 0.45}
 
 @pytest.mark.parametrize("kind", list(Starter))
 def test_plan_and_unlearn_run_on_a_new_file(kind: str, tmp_path: Path):
-    assert run("init", "mine.py", "--kind", kind, cwd=tmp_path).stdout.startswith("wrote mine.py")
+    assert run("init", "mine.py", "--kind", str(kind), cwd=tmp_path).stdout.startswith("wrote mine.py")
     done = run("plan", "mine.py:task", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     applies = {way["unlearner"] for way in json.loads(done.stdout)["quotes"] if way["applies"]}
@@ -39,7 +39,7 @@ def test_a_file_that_is_there_is_left_alone(tmp_path: Path):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("task.txt",), "FILE must end in .py, not be 'task.txt'"),
+        (("task.txt",), "out must end in .py, not be 'task.txt'"),
         (("nowhere/task.py",), "there is no folder 'nowhere'"),
         (("--kind", "audio"), "'audio' is not one of"),
     ],

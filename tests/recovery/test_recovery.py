@@ -332,7 +332,9 @@ def test_a_teacher_that_is_nested_too_deeply_is_no_way_around() -> None:
     with pytest.raises(ModelRefused, match="nested too deeply"):
         ex.unlearn(task, None, replace(WAY, recovery=holding(deep)))
     with pytest.raises(ModelRefused, match="nested too deeply"):
-        ex.unlearn(replace(task, loss=lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]) + 0 * len(deep)), None, WAY)
+        ex.unlearn(
+            replace(task, loss=lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]) + 0 * len(deep)), None, WAY
+        )
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")

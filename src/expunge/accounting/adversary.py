@@ -21,7 +21,8 @@ import scipy.fft
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from expunge.accounting import gaussian, iteration
+from expunge.accounting import gaussian
+from expunge.accounting.schedules import path
 
 __all__ = ["log_delta_center", "log_delta_retrained"]
 
@@ -60,7 +61,7 @@ def log_delta_center(
 
     Until then the chain is pushed in one direction, so that both are Gaussian and what is attained is the bound itself.
     """
-    noiseless = iteration.path(distance=radius, drift=push, decay=decay, noise_std=noise_std)
+    noiseless = path(distance=radius, drift=push, decay=decay, noise_std=noise_std)
     k = int(noiseless.mu.argmin())
     distance, std = float(noiseless.distance[k]), float(noiseless.noise_std[k])
     rounding = 1 - 8 * (k + 4) * _EPS

@@ -16,23 +16,25 @@ least is the profile of no certifier. Of several valid analyses against the same
 Gaussian of all μ together, and the total variation, 1 - δ(0) ≥ Π (1 - δ_k(0)).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cache
 from math import exp, expm1, hypot, inf, log, log1p, sqrt
-from typing import NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from expunge import _validate
-from expunge.accounting import gaussian, losses
+from expunge.accounting import gaussian
 from expunge.accounting.bounds import ROUNDING, check_kind, log_delta_of, mu_of, reading_of
-from expunge.accounting.chords import Chords
 from expunge.accounting.claims import Bound, Budget, EpsilonDeltaClaim, ExactClaim, Kind, Relation
-from expunge.accounting.losses import HasLosses, Source
 from expunge.accounting.mechanisms import OutputPerturbation
 from expunge.accounting.mechanisms import assumptions as assume
-from expunge.accounting.protocol import Mechanism, SeveralCertifiers
+from expunge.accounting.mechanisms.gaussian_profile import GaussianProfile
+from expunge.accounting.protocol import HasLosses, Mechanism, SeveralCertifiers
 from expunge.accounting.search import smallest, smallest_whole
+
+if TYPE_CHECKING:
+    from expunge.accounting.losses import Source
 
 __all__ = ["Remaining", "compose", "group_epsilon_delta", "group_mu", "remaining", "requests_left"]
 
@@ -109,7 +111,7 @@ def remaining(budget: Budget, spent: Iterable[Mechanism], *, relation: Relation 
         return _composed([*counted, _Counted(more(mu), 1)], budget.delta, relation).epsilon - budget.epsilon
 
     whole = gaussian.mu(budget.epsilon, budget.delta)
-    if all(_is_gaussian(m, relation) for m, _ in counted):
+    if all(_is_plain(type(m)) or _is_gaussian(m, relation) for m, _ in counted):
         joint = hypot(*(sqrt(times) * mu_of(m, relation) for m, times in counted))
         mu = sqrt(max(whole - joint, 0.0) * (whole + joint))
     else:
@@ -170,7 +172,7 @@ def group_epsilon_delta(epsilon: float, delta: float, size: int) -> tuple[float,
     _validate.whole(size=size)
     if epsilon * size > 700:
         return epsilon * size * (1 + ROUNDING), 1.0
-    factor = float(size) if epsilon == 0 else float(np.expm1(size * epsilon) / np.expm1(epsilon))
+    factor = float(size) if epsilon == 0 else expm1(size * epsilon) / expm1(epsilon)
     return epsilon * size * (1 + ROUNDING), min(delta * factor * (1 + ROUNDING), 1.0)
 
 
@@ -187,15 +189,15 @@ def _counted(mechanisms: Iterable[Mechanism]) -> list[_Counted]:
         raise TypeError(
             f"mechanisms must be a list with one mechanism for each release, not a {type(mechanisms).__name__}"
         )
-    objects: dict[int, tuple[Mechanism, int]] = {}
     kept = tuple(mechanisms)  # alive, so that no id is used twice
-    for m in kept:
-        if isinstance(m, type) or not isinstance(m, Mechanism):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"mechanisms must hold finished mechanisms, not {_validate.shown(m)}")
-        objects[id(m)] = (m, objects.get(id(m), (m, 0))[1] + 1)
+    objects, times_of = {id(m): m for m in kept}, Counter(map(id, kept))
     counts: dict[Mechanism, int] = {}
-    for m, times in objects.values():
-        counts[m] = counts.get(m, 0) + times
+    checked: set[type] = set()  # to look for every attribute of every release would take longer than all else
+    for key, m in objects.items():
+        if type(m) not in checked and (isinstance(m, type) or not isinstance(m, Mechanism)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"mechanisms must hold finished mechanisms, not {_validate.shown(m)}")
+        checked.add(type(m))
+        counts[m] = counts.get(m, 0) + times_of[key]
     return [_Counted(m, times) for m, times in counts.items()]
 
 
@@ -209,11 +211,15 @@ def _check_kinds(counted: Sequence[_Counted]) -> None:
 def _composed(counted: Sequence[_Counted], delta: float, relation: Relation) -> Bound:
     _check_kinds(counted)
     noisy = [part for part in counted if part.mechanism.kind is Kind.EPSILON_DELTA]
-    stated = dict.fromkeys(a for m, _ in counted for a in m.assumptions if a != assume.ONE_RELEASE)
+    held = dict.fromkeys(m.assumptions for m, _ in counted)
+    stated = dict.fromkeys(a for assumptions in held for a in assumptions if a != assume.ONE_RELEASE)
     assumptions = (*stated, assume.INDEPENDENT_RELEASES)
     if not noisy:
         return ExactClaim(relation=relation, theorem=_THEOREM, assumptions=assumptions)
-    least, mu = min(_bound(choice, delta) for choice in _choices(noisy, delta, relation))
+    plain = [part for part in noisy if _is_plain(type(part.mechanism))]
+    others = [part for part in noisy if not _is_plain(type(part.mechanism))]
+    mu = hypot(*(sqrt(times) * mu_of(m, relation) for m, times in plain))
+    least, mu = min(_bound(choice, mu, delta) for choice in _choices(others, delta, relation))
     return EpsilonDeltaClaim(
         epsilon=least * (1 + ROUNDING), delta=delta, mu=max(mu * (1 + ROUNDING), 1e-290),
         relation=relation, theorem=_THEOREM, assumptions=assumptions,
@@ -234,7 +240,7 @@ def _choices(counted: Sequence[_Counted], delta: float, relation: Relation) -> l
     alone = [
         r.index(reading_of(m, delta=delta, relation=relation)) for r, (m, _) in zip(readings, counted, strict=True)
     ]
-    most = max(len(r) for r in readings)
+    most = max((len(r) for r in readings), default=1)
     picks = {tuple(min(k, len(r) - 1) for r in readings) for k in range(most)} | {tuple(alone)}
     return [
         [_Part(r[k][0], times, r[k][1]) for r, k, (_, times) in zip(readings, pick, counted, strict=True)]
@@ -246,9 +252,9 @@ def _readings(mechanism: Mechanism, relation: Relation) -> tuple[tuple[Mechanism
     return mechanism.readings(relation) if isinstance(mechanism, SeveralCertifiers) else ((mechanism, relation),)
 
 
-def _bound(parts: Sequence[_Part], delta: float) -> tuple[float, float]:
-    """The least ε at δ and the μ of releases against one certifier each."""
-    joint, target = _Joint.of(parts, min(_LOW, log(delta) - 20)), log(delta)
+def _bound(parts: Sequence[_Part], plain: float, delta: float) -> tuple[float, float]:
+    """The least ε at δ and the μ of releases against one certifier each, beside Gaussian ones that have μ = `plain` together."""
+    joint, target = _Joint.of(parts, plain, min(_LOW, log(delta) - 20)), log(delta)
     if joint.log_delta(0.0) <= target:
         return 0.0, joint.mu
     return smallest(lambda e: joint.log_delta(e) - target), joint.mu
@@ -262,18 +268,20 @@ class _Joint:
         mu: of all parts together, infinite where one has none.
         apart: log of their total variation.
         sources: of dominating pairs, each so many times, the Gaussian parts as one; empty where `mu` says all.
-        only: the one release there is, whose own profile needs no grid.
+        only: the one release there is, of no Gaussian profile: its own needs no grid.
     """
 
     mu: float
     apart: float
-    sources: tuple[tuple[Source, int], ...]
+    sources: "tuple[tuple[Source, int], ...]"
     only: _Part | None
 
     @classmethod
-    def of(cls, parts: Sequence[_Part], low: float) -> "_Joint":
+    def of(cls, parts: Sequence[_Part], plain: float, low: float) -> "_Joint":
+        from expunge.accounting.chords import Chords  # late: arrays, which Gaussian releases need not wait for
+
         counts: dict[Source, int] = {}
-        gaussians: list[float] = []
+        gaussians = [plain] if plain else []
         for m, times, relation in parts:
             made = m.losses() if isinstance(m, HasLosses) else None
             if made is not None and made[0].spacing(made[1] * times) is not None:
@@ -285,17 +293,22 @@ class _Joint:
                 counts[source] = counts.get(source, 0) + times
         if counts and gaussians:
             counts[Chords(_Gaussian(hypot(*gaussians) * (1 + 1e-15)), low)] = 1
-        mu = hypot(*(sqrt(times) * mu_of(m, r) for m, times, r in parts)) * (1 + 1e-15)
-        staying = sum(times * log1p(-min(exp(log_delta_of(m, 0.0, r)), 1 - 1e-16)) for m, times, r in parts)
+        mu = hypot(plain, *(sqrt(times) * mu_of(m, r) for m, times, r in parts)) * (1 + 1e-15)
+        staying = log1p(-min(exp(gaussian.log_delta_upper(0.0, plain)), 1 - 1e-16)) if plain else 0.0
+        staying += sum(times * log1p(-min(exp(log_delta_of(m, 0.0, r)), 1 - 1e-16)) for m, times, r in parts)
         apart = min(log(max(-expm1(staying), 1e-300)) + 1e-12, 0.0)
-        only = parts[0] if len(parts) == 1 and parts[0].times == 1 else None
+        only = parts[0] if len(parts) == 1 and parts[0].times == 1 and not plain else None
         return cls(mu, apart, tuple(counts.items()), only)
 
     def log_delta(self, epsilon: float) -> float:
         if self.only is not None:
             return log_delta_of(self.only.mechanism, epsilon, self.only.relation)
         known = min(gaussian.log_delta_upper(epsilon, self.mu), self.apart)
-        return min(known, losses.composed(self.sources, epsilon)) if self.sources else known
+        if not self.sources:
+            return known
+        from expunge.accounting.losses import composed
+
+        return min(known, composed(self.sources, epsilon))
 
 
 @dataclass(frozen=True)
@@ -317,6 +330,12 @@ class _Gaussian:
 
     def __call__(self, epsilon: float) -> float:
         return gaussian.log_delta_upper(epsilon, self.mu)
+
+
+@cache
+def _is_plain(kind: type[Mechanism]) -> bool:
+    """Whether the profile of such mechanisms is Gaussian by construction, and their certifier one."""
+    return getattr(kind, "log_delta", None) is GaussianProfile.log_delta and not issubclass(kind, SeveralCertifiers)
 
 
 def _is_gaussian(mechanism: Mechanism, relation: Relation) -> bool:

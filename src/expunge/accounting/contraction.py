@@ -18,9 +18,7 @@ on the two sides θ_0 = 1: the recursion itself is what this adversary attains.
 """
 
 from collections.abc import Callable
-from math import inf
-
-import numpy as np
+from math import exp, inf, log1p
 
 from expunge.accounting.gaussian import log1mexp, log_delta_lower, log_delta_upper
 
@@ -50,7 +48,12 @@ def _recursion(steps: int, profile: Callable[[float, float], float], epsilon: fl
     log_theta = 0.0
     for _ in range(steps):
         before = log_theta
-        log_theta += profile(float(np.logaddexp(0.0, log_expm1 - log_theta)), shift)
+        log_theta += profile(_log1pexp(log_expm1 - log_theta), shift)
         if log_theta < _LOW_ENOUGH or log_theta == before:
             break
     return log_theta
+
+
+def _log1pexp(x: float) -> float:
+    """log(1 + e^x)."""
+    return max(x, 0.0) + log1p(exp(-abs(x)))

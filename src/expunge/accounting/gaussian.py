@@ -5,18 +5,18 @@ Two Gaussians of standard deviation σ whose means differ by μσ are (ε, δ)-c
 in both directions is μ-GDP (Dong, Roth & Su 2019, arXiv 1905.02383).
 
 Computation. Put u = ε/μ - μ/2 and v = ε/μ + μ/2. Since v² - u² = 2ε, e^ε φ(v) = φ(u), and with the Mills ratio
-M(x) = Φ(-x)/φ(x) = sqrt(π/2) erfcx(x/√2):
+M(x) = Φ(-x)/φ(x) = sqrt(π/2) exp(x²/2) erfc(x/√2):
 
     δ = φ(u) (M(u) - M(v)) = φ(u) ∫_u^v N(x) dx,    N(x) = -M'(x) = 1 - x M(x) > 0.
 
 The difference is taken directly where M(v) < M(u)/2 and as the integral (Gauss-Legendre, twelve nodes) where it would
-cancel: there N varies slowly, and nothing is subtracted. N itself is summed from its asymptotic series for large x.
+cancel: there N varies slowly, and nothing is subtracted. From x = 2.5 on both come from Laplace's continued fraction, all of
+whose terms are positive: with K = 1/(x + 2/(x + 3/(x + ...))), M = 1/(x + K) and N = K/(x + K).
+
+Plain floats and no arrays: whoever verifies a certificate needs this file, and need not wait for an array library to load.
 """
 
-from math import erf, exp, expm1, inf, log, log1p, pi, sqrt
-
-import numpy as np
-from scipy.special import erfcx, log_ndtr, ndtr, roots_legendre
+from math import erf, erfc, exp, expm1, inf, log, log1p, pi, sqrt
 
 from expunge import _validate
 from expunge.accounting.search import smallest
@@ -26,11 +26,17 @@ __all__ = ["epsilon", "log1mexp", "log_delta", "log_delta_lower", "log_delta_upp
 _EPS = 2.0**-52
 _LOG_SQRT_2PI = 0.5 * log(2 * pi)
 _SQRT_HALF_PI, _SQRT_HALF = sqrt(pi / 2), sqrt(0.5)
-_LEGENDRE = [np.asarray(part, dtype=float) for part in roots_legendre(12)]
-_NODES, _WEIGHTS = (1 + _LEGENDRE[0]) / 2, _LEGENDRE[1] / 2  # on [0, 1]
-# (-1)^k (2k+1)!!, highest power first: N(x) ~ x^-2 Σ_k (-1)^k (2k+1)!! x^-2k. At x = 12 the last of 20 terms is 1e-18.
-_SERIES = np.cumprod(np.concatenate([[1.0], -np.arange(3.0, 41.0, 2.0)]))[::-1]
-_SERIES_FROM = 12.0
+# Gauss-Legendre with 12 nodes on [0, 1], the upper half of the nodes; the lower half mirrors it.
+_LEGENDRE = (
+    (0.56261670425573445774, 0.1245735229067013925),
+    (0.68391574949909009688, 0.11674626826917740438),
+    (0.79365897714330872365, 0.10158371336153296087),
+    (0.88495133709715234352, 0.080039164271673113167),
+    (0.95205862818523742834, 0.05346966299765921548),
+    (0.99078031712335962535, 0.023587668193255913597),
+)
+_RULE = tuple((at, weight) for x, weight in _LEGENDRE for at in (x, 1 - x))
+_FRACTION_FROM = 2.5
 
 
 def log_delta(epsilon: float, mu: float) -> float:
@@ -43,7 +49,8 @@ def log_delta(epsilon: float, mu: float) -> float:
         return -1e300
     log_density = -u * u / 2 - _LOG_SQRT_2PI
     if u < -5:  # δ is near 1 and μ > 10: take what is missing from Φ(-u)
-        return float(log_ndtr(-u)) + log1p(-exp(log_density) * _mills(v) / float(ndtr(-u)))
+        missing = erfc(-u * _SQRT_HALF) / 2
+        return log1p(-missing) + log1p(-exp(log_density) * _mills(v) / (1 - missing))
     mills_u, mills_v = _mills(u), _mills(v)
     difference = mills_u - mills_v if mills_v < 0.5 * mills_u else _mills_drop(u, mu)
     # Where it underflows, u is above 1e70, and its logarithm of a few thousand nothing beside a log_density of -1e140.
@@ -104,17 +111,30 @@ def total_variation(mu: float) -> float:
 
 
 def _mills(x: float) -> float:
-    return _SQRT_HALF_PI * float(erfcx(x * _SQRT_HALF))
+    if x < _FRACTION_FROM:
+        return _SQRT_HALF_PI * exp(x * x / 2) * erfc(x * _SQRT_HALF)
+    return 1 / (x + _fraction(x))
 
 
 def _mills_drop(u: float, width: float) -> float:
     """M(u) - M(u + width) without cancellation."""
-    x = u + width * _NODES
-    slope = 1 - x * (_SQRT_HALF_PI * erfcx(x * _SQRT_HALF))  # N(x) = 1 - x M(x) = -M'(x)
-    if x[-1] >= _SERIES_FROM:
-        far = np.maximum(x, _SERIES_FROM)
-        slope = np.where(x < _SERIES_FROM, slope, np.polyval(_SERIES, far**-2.0) / (far * far))
-    return width * float(_WEIGHTS @ slope)
+    return width * sum(weight * _slope(u + width * at) for at, weight in _RULE)
+
+
+def _slope(x: float) -> float:
+    """N(x) = 1 - x M(x) = -M'(x)."""
+    if x < _FRACTION_FROM:
+        return 1 - x * _mills(x)
+    fraction = _fraction(x)
+    return fraction / (x + fraction)
+
+
+def _fraction(x: float) -> float:
+    """K(x) for x ≥ 2.5: what is left out after so many terms is less than 1e-17 of it."""
+    tail = x
+    for k in range(16 + int(480 / (x * x)), 1, -1):
+        tail = x + k / tail
+    return 1 / tail
 
 
 def log1mexp(x: float) -> float:

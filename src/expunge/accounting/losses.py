@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, exp, floor, frexp, hypot, inf, ldexp, log, log2, sqrt
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.fft
@@ -112,15 +112,6 @@ class Source(Protocol):
 
     def pair(self, spacing: float, /) -> Pair:
         """The pair on a grid of `spacing`."""
-        ...
-
-
-@runtime_checkable
-class HasLosses(Protocol):
-    """A mechanism that is so many independent copies of one source."""
-
-    def losses(self) -> "tuple[Source, int] | None":
-        """The source and how many times; None where it has none."""
         ...
 
 

@@ -1,10 +1,13 @@
 """What a mechanism must say of itself: one number, an upper bound, and the configuration that it is proven of."""
 
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from expunge.accounting.claims import Kind, Relation
 
-__all__ = ["Mechanism", "SeveralCertifiers"]
+if TYPE_CHECKING:
+    from expunge.accounting.losses import Source
+
+__all__ = ["HasLosses", "Mechanism", "SeveralCertifiers"]
 
 
 @runtime_checkable
@@ -80,4 +83,13 @@ class SeveralCertifiers(Protocol):
 
     def readings(self, relation: Relation, /) -> tuple[tuple[Mechanism, Relation], ...]:
         """For each certifier one mechanism and relation whose profile is proven against it, and it alone."""
+        ...
+
+
+@runtime_checkable
+class HasLosses(Protocol):
+    """A mechanism that is so many independent copies of one source of privacy losses."""
+
+    def losses(self) -> "tuple[Source, int] | None":
+        """The source and how many times; None where it has none."""
         ...

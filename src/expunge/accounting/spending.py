@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
-
 from expunge import _validate
 from expunge.accounting import gaussian, iteration
 from expunge.accounting.bounds import ROUNDING
@@ -65,8 +63,8 @@ def frontier(
     _validate.whole(most_steps=most_steps, points=points)
     one = _one_step(init_clip, grad_clip, learning_rate, weight_decay)
     longest = _enough(one, "noise_std", most_steps)
-    counts = np.unique(np.rint(np.geomspace(1, longest, points)).astype(int)).tolist()
-    return [_calibrated(one, steps, budget, relation) for steps in counts]
+    counts = {round(longest ** (k / max(points - 1, 1))) for k in range(points)}
+    return [_calibrated(one, steps, budget, relation) for steps in sorted(counts)]
 
 
 def best_steps(
@@ -138,7 +136,7 @@ def best_schedule(
         noise_std=(most_noise,) * len(learning_rate),
     )
     target = gaussian.mu(budget.epsilon / (1 + 2 * ROUNDING), budget.delta)
-    enough = np.flatnonzero(longest.prefix_mu(relation) <= target)
+    enough = (longest.prefix_mu(relation) <= target).nonzero()[0]
     if not len(enough):
         raise BudgetUnreachable(
             f"no schedule with noise_std up to {most_noise:g} meets epsilon={budget.epsilon:g}, delta={budget.delta:g} in "

@@ -3,24 +3,21 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from expunge.accounting import Budget, Relation
+from expunge.cli.application import Argument, Option
 from expunge.jobs.options import refuse_extreme
 
 __all__ = ["Delta", "Epsilon", "Ids", "InRelation", "Json", "TaskName", "budget_of"]
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Epsilon = Annotated[float, typer.Option(help="Budget: epsilon.")]
-Delta = Annotated[float, typer.Option(help="Budget: delta.")]
+Json = Annotated[bool, Option(("--json",), help="Print JSON for machines.")]
+Epsilon = Annotated[float, Option(help="Budget: epsilon.")]
+Delta = Annotated[float, Option(help="Budget: delta.")]
 Ids = Annotated[
     Path | None,
-    typer.Option(
-        help="The ids of the rows to forget: one a line, or a list in a .json file. By default the task says it."
-    ),
+    Option(help="The ids of the rows to forget: one a line, or a list in a .json file. By default the task says it."),
 ]
-InRelation = Annotated[Relation, typer.Option(help="The reading to certify.")]
-TaskName = Annotated[str, typer.Argument(help="module:function or file.py:function that returns an expunge.Task.")]
+InRelation = Annotated[Relation, Option(help="The reading to certify.")]
+TaskName = Annotated[str, Argument(help="module:function or file.py:function that returns an expunge.Task.")]
 
 
 def budget_of(epsilon: float, delta: float) -> Budget:

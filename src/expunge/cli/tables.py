@@ -7,9 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from rich.cells import cell_len
-from rich.table import Column, Table
-
 from expunge.accounting import Bound, Budget, Claim, EpsilonDeltaClaim, ExactClaim, Mechanism, Relation, Remaining
 from expunge.certificate import Certificate, Verdict
 from expunge.cli.terminal import console, say
@@ -192,6 +189,9 @@ class _Row(NamedTuple):
 
 def _print_table(columns: Sequence[str], rows: Sequence[_Row], *, title: str | None = None) -> None:
     """A table whose names are never cut; where they leave the numbers no room they go on in the next line, as headings do."""
+    from rich.cells import cell_len  # late: most commands print no table
+    from rich.table import Column, Table
+
     cells = [[row.cells[k] for row in rows if k < len(row.cells)] for k in range(len(columns))]
     names, *least = (
         max(map(cell_len, (*column, *(heading.split() if k else (heading,)))))

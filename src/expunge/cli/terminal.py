@@ -4,8 +4,13 @@ import codecs
 import io
 import sys
 import textwrap
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["console", "print_on_any_terminal", "say"]
 
@@ -27,8 +32,10 @@ def print_on_any_terminal() -> None:
             stream.reconfigure(errors=_POLICY)
 
 
-def console() -> Console:
-    """Standard output as it is now, and of its width."""
+def console() -> "Console":
+    """Standard output as it is now, and of its width, for tables."""
+    from rich.console import Console  # late: a sentence needs none of it
+
     return Console(markup=False, highlight=False, emoji=False)
 
 
@@ -37,15 +44,15 @@ def say(*lines: str, style: str | None = None, whole: bool = False) -> None:
 
     Args:
         lines: of text.
-        style: of the terminal, e.g. a colour.
+        style: a colour.
         whole: break no line at all, so that it can be copied.
     """
-    out = console()
+    width = get_terminal_size().columns
     for line in lines:
         parts = [line] if whole else textwrap.wrap(
-            line, out.width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False
+            line, width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False
         )  # fmt: skip
-        out.print("\n".join(parts), style=style, soft_wrap=True)
+        click.secho("\n".join(parts), fg=style, file=sys.stdout)
 
 
 def _in_words(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -1,11 +1,12 @@
 """Words of 64 bits by AES-256 in counter mode: word i can be had without the words before it."""
 
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from expunge.errors import MissingExtra
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["STREAM", "fill", "words"]
 
@@ -31,8 +32,10 @@ def fill(key: bytes, block: int, pairs: int, raw: bytearray, zeros: memoryview) 
     cipher.update_into(zeros[:size], memoryview(raw)[: size + _BLOCK - 1])
 
 
-def words(key: bytes, start: int, stop: int) -> NDArray[np.uint64]:
+def words(key: bytes, start: int, stop: int) -> "NDArray[np.uint64]":
     """Words start, ..., stop - 1 of the stream under `key`, shape (stop - start,)."""
+    import numpy as np  # late: whoever reads a certificate needs the name of the stream, and no words
+
     first = start // 2
     pairs = -(-stop // 2) - first
     found = np.frombuffer(_cipher(key, first).update(bytes(_BLOCK * pairs)), dtype="<u8")

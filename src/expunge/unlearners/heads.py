@@ -91,7 +91,9 @@ def _holding(task: Task) -> str:
     rows = rows_held(tensors_held(task.features), task.forget)
     if not rows:
         return ""
-    return f"task.features holds {rows} rows with the content of rows to forget: what it says of any row depends on them"
+    return (
+        f"task.features holds {rows} rows with the content of rows to forget: what it says of any row depends on them"
+    )
 
 
 def refuse_other(unlearner: Any, known: Mapping[str, Any], provenance: str, task: Task) -> None:

@@ -8,15 +8,16 @@ from typing import Any, ClassVar
 
 from expunge import _validate
 from expunge.accounting import gaussian, iteration
-from expunge.accounting.claims import Kind, Relation
+from expunge.accounting.claims import Relation
 from expunge.accounting.mechanisms import assumptions as assume
+from expunge.accounting.mechanisms.gaussian_profile import GaussianProfile
 from expunge.accounting.mechanisms.gradient_clipping import GradientClipping
 
 __all__ = ["BlockwiseGradientClipping"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockwiseGradientClipping:
+class BlockwiseGradientClipping(GaussianProfile):
     """Blocks b = 1..B of the weights in turn: clip to C_b, then T noisy steps on this block alone; finished blocks stay.
 
     The T steps of a block are those of `GradientClipping`, with the gradient of the block clipped to C1. Blocks that have
@@ -45,7 +46,6 @@ class BlockwiseGradientClipping:
 
     name: ClassVar[str] = "blockwise_gradient_clipping"
     proof: ClassVar[str] = "docs/methods/blockwise_gradient_clipping.md#statement"
-    kind: ClassVar[Kind] = Kind.EPSILON_DELTA
     theorem: ClassVar[str] = (
         "Adaptive composition of Gaussian mechanisms (Dong, Roth & Su 2019, arXiv 1905.02383) over blocks noised in turn "
         "(after Dolgova & Stich 2026, arXiv 2601.05134), each by shifted interpolation (Bok, Su & Altschuler 2024, "
@@ -134,10 +134,6 @@ class BlockwiseGradientClipping:
         Kept, as there may be many blocks; doubling is exact in floats.
         """
         return hypot(*self.block_mu(Relation.CENTER)) * (1 + 1e-15)
-
-    def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
-        """The Gaussian profile of `mu`, rounded up."""
-        return gaussian.log_delta_upper(epsilon, self.mu(relation))
 
     def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
         """What is attained: by one block alone, or by all blocks that stay Gaussian under the worst loss."""

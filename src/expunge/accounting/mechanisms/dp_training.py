@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from math import inf, sqrt
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from expunge import _validate
-from expunge.accounting import gaussian, sampling
+from expunge.accounting import gaussian
 from expunge.accounting.claims import Kind, Relation
-from expunge.accounting.losses import Source
 from expunge.accounting.mechanisms import assumptions as assume
+
+if TYPE_CHECKING:
+    from expunge.accounting.losses import Source
 
 __all__ = ["DPTraining"]
 
@@ -120,6 +122,8 @@ class DPTraining:
         plain = gaussian.log_delta_upper(epsilon, self.mu(relation))
         if self.sampling_rate == 1:
             return plain
+        from expunge.accounting import sampling  # late: arrays, which other mechanisms need not wait for
+
         composed = sampling.log_delta_upper(
             epsilon=epsilon,
             sampling_rate=self.sampling_rate,
@@ -129,16 +133,20 @@ class DPTraining:
         )
         return min(plain, composed)
 
-    def losses(self) -> tuple[Source, int] | None:
+    def losses(self) -> "tuple[Source, int] | None":
         """T copies of one Poisson-sampled step, so that several trainings compose step by step."""
         if self.sampling_rate == 1:
             return None
+        from expunge.accounting import sampling
+
         return sampling.PoissonStep(self.sampling_rate, self.group_size, self.noise_multiplier), self.steps
 
     def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
         """What a linear loss shows in the final weights. For T = 1 it is the bound; a loss that counts steps shows more."""
         if self.sampling_rate == 1:
             return gaussian.log_delta_lower(epsilon, self.mu(relation) * (1 - 2 * _MU_ROUNDING))
+        from expunge.accounting import sampling
+
         return sampling.log_delta_attained(
             epsilon=epsilon,
             sampling_rate=self.sampling_rate,

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from math import exp, expm1, log1p, sqrt
 from typing import ClassVar
 
-import numpy as np
-
 from expunge import _validate
-from expunge.accounting import adversary, gaussian, iteration
-from expunge.accounting.claims import Kind, Relation
+from expunge.accounting import iteration
+from expunge.accounting.claims import Relation
 from expunge.accounting.mechanisms import assumptions as assume
+from expunge.accounting.mechanisms.gaussian_profile import GaussianProfile
 
 __all__ = ["GradientClipping", "certifier"]
 
@@ -28,7 +27,7 @@ def certifier(relation: Relation) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientClipping:
+class GradientClipping(GaussianProfile):
     """x_0 = c + clip(x - c, C0), then T steps of x ← x - η (clip(g, C1) + λ (x - c)) + N(0, σ² I) on the retained data.
 
     g is a minibatch gradient taken as a whole, of any loss and any architecture. The μ is that of shifted interpolation
@@ -47,7 +46,6 @@ class GradientClipping:
 
     name: ClassVar[str] = "gradient_clipping"
     proof: ClassVar[str] = "docs/methods/gradient_clipping.md#statement"
-    kind: ClassVar[Kind] = Kind.EPSILON_DELTA
     theorem: ClassVar[str] = (
         "Shifted interpolation (Bok, Su & Altschuler 2024, arXiv 2403.00278) of noisy fine-tuning with clipped gradients "
         "(Koloskova et al. 2025, arXiv 2506.06985), minimum over prefixes, exact Gaussian profile."
@@ -134,12 +132,12 @@ class GradientClipping:
             steps=self.steps,
         )
 
-    def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
-        """The Gaussian profile of `mu`, rounded up."""
-        return gaussian.log_delta_upper(epsilon, self.mu(relation))
-
     def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
         """What the adversary of `adversary` attains on a line; against the centre that follows the same certifier."""
+        import numpy as np  # late, as the adversary: what is proven needs no arrays
+
+        from expunge.accounting import adversary
+
         attained = (
             adversary.log_delta_retrained if Relation(relation) is Relation.RETRAINED else adversary.log_delta_center
         )

@@ -6,8 +6,9 @@ from typing import ClassVar
 
 from expunge import _validate
 from expunge.accounting import gaussian
-from expunge.accounting.claims import Kind, Relation
+from expunge.accounting.claims import Relation
 from expunge.accounting.mechanisms import assumptions as assume
+from expunge.accounting.mechanisms.gaussian_profile import GaussianProfile
 
 __all__ = ["MeasuredResidual"]
 
@@ -15,7 +16,7 @@ _MU_ROUNDING = 2.0**-50
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuredResidual:
+class MeasuredResidual(GaussianProfile):
     """w with |∇F_R(w)| ≤ β, released as w + N(0, σ² I): μ = β/(λ σ) against the exact minimiser with the same noise.
 
     F_R, the objective over the retained rows, is λ-strongly convex, so |w - w*_R| ≤ |∇F_R(w)|/λ wherever w came from.
@@ -33,7 +34,6 @@ class MeasuredResidual:
 
     name: ClassVar[str] = "measured_residual"
     proof: ClassVar[str] = "docs/methods/measured_residual.md#statement"
-    kind: ClassVar[Kind] = Kind.EPSILON_DELTA
     theorem: ClassVar[str] = (
         "A strongly convex objective's minimiser lies within residual/strong_convexity of any point with that gradient "
         "norm; exact profile of the Gaussian mechanism (Balle & Wang 2018, arXiv 1805.06530) at that distance."
@@ -88,11 +88,6 @@ class MeasuredResidual:
         """β/(λ σ), rounded up."""
         Relation(relation)
         return self.residual / self.strong_convexity / self.noise_std * (1 + _MU_ROUNDING)
-
-    def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
-        """The Gaussian profile of `mu`, rounded up."""
-        _validate.non_negative(epsilon=epsilon)
-        return gaussian.log_delta_upper(epsilon, self.mu(relation))
 
     def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
         """The same profile rounded down: on a quadratic objective a point at the full distance attains it."""

@@ -5,8 +5,9 @@ from typing import ClassVar
 
 from expunge import _validate
 from expunge.accounting import gaussian
-from expunge.accounting.claims import Kind, Relation
+from expunge.accounting.claims import Relation
 from expunge.accounting.mechanisms import assumptions as assume
+from expunge.accounting.mechanisms.gaussian_profile import GaussianProfile
 
 __all__ = ["OutputPerturbation"]
 
@@ -14,7 +15,7 @@ _MU_ROUNDING = 2.0**-50
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputPerturbation:
+class OutputPerturbation(GaussianProfile):
     """c + clip(x - c, C0) + N(0, σ² I): one Gaussian mechanism, μ = 2 C0/σ (centre: C0/σ).
 
     Args:
@@ -26,7 +27,6 @@ class OutputPerturbation:
 
     name: ClassVar[str] = "output_perturbation"
     proof: ClassVar[str] = "docs/methods/output_perturbation.md#statement"
-    kind: ClassVar[Kind] = Kind.EPSILON_DELTA
     theorem: ClassVar[str] = (
         "Exact profile of the Gaussian mechanism (Balle & Wang 2018, arXiv 1805.06530, Theorem 8) at the diameter of the ball."
     )
@@ -78,10 +78,6 @@ class OutputPerturbation:
         """2 C0/σ, or C0/σ against the centre; rounded up."""
         reach = 2.0 if Relation(relation) is Relation.RETRAINED else 1.0
         return reach * self.init_clip / self.noise_std * (1 + _MU_ROUNDING)
-
-    def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
-        """The Gaussian profile of `mu`, rounded up."""
-        return gaussian.log_delta_upper(epsilon, self.mu(relation))
 
     def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
         """The same profile rounded down: two models at the ends of a diameter (a radius) attain it."""

@@ -2,22 +2,26 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
+from math import inf, prod
+from typing import TYPE_CHECKING, ClassVar
 
 from expunge import _validate
-from expunge.accounting import adversary, gaussian, iteration
-from expunge.accounting.claims import Kind, Relation
+from expunge.accounting.claims import Relation
 from expunge.accounting.mechanisms import assumptions as assume
+from expunge.accounting.mechanisms.gaussian_profile import GaussianProfile
 from expunge.accounting.mechanisms.gradient_clipping import GradientClipping, certifier
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from expunge.accounting.schedules import Path
 
 __all__ = ["ScheduledGradientClipping"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduledGradientClipping:
+class ScheduledGradientClipping(GaussianProfile):
     """x_0 = c + clip(x - c, C0), then x ← x - η_t (clip(g, C1) + λ (x - c)) + N(0, σ_t² I) for t = 1..T on the retained data.
 
     As `GradientClipping`, with one learning rate and one noise a step. The μ is that of shifted interpolation for any
@@ -38,7 +42,6 @@ class ScheduledGradientClipping:
 
     name: ClassVar[str] = "scheduled_gradient_clipping"
     proof: ClassVar[str] = "docs/methods/scheduled_gradient_clipping.md#statement"
-    kind: ClassVar[Kind] = Kind.EPSILON_DELTA
     theorem: ClassVar[str] = (
         "Shifted interpolation (Bok, Su & Altschuler 2024, arXiv 2403.00278) of noisy fine-tuning with clipped gradients "
         "(Koloskova et al. 2025, arXiv 2506.06985), any schedule, minimum over prefixes, exact Gaussian profile."
@@ -56,12 +59,12 @@ class ScheduledGradientClipping:
         _validate.positive(init_clip=self.init_clip, grad_clip=self.grad_clip)
         _validate.non_negative(weight_decay=self.weight_decay)
         schedules = _validate.schedules(
-            learning_rate=(self.learning_rate, _validate.LEAST, np.inf),
-            noise_std=(self.noise_std, _validate.LEAST, np.inf),
+            learning_rate=(self.learning_rate, _validate.LEAST, inf),
+            noise_std=(self.noise_std, _validate.LEAST, inf),
         )
         for name, schedule in schedules.items():  # tuples of floats, so that equal schedules are equal mechanisms
             object.__setattr__(self, name, tuple(schedule.tolist()))
-        largest = int(np.argmax(self.learning_rate))
+        largest = max(range(self.steps), key=self.learning_rate.__getitem__)
         _validate.at_most_one(
             **{f"learning_rate[{largest}] * weight_decay": self.learning_rate[largest] * self.weight_decay}
         )
@@ -94,31 +97,31 @@ class ScheduledGradientClipping:
     @property
     def surviving_norm(self) -> float:
         """Π_t ρ_t C0."""
-        return float(np.prod(1 - self._decay)) * self.init_clip
+        return prod(1 - decay for decay in self._decay) * self.init_clip
 
     def mu(self, relation: Relation = Relation.RETRAINED) -> float:
         """Shifted interpolation, the minimum over prefixes, rounded up."""
         return float(self.prefix_mu(relation).min())
 
-    def prefix_mu(self, relation: Relation = Relation.RETRAINED) -> NDArray[np.float64]:
+    def prefix_mu(self, relation: Relation = Relation.RETRAINED) -> "NDArray[np.float64]":
         """The bound for stopping after 1 ... T steps, shape (T,), rounded up."""
         reach = 2.0 if Relation(relation) is Relation.RETRAINED else 1.0
         return reach * self._path.mu
 
-    def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
-        """The Gaussian profile of `mu`, rounded up."""
-        return gaussian.log_delta_upper(epsilon, self.mu(relation))
-
     def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
         """What the adversary of `adversary` attains on a line; against the centre that follows the same certifier."""
+        import numpy as np  # late, as the adversary: what is proven needs no arrays
+
+        from expunge.accounting import adversary
+
         attained = (
             adversary.log_delta_retrained if Relation(relation) is Relation.RETRAINED else adversary.log_delta_center
         )
         return attained(
             epsilon=epsilon,
             radius=self.init_clip,
-            push=self._push,
-            decay=self._decay,
+            push=np.asarray(self._push),
+            decay=np.asarray(self._decay),
             noise_std=np.asarray(self.noise_std),
         )
 
@@ -127,16 +130,16 @@ class ScheduledGradientClipping:
         return certifier(relation)
 
     @cached_property
-    def _path(self) -> iteration.Path:
+    def _path(self) -> "Path":
         """Against the centre; the distance from another model of the ball is twice that at every step."""
-        return iteration.path(
-            distance=self.init_clip, drift=self._push, decay=self._decay, noise_std=np.asarray(self.noise_std)
-        )
+        from expunge.accounting.schedules import path  # late: arrays
+
+        return path(distance=self.init_clip, drift=self._push, decay=self._decay, noise_std=self.noise_std)
 
     @property
-    def _push(self) -> NDArray[np.float64]:
-        return np.asarray(self.learning_rate) * self.grad_clip
+    def _push(self) -> tuple[float, ...]:
+        return tuple(rate * self.grad_clip for rate in self.learning_rate)
 
     @property
-    def _decay(self) -> NDArray[np.float64]:
-        return np.asarray(self.learning_rate) * self.weight_decay
+    def _decay(self) -> tuple[float, ...]:
+        return tuple(rate * self.weight_decay for rate in self.learning_rate)

@@ -5,21 +5,26 @@ code, 4 an audit that could have refuted nothing, 5 a fault of expunge, 130 inte
 """
 
 from expunge.cli.application import assembled
-from expunge.cli.commands.audits import audit
-from expunge.cli.commands.budgets import calibrate, compose
-from expunge.cli.commands.certificates import report, verify
-from expunge.cli.commands.commitments import open_
-from expunge.cli.commands.demos import demo, init
-from expunge.cli.commands.runs import plan, unlearn
 from expunge.cli.terminal import print_on_any_terminal
 from expunge.exits import exit_codes
 
 __all__ = ["app", "main"]
 
-_COMMITMENTS = assembled({"open": open_}, help_="Keyed commitments in certificates.")
+_ROOM = "expunge.cli.commands"  # its modules are imported when they are called: nobody waits for another command's
+_COMMITMENTS = assembled({"open": f"{_ROOM}.commitments:open_"}, help_="Keyed commitments in certificates.")
 
 # In the order of the help: what a newcomer calls first stands first.
-_COMMANDS = {run.__name__: run for run in (demo, init, plan, unlearn, verify, report, audit, calibrate, compose)}
+_COMMANDS = {
+    "demo": f"{_ROOM}.demos:demo",
+    "init": f"{_ROOM}.demos:init",
+    "plan": f"{_ROOM}.runs:plan",
+    "unlearn": f"{_ROOM}.runs:unlearn",
+    "verify": f"{_ROOM}.certificates:verify",
+    "report": f"{_ROOM}.certificates:report",
+    "audit": f"{_ROOM}.audits:audit",
+    "calibrate": f"{_ROOM}.budgets:calibrate",
+    "compose": f"{_ROOM}.budgets:compose",
+}
 app = assembled(_COMMANDS, {"commitment": _COMMITMENTS}, help_="Certified machine unlearning.")
 
 

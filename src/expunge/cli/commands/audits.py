@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from expunge.certificate.commitments import read_ids
+from expunge.cli.application import Option
 from expunge.cli.parameters import Ids, Json, TaskName
 from expunge.cli.tables import print_audited, print_json
 from expunge.cli.terminal import say
@@ -20,26 +19,24 @@ _RECORDED = "By default as the certificate's record says."
 
 def audit(
     task: TaskName,
-    certificate: Annotated[Path, typer.Option(help="The certificate to attack.")],
-    out: Annotated[Path, typer.Option(help="The audit.json to write.")] = Path("audit.json"),
+    certificate: Annotated[Path, Option(help="The certificate to attack.")],
+    out: Annotated[Path, Option(help="The audit.json to write.")] = Path("audit.json"),
     ids: Ids = None,
     weights: Annotated[
-        Path | None, typer.Option(help="The released weights; by default model.safetensors beside the certificate.")
+        Path | None, Option(help="The released weights; by default model.safetensors beside the certificate.")
     ] = None,
-    epochs: Annotated[float | None, typer.Option(help=f"Recovery: epochs. {_RECORDED}")] = None,
-    training_epochs: Annotated[
-        float | None, typer.Option(help=f"Training of models to attack: epochs. {_RECORDED}")
-    ] = None,
+    epochs: Annotated[float | None, Option(help=f"Recovery: epochs. {_RECORDED}")] = None,
+    training_epochs: Annotated[float | None, Option(help=f"Training of models to attack: epochs. {_RECORDED}")] = None,
     recovery_lr: Annotated[
-        float | None, typer.Option(help=f"Peak learning rate of recovery and training. {_RECORDED}")
+        float | None, Option(help=f"Peak learning rate of recovery and training. {_RECORDED}")
     ] = None,
-    optimizer: Annotated[str | None, typer.Option(help=f"sgd or adamw. {_RECORDED}")] = None,
-    batch_size: Annotated[int | None, typer.Option(help=f"Examples a batch. {_RECORDED}")] = None,
-    rescale: Annotated[bool | None, typer.Option(help=f"Recovery: first rescale layers. {_RECORDED}")] = None,
-    confidence: Annotated[float, typer.Option(help="Of each part of the audit, from 0.5 to 1 - 1e-9.")] = 0.95,
-    quick: Annotated[bool, typer.Option(help="Fewer runs: under a minute for a small task.")] = False,
-    shadows: Annotated[bool, typer.Option(help="Train shadow models; not for models too large for it.")] = True,
-    seed: Annotated[int, typer.Option(help="Of all coins.")] = 0,
+    optimizer: Annotated[str | None, Option(help=f"sgd or adamw. {_RECORDED}")] = None,
+    batch_size: Annotated[int | None, Option(help=f"Examples a batch. {_RECORDED}")] = None,
+    rescale: Annotated[bool | None, Option(help=f"Recovery: first rescale layers. {_RECORDED}")] = None,
+    confidence: Annotated[float, Option(help="Of each part of the audit, from 0.5 to 1 - 1e-9.")] = 0.95,
+    quick: Annotated[bool, Option(help="Fewer runs: under a minute for a small task.")] = False,
+    shadows: Annotated[bool, Option(help="Train shadow models; not for models too large for it.")] = True,
+    seed: Annotated[int, Option(help="Of all coins.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Attack a certificate: in two worlds, from the null start, by membership, by canaries of one training.
@@ -79,6 +76,6 @@ def audit(
             )
             say(f"measured, {measured.name}: {own}, null {null}, {measured.unit}. It bounds nothing.")
     if refuted:
-        raise typer.Exit(1)
+        raise SystemExit(1)
     if found.untested is not None:
-        raise typer.Exit(NOTHING_TESTED)
+        raise SystemExit(NOTHING_TESTED)

@@ -4,13 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 import expunge as ex
 from expunge.accounting import Bound, Claim, numbers_of
 from expunge.accounting.mechanisms.assumptions import ANY_FORGET_SET
 from expunge.certificate.composition import ASSUMED
-from expunge.cli.application import Typed
+from expunge.cli.application import Argument, Option, Typed
 from expunge.cli.parameters import Delta, Epsilon, InRelation, Json, budget_of
 from expunge.cli.tables import fields_of, print_calibrated, print_composed, print_json
 from expunge.exits import REFUSED
@@ -22,12 +20,12 @@ __all__ = ["calibrate", "compose"]
 def calibrate(
     noisy: Annotated[Any, Noisy],
     typed: Typed,
-    mechanism: Annotated[str, typer.Option(help=f"One of: {', '.join(FAMILIES)}.")] = next(iter(FAMILIES)),
+    mechanism: Annotated[str, Option(help=f"One of: {', '.join(FAMILIES)}.")] = next(iter(FAMILIES)),
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
     relation: InRelation = ex.accounting.Relation.RETRAINED,
     interval: Annotated[
-        bool, typer.Option(help="Also a proved lower bound: what an adversary attains. Seconds for many steps.")
+        bool, Option(help="Also a proved lower bound: what an adversary attains. Seconds for many steps.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -48,11 +46,11 @@ def calibrate(
 
 
 def compose(
-    certificates: Annotated[list[Path], typer.Argument(help="One of each release from the same original model.")],
+    certificates: Annotated[list[Path], Argument(help="One of each release from the same original model.")],
     epsilon: Annotated[
-        float | None, typer.Option(help="Budget for all releases together: epsilon; says what is left of it.")
+        float | None, Option(help="Budget for all releases together: epsilon; says what is left of it.")
     ] = None,
-    delta: Annotated[float, typer.Option(help="Delta of the joint claim, and of the budget.")] = 1e-5,
+    delta: Annotated[float, Option(help="Delta of the joint claim, and of the budget.")] = 1e-5,
     relation: InRelation = ex.accounting.Relation.RETRAINED,
     as_json: Json = False,
 ) -> None:
@@ -86,7 +84,7 @@ def compose(
         limits = sorted({_covers(made) for made in loaded.values()} - {ANY_FORGET_SET})
         print_composed(rows, together, budget, left, limits=limits, assumed=ASSUMED)
     if exceeded:
-        raise typer.Exit(REFUSED)
+        raise SystemExit(REFUSED)
 
 
 def _alone(certificate: ex.Certificate, delta: float, relation: ex.accounting.Relation) -> float:

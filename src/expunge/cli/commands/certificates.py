@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 import expunge as ex
 from expunge.certificate import verdict
+from expunge.cli.application import Option
 from expunge.cli.parameters import Json
 from expunge.cli.tables import print_json, print_verified
 from expunge.cli.terminal import say
@@ -18,9 +17,9 @@ __all__ = ["report", "verify"]
 
 def verify(
     certificate: Path,
-    weights: Annotated[Path | None, typer.Option(help="The released weights (safetensors).")] = None,
-    certified_weights: Annotated[Path | None, typer.Option(help="The weights before recovery.")] = None,
-    audit: Annotated[Path | None, typer.Option(help="An audit of it: its bounds are computed again.")] = None,
+    weights: Annotated[Path | None, Option(help="The released weights (safetensors).")] = None,
+    certified_weights: Annotated[Path | None, Option(help="The weights before recovery.")] = None,
+    audit: Annotated[Path | None, Option(help="An audit of it: its bounds are computed again.")] = None,
     as_json: Json = False,
 ) -> None:
     """Prove a certificate again and compare the weights. Needs no torch."""
@@ -38,25 +37,34 @@ def verify(
     else:
         print_verified(loaded, found, weights=weights is not None, untested=untested)
     if untested is not None:
-        raise typer.Exit(NOTHING_TESTED)
+        raise SystemExit(NOTHING_TESTED)
 
 
 def report(
     certificate: Path,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML page to write.")] = Path("report.html"),
-    curves: Annotated[Path | None, typer.Option(help="A comparison.json made by demo.")] = None,
-    audit: Annotated[Path | None, typer.Option(help="An audit.json made by audit.")] = None,
+    out: Annotated[
+        Path,
+        Option(
+            (
+                "--out",
+                "-o",
+            ),
+            help="The HTML page to write.",
+        ),
+    ] = Path("report.html"),
+    curves: Annotated[Path | None, Option(help="A comparison.json made by demo.")] = None,
+    audit: Annotated[Path | None, Option(help="An audit.json made by audit.")] = None,
     summary: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="What unlearn measured; by default summary.json beside the certificate. That of OUT.secret tells of the "
             "trained model too, for a page that is not published."
         ),
     ] = None,
-    organisation: Annotated[str, typer.Option(help="Who answers for the model.")] = "",
-    model: Annotated[str, typer.Option(help="The model's name and version.")] = "",
-    reference: Annotated[str, typer.Option(help="Of the request, such as a file number.")] = "",
-    received: Annotated[str, typer.Option(help="The day on which the request came in: 2026-11-24.")] = "",
+    organisation: Annotated[str, Option(help="Who answers for the model.")] = "",
+    model: Annotated[str, Option(help="The model's name and version.")] = "",
+    reference: Annotated[str, Option(help="Of the request, such as a file number.")] = "",
+    received: Annotated[str, Option(help="The day on which the request came in: 2026-11-24.")] = "",
 ) -> None:
     """Write one self-contained HTML page of a certificate. Needs no torch."""
     from expunge.report import save

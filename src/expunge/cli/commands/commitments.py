@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from expunge.certificate import Certificate, verify
 from expunge.certificate.commitments import open_ids, read_ids, read_key
+from expunge.cli.application import Option
 from expunge.cli.parameters import Json
 from expunge.cli.tables import print_json
 from expunge.cli.terminal import say
@@ -16,12 +15,10 @@ __all__ = ["open_"]
 
 def open_(
     certificate: Path,
-    key: Annotated[
-        Path, typer.Option(help="The key: OUT.secret/keys/commitment.key, beside the folder that unlearn made.")
-    ],
-    ids: Annotated[Path | None, typer.Option(help="The ids: one a line, or a list in a .json file.")] = None,
-    task: Annotated[str | None, typer.Option(help="A task whose forget set it is; needs torch.")] = None,
-    name: Annotated[str, typer.Option(help="Which commitment of the certificate.")] = "forget",
+    key: Annotated[Path, Option(help="The key: OUT.secret/keys/commitment.key, beside the folder that unlearn made.")],
+    ids: Annotated[Path | None, Option(help="The ids: one a line, or a list in a .json file.")] = None,
+    task: Annotated[str | None, Option(help="A task whose forget set it is; needs torch.")] = None,
+    name: Annotated[str, Option(help="Which commitment of the certificate.")] = "forget",
     as_json: Json = False,
 ) -> None:
     """Check that a certificate's commitment is to exactly these ids or rows. Exit code 1 where it is not."""

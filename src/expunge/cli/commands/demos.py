@@ -6,9 +6,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from expunge._files import write_new
+from expunge.cli.application import Argument, Option
 from expunge.cli.parameters import Delta, Epsilon, Json, budget_of
 from expunge.cli.tables import print_demo, print_json
 from expunge.cli.terminal import say
@@ -25,16 +24,12 @@ class Starter(StrEnum):
 
 
 def init(
-    out: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, which ends in .py.")] = Path(
-        "task.py"
-    ),
-    kind: Annotated[
-        Starter, typer.Option(help="The data: pictures, a table, or batches that are dicts.")
-    ] = Starter.VISION,
+    out: Annotated[Path, Argument(help="The file to write, which ends in .py.")] = Path("task.py"),
+    kind: Annotated[Starter, Option(help="The data: pictures, a table, or batches that are dicts.")] = Starter.VISION,
 ) -> None:
     """Write a commented task file that runs as it stands. Needs no torch."""
     if out.suffix != ".py":
-        raise ValueError(f"FILE must end in .py, not be {str(out)!r}")
+        raise ValueError(f"out must end in .py, not be {str(out)!r}")
     write_new(out, (files("expunge.cli.starters") / f"{kind}.py").read_bytes())
     named = shlex.quote(f"{out}:task")
     say(f"wrote {out}; it runs as it stands. Next:")
@@ -42,9 +37,9 @@ def init(
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="The folder to make.")] = Path("demo"),
-    seeds: Annotated[int, typer.Option(help="Runs of each method.")] = 5,
-    epochs: Annotated[int, typer.Option(help="Epochs of recovery.")] = 5,
+    out: Annotated[Path, Option(help="The folder to make.")] = Path("demo"),
+    seeds: Annotated[int, Option(help="Runs of each method.")] = 5,
+    epochs: Annotated[int, Option(help="Epochs of recovery.")] = 5,
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
     as_json: Json = False,

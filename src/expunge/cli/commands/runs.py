@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-import typer
-
 import expunge as ex
 from expunge.certificate.commitments import read_ids
-from expunge.cli.application import Typed
+from expunge.cli.application import Option, Typed
 from expunge.cli.parameters import Delta, Epsilon, Ids, InRelation, Json, TaskName, budget_of
 from expunge.cli.tables import print_json, print_plan, print_summary
 from expunge.cli.terminal import say
@@ -23,18 +21,18 @@ __all__ = ["plan", "unlearn"]
 
 def unlearn(
     task: TaskName,
-    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    out: Annotated[Path, Option(help="The folder to make.")],
     options: Annotated[Any, Options],
     typed: Typed,
     unlearner: Annotated[
-        str | None, typer.Option(help=f"One of: {', '.join(NAMES)}. By default what `plan` recommends.")
+        str | None, Option(help=f"One of: {', '.join(NAMES)}. By default what `plan` recommends.")
     ] = None,
-    mechanism: Annotated[str | None, typer.Option(hidden=True, help="--unlearner, by its name of before.")] = None,
+    mechanism: Annotated[str | None, Option(hidden=True, help="--unlearner, by its name of before.")] = None,
     ids: Ids = None,
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
     relation: InRelation = ex.accounting.Relation.RETRAINED,
-    resume: Annotated[bool, typer.Option(help="Go on where an interrupted call stopped.")] = False,
+    resume: Annotated[bool, Option(help="Go on where an interrupted call stopped.")] = False,
     as_json: Json = False,
 ) -> None:
     """Unlearn, recover, certify; writes certificate, weights and report into a new folder, keys into OUT.secret."""
@@ -77,10 +75,10 @@ def plan(
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
     training_epochs: Annotated[
-        float | None, typer.Option(help="Retraining: epochs; by default those that the task's training took.")
+        float | None, Option(help="Retraining: epochs; by default those that the task's training took.")
     ] = None,
-    run: Annotated[bool, typer.Option("--run", help="Take the recommended way; needs --out.")] = False,
-    out: Annotated[Path | None, typer.Option(help="The folder to make, with --run.")] = None,
+    run: Annotated[bool, Option(("--run",), help="Take the recommended way; needs --out.")] = False,
+    out: Annotated[Path | None, Option(help="The folder to make, with --run.")] = None,
     as_json: Json = False,
 ) -> None:
     """Compare the ways to carry out a task's request before anything is run: guarantee, cost, what they read."""

@@ -1,15 +1,16 @@
 """Digests of weights: of a safetensors file or a PyTorch module, whatever the order of their tensors."""
 
+import contextlib
 import hashlib
 import importlib
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Mapping
 from functools import singledispatch
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard, cast
+from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
 import safetensors
 
@@ -17,15 +18,15 @@ from expunge.errors import WeightsMismatch
 
 __all__ = [
     "TensorInfo",
-    "digest_safetensors",
     "digest_tensors",
     "is_digest",
-    "tensors_in",
     "undigested",
     "weights_digest",
     "weights_tensors",
 ]
 
+_PIECE = 1 << 20  # bytes
+_METADATA = "__metadata__"
 _READER_OF_MODULES = "expunge.training.tensors"  # by name: this room imports no torch
 
 
@@ -44,22 +45,6 @@ class TensorInfo(NamedTuple):
         return prod(self.shape)
 
 
-def tensors_in(content: bytes) -> tuple[TensorInfo, ...]:
-    """What a safetensors file's content holds, whatever its metadata or order.
-
-    Raises:
-        WeightsMismatch: it is no whole safetensors file.
-    """
-    try:
-        tensors = cast("list[tuple[str, dict[str, Any]]]", safetensors.deserialize(content))
-    except safetensors.SafetensorError as error:
-        raise WeightsMismatch(f"not a whole safetensors file: {error}") from error
-    return tuple(
-        TensorInfo(name, str(t["dtype"]), tuple(t["shape"]), len(t["data"]), hashlib.sha256(bytes(t["data"])).digest())
-        for name, t in tensors
-    )
-
-
 def digest_tensors(tensors: Iterable[TensorInfo]) -> str:
     """SHA-256 over (name, dtype, shape, bytes) of tensors in any order."""
     total = hashlib.sha256(b"expunge.weights/1\n")
@@ -68,11 +53,6 @@ def digest_tensors(tensors: Iterable[TensorInfo]) -> str:
         total.update(f"{len(tensor.name.encode())}:{tensor.name}|{tensor.dtype}|{shape}|{tensor.nbytes}\n".encode())
         total.update(tensor.digest)
     return f"sha256:{total.hexdigest()}"
-
-
-def digest_safetensors(content: bytes) -> str:
-    """The weights digest of a safetensors file's content, whatever its metadata or order; raises `WeightsMismatch`."""
-    return digest_tensors(tensors_in(content))
 
 
 def is_digest(weights: object) -> TypeGuard[str]:
@@ -114,23 +94,57 @@ def _(weights: str) -> tuple[TensorInfo, ...]:
 
 @weights_tensors.register(os.PathLike)
 def _(weights: "os.PathLike[str]") -> tuple[TensorInfo, ...]:
-    return tensors_in(_content(weights))
+    with _opened(weights) as file:
+        header, start = _header(file)
+        header.pop(_METADATA, None)
+        return tuple(_streamed(file, start, name, told) for name, told in header.items())
 
 
 def undigested(path: str | os.PathLike[str]) -> str | None:
     """What a safetensors file holds beside its tensors, where no digest reaches: its metadata; None where nothing."""
-    content = _content(path)
-    end = 8 + int.from_bytes(content[:8], "little")
-    try:
-        header: object = json.loads(content[8:end])
-    except ValueError as error:
-        raise WeightsMismatch(f"not a whole safetensors file: {error}") from error
-    metadata: object = cast("dict[str, object]", header).get("__metadata__") if isinstance(header, dict) else None
+    with _opened(path) as file:
+        metadata = _header(file)[0].get(_METADATA)
     return None if not metadata else f"metadata {metadata!r:.100}"
 
 
-def _content(path: str | os.PathLike[str]) -> bytes:
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
+    """A safetensors file whose header the library found in order: it speaks of all bytes, each once, and of no others."""
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            with safetensors.safe_open(path, framework="np"):  # maps the file and reads the header alone
+                pass
+            yield file
+    except safetensors.SafetensorError as error:
+        raise WeightsMismatch(f"not a whole safetensors file: {error}") from error
     except OSError as error:
-        raise WeightsMismatch(f"cannot read the weights {os.fspath(path)}: {error.strerror}") from error
+        raise WeightsMismatch(f"cannot read the weights {os.fspath(path)}: {error.strerror or error}") from error
+
+
+def _header(file: BinaryIO) -> tuple[dict[str, dict[str, Any]], int]:
+    """What a file says of its tensors, and where their bytes begin."""
+    length = int.from_bytes(file.read(8), "little")
+    return json.loads(file.read(length), object_pairs_hook=_each_once), 8 + length
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Two readers may take different ones of two entries of one name."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise WeightsMismatch("not a whole safetensors file: its header names something twice")
+    return found
+
+
+def _streamed(file: BinaryIO, start: int, name: str, told: Mapping[str, Any]) -> TensorInfo:
+    """A tensor's digest, its bytes read a piece at a time: a file may be larger than the memory."""
+    begin, end = told["data_offsets"]
+    total, left = hashlib.sha256(), end - begin
+    piece = memoryview(bytearray(min(_PIECE, left)))
+    file.seek(start + begin)
+    while left:
+        count = file.readinto(piece[:left])  # pyright: ignore[reportAttributeAccessIssue]
+        if not count:
+            raise WeightsMismatch("not a whole safetensors file: it became shorter while it was read")
+        total.update(piece[:count])
+        left -= count
+    return TensorInfo(name, told["dtype"], tuple(told["shape"]), end - begin, total.digest())

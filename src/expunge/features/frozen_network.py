@@ -13,9 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from expunge import _validate
 from expunge._fixed import fixed
 from expunge._progress import track
-from expunge.certificate.digests import digest_safetensors
+from expunge.certificate.digests import weights_digest
 from expunge.errors import ModelRefused, NonFinite
-from expunge.training.weights import save_bytes
 
 __all__ = ["FrozenNetwork", "named_module", "taken"]
 
@@ -55,7 +54,7 @@ class FrozenNetwork(nn.Module, ABC):
         if provenance != "":
             _validate.text(provenance=provenance)
         self.shape, self.step, self.block = tuple(shape), float(step), int(block)
-        self._given, self._original = provenance, _digest_of(network)
+        self._given, self._original = provenance, weights_digest(network)
         self.network = _frozen(network)
 
     @property
@@ -106,7 +105,7 @@ class FrozenNetwork(nn.Module, ABC):
 
     def _finish(self) -> None:
         """Remember what the module holds; the last step of making one."""
-        self._digest = _digest_of(self)
+        self._digest = weights_digest(self)
 
     def _rounded(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
         for done, piece in enumerate(pieces):
@@ -141,7 +140,7 @@ class FrozenNetwork(nn.Module, ABC):
         held = (*self.parameters(), *self.buffers())
         if wrong := {t.dtype for t in held if t.is_floating_point()} - {torch.float64}:
             raise TypeError(f"{self.label} must stay float64, they were cast to {sorted(map(str, wrong))}")
-        if _digest_of(self) != self._digest:
+        if weights_digest(self) != self._digest:
             raise ModelRefused(
                 "weights of the network or the sketch were changed; make the features anew from the network"
             )
@@ -217,10 +216,6 @@ def named_module(network: nn.Module, field: str, name: str | None) -> str | None
     if name is not None and name not in dict(network.named_modules()):
         raise ValueError(f"{field} must name a submodule of the network, not {name!r}")
     return name
-
-
-def _digest_of(network: nn.Module) -> str:
-    return digest_safetensors(save_bytes(network))
 
 
 def _frozen(network: nn.Module) -> nn.Module:

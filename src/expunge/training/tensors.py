@@ -1,9 +1,11 @@
 """What a model is made of by name: the tensors that its file holds, and nothing else."""
 
 import copy
+import functools
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import safetensors.torch
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from expunge._files import write_new
-from expunge.certificate.digests import TensorInfo, digest_safetensors, tensors_in, weights_tensors
+from expunge.certificate.digests import TensorInfo, digest_tensors, weights_tensors
 from expunge.errors import ModelRefused
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "save_bytes",
     "save_weights",
     "saved_tensors",
+    "tensor_infos",
 ]
 
 _COMPILED = "_orig_mod"  # where torch.compile keeps the module that it wraps
@@ -144,6 +147,21 @@ def digest_bytes(*tensors: Tensor) -> str:
     return total.hexdigest()
 
 
+def tensor_infos(tensors: Mapping[str, Tensor]) -> tuple[TensorInfo, ...]:
+    """What a safetensors file of these tensors would hold, by name."""
+    return tuple(
+        TensorInfo(name, _file_dtype(t.dtype), tuple(t.shape), t.nbytes, bytes.fromhex(digest_bytes(t)))
+        for name, t in tensors.items()
+    )
+
+
+@functools.cache
+def _file_dtype(dtype: torch.dtype) -> str:
+    """A type's name in a safetensors file, e.g. "F32"."""
+    content = safetensors.torch.save({"one": torch.empty(0, dtype=dtype)})
+    return str(json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["one"]["dtype"])
+
+
 def save_bytes(model: nn.Module) -> bytes:
     """The model's parameters and persistent buffers in the safetensors format.
 
@@ -163,9 +181,8 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> str:
         ModelRefused: the state dict is not the model's parameters and buffers.
         OutputError: the file exists, the disk is full, or writing is not allowed.
     """
-    content = save_bytes(model)
-    write_new(path, content)
-    return digest_safetensors(content)
+    write_new(path, save_bytes(model))
+    return digest_tensors(tensor_infos(saved_tensors(model)))
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -175,7 +192,8 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 @weights_tensors.register
 def _(weights: nn.Module) -> tuple[TensorInfo, ...]:
-    return tensors_in(save_bytes(weights))
+    refuse_other_state(weights)
+    return tensor_infos(saved_tensors(weights))
 
 
 def copied(model: nn.Module) -> nn.Module:

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from expunge.certificate.digests import digest_safetensors
+from expunge.certificate.digests import digest_tensors
 from expunge.errors import ModelRefused, NonFinite, RunError
 from expunge.training.hidden_states import hidden_state
 from expunge.training.loss import Loss, backward
@@ -29,6 +28,7 @@ from expunge.training.tensors import (
     save_bytes,
     save_weights,
     saved_tensors,
+    tensor_infos,
 )
 
 __all__ = ["FlatWeights", "clip_", "dtype_name", "public_names", "refuse_uncovered", "save_bytes", "save_weights"]
@@ -117,7 +117,7 @@ class FlatWeights:
             return "zero"
         center = self._center.cpu()
         of_the_model = center if self.dtype == torch.float64 else center.float()  # as in every certificate before
-        return digest_safetensors(safetensors.torch.save({"center": of_the_model}))
+        return digest_tensors(tensor_infos({"center": of_the_model}))
 
     def write(self, *, with_grad: bool = True) -> None:
         """Bring the model's parameters to `theta`, on the objects and the memory that were theirs at the start."""

@@ -11,7 +11,6 @@ is below 2^43, one pair in 2^20, 64 more bits are read for u, so that tail and r
 largest number is 13.27. All arithmetic is in float64: see docs/randomness.md for what it leaves.
 """
 
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from math import pi
@@ -29,6 +28,7 @@ _FEW = np.uint64(1 << 43)  # a below it: read more bits
 _MORE = 1 << 64  # where the blocks with these bits begin
 _63_BITS = np.uint64(2**63 - 1)
 _ONE = np.uint64(1)
+_NONE = np.empty(0, np.int64)
 # sin and cos on [-π/4, π/4]: coefficients of fdlibm's kernels (Sun Microsystems, 1993), errors below 2^-57 and 2^-58.
 _SIN = (
     1.0, -1.66666666666666324348e-01, 8.33333333332248946124e-03, -1.98412698298579493134e-04,
@@ -66,20 +66,19 @@ def each_slice(key: bytes, start: int, stop: int, visit: Visit, *, threads: int 
         threads: how many; the numbers do not depend on it.
     """
     spans = list(_spans(start, stop))
-    if threads == 1 or len(spans) == 1:
-        desk = _Desk(max((_pairs(*span) for span in spans), default=0))
-        for span in spans:
+    threads = max(min(threads, len(spans)), 1)
+
+    def work(first: int) -> None:
+        own = spans[first::threads]
+        desk = _Desk(max((_pairs(*span) for span in own), default=0))
+        for span in own:
             desk.serve(key, *span, visit)
+
+    if threads == 1:
+        work(0)
         return
-    held = threading.local()
-
-    def work(span: tuple[int, int]) -> None:
-        if not hasattr(held, "desk"):
-            held.desk = _Desk(_PAIRS)
-        held.desk.serve(key, *span, visit)
-
-    with ThreadPoolExecutor(min(threads, len(spans))) as pool:
-        for _ in pool.map(work, spans):
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, range(threads)):
             pass
 
 
@@ -121,7 +120,7 @@ class _Desk:
         r, v, t, sin, cos = self._rows[:, :pairs]
         whole = self._whole[:pairs]
         np.bitwise_and(a, _63_BITS, out=whole)
-        few = np.flatnonzero(whole < _FEW)
+        few = np.flatnonzero(whole < _FEW) if whole.min() < _FEW else _NONE
         least = whole[few]
         np.multiply(whole.view(np.int64), 2.0**-63, out=r)
         np.add(r, 2.0**-63, out=r)

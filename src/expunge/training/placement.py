@@ -48,7 +48,7 @@ class Placement:
 
     def __init__(self, model: nn.Module, covered: Sequence[str], flat: Tensor, *, estimated: Collection[str]) -> None:
         self.model, self.flat = model, flat
-        self.grad = torch.zeros_like(flat)
+        self.grad = torch.empty_like(flat)  # the first gradient is collected, all of it
         self._slots = _slots(model, covered, flat, self.grad)
         self._known = Known(model)
         self._structure = _structure(model)
@@ -95,6 +95,8 @@ class Placement:
                 )
             else:
                 slot.grad.copy_(grad.detach().to_dense().view_as(slot.data))
+            if registered is not None:  # its memory goes as soon as it was copied
+                grad = registered.grad = None
 
     def reached(self) -> bool:
         """Whether a backward pass that began without gradients (`put(with_grad=False)`) gave any parameter one."""
@@ -123,17 +125,17 @@ class Placement:
                     del now[key]
                 self._warn(plain_name(f"{prefix}.{key}" if prefix else key), "was given a tensor")
 
-    def inspect(self, expected: Tensor) -> None:
+    def inspect(self, *, moved: bool) -> None:
         """After the first gradient, before anything is spent: what the run would refuse at its end.
 
         Args:
-            expected: what the buffer of the weights held before the gradient.
+            moved: whether the buffer of the weights holds something else than before the gradient.
 
         Raises:
             ModelRefused: a forward pass leaves data in a container or an object of the model.
             RunError: it changes a public buffer.
         """
-        if not torch.equal(self.flat, expected):
+        if moved:
             self._warn("the weights", "were moved in place")
         found = hidden_state(self.model, numbers=False)
         if found is not None:

@@ -16,6 +16,7 @@ from expunge.certificate.digests import digest_tensors
 from expunge.errors import ModelRefused, NonFinite, RunError
 from expunge.training.hidden_states import hidden_state
 from expunge.training.loss import Loss, backward
+from expunge.training.pieces import each_piece, norm
 from expunge.training.placement import Placement
 from expunge.training.statistics import norms_to_estimate, statistics_of
 from expunge.training.tensors import (
@@ -31,7 +32,16 @@ from expunge.training.tensors import (
     tensor_infos,
 )
 
-__all__ = ["FlatWeights", "clip_", "dtype_name", "public_names", "refuse_uncovered", "save_bytes", "save_weights"]
+__all__ = [
+    "FlatWeights",
+    "clip_",
+    "dtype_name",
+    "public_names",
+    "refuse_uncovered",
+    "save_bytes",
+    "save_weights",
+    "step_",
+]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 # The clip aims this fraction inside its radius, so that rounding of the norm and the product cannot leave the ball.
@@ -46,13 +56,28 @@ def clip_(x: Tensor, radius: float) -> Tensor:
     Raises:
         NonFinite: a row holds NaN or infinity, which no clip bounds.
     """
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64)
-    if not bool(torch.isfinite(norm).all()):
+    length = norm(x)
+    if not bool(torch.isfinite(length).all()):
         raise NonFinite("NaN or infinity where a vector is clipped: in the gradient, the weights, or the start")
-    outside = norm > radius * _INSIDE
+    outside = length > radius * _INSIDE
     if bool(outside.any()):
-        x.mul_(torch.where(outside, radius * _INSIDE / norm, 1.0).to(x.dtype))
+        x.mul_(torch.where(outside, radius * _INSIDE / length, 1.0).to(x.dtype))
     return x
+
+
+def step_(theta: Tensor, gradient: Tensor, *, keep: float, rate: float) -> Tensor:
+    """Set θ to keep θ - rate g in place.
+
+    Args:
+        theta: shape (d,) or (runs, d).
+        gradient: g, of theta's shape, of any real type; no copy of it in θ's type is made for one run.
+        keep: at most 1.
+        rate: the learning rate.
+    """
+    if theta.dim() > 1:
+        return theta.mul_(keep).add_(gradient, alpha=-rate)
+    each_piece(theta, lambda piece, _: theta[piece].mul_(keep).add_(gradient[piece].to(theta.dtype), alpha=-rate))
+    return theta
 
 
 class FlatWeights:
@@ -98,10 +123,11 @@ class FlatWeights:
             if not bool(torch.isfinite(flat).all()):
                 raise NonFinite("the model's weights hold NaN or infinity; there is nothing to unlearn from")
             self._center = None if center is None else self._flatten_center(center, torch.float64)
-            self.theta = flat.to(torch.float64, copy=True)
-            if self._center is not None:
-                self.theta.sub_(self._center)
+        # First: it frees the memory that the parameters had.
         self._placed = Placement(model, self.names, flat, estimated=self.estimated)
+        self.theta = flat.to(torch.float64, copy=True)
+        if self._center is not None:
+            self.theta.sub_(self._center)
         self._inspected = False
         self.write()
 
@@ -122,7 +148,22 @@ class FlatWeights:
     def write(self, *, with_grad: bool = True) -> None:
         """Bring the model's parameters to `theta`, on the objects and the memory that were theirs at the start."""
         self._placed.put(with_grad=with_grad)
-        self._placed.flat.copy_(self.theta if self._center is None else self.theta + self._center)
+        each_piece(self.theta, lambda piece, _: self._placed.flat[piece].copy_(self._values(piece)))
+
+    def _values(self, piece: slice) -> Tensor:
+        """The weights that `theta` stands for, in float64."""
+        return self.theta[piece] if self._center is None else self.theta[piece] + self._center[piece]
+
+    def _as_written(self) -> bool:
+        """Whether the buffer of the weights holds what `write` put there."""
+        flat, moved = self._placed.flat, [False]
+
+        def compare(piece: slice, _: int) -> None:
+            if not torch.equal(flat[piece], self._values(piece).to(flat.dtype)):
+                moved[0] = True
+
+        each_piece(self.theta, compare)
+        return not moved[0]
 
     def gradient(self, loss: Loss) -> Callable[[Tensor, Any], Tensor]:
         """The function (theta, batch) -> gradient of shape (d,), float32 or float64, that the executors drive.
@@ -138,18 +179,18 @@ class FlatWeights:
             assert theta is self.theta
             first = not self._inspected
             self.write(with_grad=not first)
-            expected = self._placed.flat.clone() if first else None
-            self._placed.grad.zero_()
+            if not first:  # the first time every gradient is collected, and whether there is any
+                self._placed.grad.zero_()
             backward(loss, self.model, batch)
-            if expected is not None and not self._placed.reached():
+            if first and not self._placed.reached():
                 raise TypeError(
                     "loss(model, batch) does not depend on any covered weight of the model it is given: compute it from "
                     "model(...), not from another model or from numbers"
                 )
             self._placed.collect()
             self._placed.tidy()
-            if expected is not None:
-                self._placed.inspect(expected)
+            if first:
+                self._placed.inspect(moved=not self._as_written())
                 self._inspected = True
             grad = self._placed.grad
             # A clip in bfloat16 would miss its radius by percents; in float32 it stays inside (`_INSIDE`).

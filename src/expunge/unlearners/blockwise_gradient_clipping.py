@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from expunge.accounting import Mechanism, mechanisms
 from expunge.training.noise import Noise
 from expunge.training.task import Task
-from expunge.training.weights import clip_
+from expunge.training.weights import clip_, step_
 from expunge.unlearners.certified import Executor
 from expunge.unlearners.noisy import Noisy
 from expunge.unlearners.options import option
@@ -52,7 +52,7 @@ def noisy_steps(
             _blind(gradient, theta, next(batches), block.stop) if mechanism.blind else gradient(theta, next(batches))
         )
         g = clip_(whole[..., block], mechanism.grad_clip)
-        theta[..., block].mul_(rho).add_(g, alpha=-eta)
+        step_(theta[..., block], g, keep=rho, rate=eta)
         noise.add_(theta, block, released=(done + 1) % mechanism.steps == 0)
         yield done + 1
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from expunge.accounting import mechanisms
 from expunge.training.noise import Noise
 from expunge.training.task import Task
-from expunge.training.weights import clip_
+from expunge.training.weights import clip_, step_
 from expunge.unlearners.certified import Executor
 from expunge.unlearners.noisy import Noisy
 from expunge.unlearners.options import option
@@ -38,8 +38,7 @@ def noisy_steps(
         clip_(theta, mechanism.init_clip)
     for step in range(noise.count, mechanism.steps):
         g = clip_(gradient(theta, next(batches)), mechanism.grad_clip)
-        theta.mul_(rho).add_(g, alpha=-eta)
-        noise.add_(theta, released=step + 1 == mechanism.steps)
+        noise.add_(step_(theta, g, keep=rho, rate=eta), released=step + 1 == mechanism.steps)
         yield step + 1
 
 

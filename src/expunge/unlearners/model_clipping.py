@@ -9,7 +9,7 @@ from torch import Tensor
 from expunge.accounting import mechanisms
 from expunge.training.noise import Noise
 from expunge.training.task import Task
-from expunge.training.weights import clip_
+from expunge.training.weights import clip_, step_
 from expunge.unlearners.certified import Executor
 from expunge.unlearners.noisy import Noisy
 from expunge.unlearners.options import option
@@ -36,7 +36,7 @@ def noisy_steps(
     eta, rho = mechanism.learning_rate, 1 - mechanism.decay
     for step in range(noise.count, mechanism.steps):
         g = gradient(theta, next(batches))
-        clip_(theta.mul_(rho).add_(g, alpha=-eta), mechanism.model_clip)
+        clip_(step_(theta, g, keep=rho, rate=eta), mechanism.model_clip)
         noise.add_(theta, released=step + 1 == mechanism.steps)
         yield step + 1
 

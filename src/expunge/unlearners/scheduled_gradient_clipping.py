@@ -10,7 +10,7 @@ from torch import Tensor
 from expunge.accounting import mechanisms
 from expunge.training.noise import Noise
 from expunge.training.task import Task
-from expunge.training.weights import clip_
+from expunge.training.weights import clip_, step_
 from expunge.unlearners.certified import Executor
 from expunge.unlearners.noisy import Noisy
 from expunge.unlearners.options import option
@@ -39,7 +39,7 @@ def noisy_steps(
     for step in range(noise.count, mechanism.steps):
         eta = mechanism.learning_rate[step]
         g = clip_(gradient(theta, next(batches)), mechanism.grad_clip)
-        theta.mul_(1 - eta * mechanism.weight_decay).add_(g, alpha=-eta)
+        step_(theta, g, keep=1 - eta * mechanism.weight_decay, rate=eta)
         noise.add_(theta, released=step + 1 == mechanism.steps)
         yield step + 1
 

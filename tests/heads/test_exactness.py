@@ -1,5 +1,6 @@
 """Exact means exact: what is released after forgetting has the bits of never having learned, whatever the history."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -249,9 +250,7 @@ def test_products_with_large_targets_are_summed_exactly_or_refused():
 
 def test_sums_on_a_grid_do_not_depend_on_the_size_of_the_batches():
     data = Data()
-    rows = checked_rows(
-        data.x, data.y, data.ids, key=KEY, classes=CLASSES, grid=torch.tensor(2.0**-12), target_grid=None
-    )
+    rows = checked_rows(data.x, data.y, data.ids, classes=CLASSES, grid=torch.tensor(2.0**-12), target_grid=None)
     whole = sums_of(rows.x, rows.y, classes=CLASSES, exact=True)
     for size in (1, 7, 119):
         parts = [
@@ -341,3 +340,70 @@ def test_arrays_and_ids_that_are_not_taken_are_refused_by_name(x: Any, ids: Any,
     with pytest.raises((TypeError, ValueError, ex.errors.NonFinite), match=message):
         head.learn(x, np.array([0]), ids=ids)
     assert len(head) == 0
+
+
+@pytest.mark.parametrize("method", ["statistics", "woodbury"])
+@pytest.mark.parametrize("size", [2**12, 2**22, 2**26])
+def test_rows_one_by_one_leave_the_bits_of_never_having_learned(size: int, method: str, tmp_path: Path):
+    """Sums changed in place, below 2^53 in float64, beyond in int64, and on both sides of it."""
+    coins = torch.Generator().manual_seed(size)
+    x = torch.randint(-size, size, (900, 24), generator=coins).double()
+    y, ids = torch.randint(CLASSES, (900,), generator=coins), [str(k) for k in range(900)]
+    head, never = (make(grid=1.0, ridge=float(size), rounding=1e-6, method=method) for _ in range(2))
+    never.learn(x[40:], y[40:], ids=ids[40:])
+    head.learn(x[:400], y[:400], ids=ids[:400])
+    for k in range(400, 410):
+        _ = head.scores(x[:1])
+        head.learn(x[k : k + 1], y[k : k + 1], ids=ids[k : k + 1])
+    head.learn(x[410:], y[410:], ids=ids[410:])
+    for k in range(0, 40, 2):
+        _ = head.scores(x[:1])
+        head.forget(x[k : k + 2], y[k : k + 2], ids=ids[k : k + 2])
+    assert torch.equal(head.weights, never.weights)
+    assert float((head.scores(x) - never.scores(x)).abs().max()) < 1e-8
+    for name, one in (("a", head), ("b", never)):
+        one.save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    back = AnalyticHead.load(tmp_path / "a", key=KEY)
+    assert torch.equal(back.weights, never.weights)
+
+
+def test_a_row_that_is_refused_changes_no_sum_in_place():
+    """Without the rows along its axes a matrix of equal columns of 2^25 and a ridge of 1e-3 is not positive definite."""
+    x = torch.cat([torch.eye(16), torch.ones(1, 16)]).double() * 2.0**25
+    labels, ids = torch.arange(17) % CLASSES, [str(k) for k in range(17)]
+    head = make(grid=1.0)
+    head.learn(x, labels, ids=ids)
+    head.forget(x[:1], labels[:1], ids=ids[:1])
+    held = head._sums
+    assert held is not None
+    before = [held.gram.clone(), held.moment.clone(), head.counts]
+    with pytest.raises(RunError, match="not positive definite"):
+        head.forget(x[1:2], labels[1:2], ids=ids[1:2])
+    assert head._sums is held
+    assert all(torch.equal(a, b) for a, b in zip((held.gram, held.moment, head.counts), before, strict=True))
+    assert "1" in head
+
+
+OF_BEFORE = {
+    "labels": "5085ec873dee604dda896e752bca9b283aa5a774438f733ec66b932e231f0b89",
+    "woodbury": "048fa88db9ce4ce91fa3fbaf0a6717aab51da928587c6ca479911da842f050f4",
+    "targets": "bd2d6d0cee1593a8d1b858eefd171f2df3eaaf5a30ee554f3ca102d85f344f94",
+    "large": "b145e47b797b0f92686c1bd734bbe58da91dacc4478357c0d400e34ba54fd3a7",
+}
+
+
+@pytest.mark.parametrize("kind", OF_BEFORE)
+def test_a_state_has_the_bytes_that_the_first_version_wrote(kind: str, tmp_path: Path):
+    """Digests of files of commit 8fb218f, when the sums were kept in int64 and the digests in a dictionary."""
+    coins = torch.Generator().manual_seed(5)
+    x = torch.randint(-(2**20), 2**20, (60, 12), generator=coins).double() * 2.0**-12
+    labels, ids = torch.randint(4, (60,), generator=coins), [f"r{k}" for k in range(60)]
+    y = x[:, :2] * 0.5 if kind == "targets" else labels
+    options = {"woodbury": {"method": "woodbury"}, "large": {"grid": 2.0**-18}}.get(kind, {})
+    head = AnalyticHead(ridge=1.0, provenance="p", key=KEY, classes=None if kind == "targets" else 4, **options)
+    head.learn(x, y, ids=ids)
+    _ = head.scores(x[:1])
+    head.forget(x[3:4], y[3:4], ids=ids[3:4])
+    head.save(tmp_path / "state")
+    assert hashlib.sha256((tmp_path / "state").read_bytes()).hexdigest() == OF_BEFORE[kind]

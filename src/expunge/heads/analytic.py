@@ -9,8 +9,10 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,10 +24,12 @@ from expunge.certificate.record import UNCHECKED
 from expunge.data import Examples, new_commitment_key
 from expunge.data.arrays import Names, Numbers, as_tensor, names_in
 from expunge.errors import RunError, StillRetained
+from expunge.heads.ledger import Ledger
+from expunge.heads.packed import Bytes
 from expunge.heads.rows import Rows, checked_grid, checked_key, checked_rows, given, name_of, real
 from expunge.heads.saved import mark_of, pack, unpack, write
-from expunge.heads.solver import Method, Solver
-from expunge.heads.statistics import Inverse, Sums, add, subtract, sums_of
+from expunge.heads.solver import Method, Solver, few
+from expunge.heads.statistics import Inverse, Sums, add, after, shift_, subtract, sums_of
 from expunge.training.unlearned import Unlearned, noiseless_record
 
 __all__ = ["GRID", "UNDECLARED", "AnalyticHead"]
@@ -100,9 +104,8 @@ class AnalyticHead:
         )
         self._key = new_commitment_key() if key is None else checked_key(key)
         self._sums: Sums | None = None
-        self._ledger: dict[bytes, bytes] = {}
+        self._ledger = Ledger()
         self._states = set[bytes]()  # the files of which this head is the continuation
-        self._subtracted = set[bytes]()  # in memory alone: a saved head tells nothing of what it forgot
         self._solver = Solver(ridge=self.ridge, rounding=self.rounding, method=method, **self._grids)
 
     def __len__(self) -> int:
@@ -154,14 +157,16 @@ class AnalyticHead:
         The state is unchanged where anything is raised.
         """
         rows = self._checked(*given(X, Y, ids), first=self._sums is None)
-        for (name, _), row_id in zip(rows.digests, rows.names, strict=True):
-            if name in self._ledger:
-                raise ValueError(f"ids: {row_id!r} is learned already; forget it first to learn it anew")
-        new = self._sums_of(rows)
+        records = rows.records(self._key)
+        self._ledger.refuse_known(rows, records)
+        if self._in_place(rows):
+            self._shift(rows, records, 1)
+            return
+        new = self._summed(rows)
         total = new if self._sums is None else add(self._sums, new)
         self._solver.refuse_indefinite(total)
-        self._take(total, self._solver.updated(rows, self._sums, 1))
-        self._ledger.update(rows.digests)
+        self._take(total, self._solver.updated_(rows, self._sums, 1))
+        self._ledger.enter(records)
 
     def forget(self, X: Numbers | Examples, Y: Numbers | None = None, *, ids: Names | None = None) -> None:  # noqa: N803
         """Subtract rows, given exactly as they were learned; the arguments and errors of `learn`.
@@ -171,23 +176,18 @@ class AnalyticHead:
                 learned with another x or y. Features must be the same to the last bit, or with `grid` to the same step.
         """
         rows = self._checked(*given(X, Y, ids))
-        for (name, content), row_id in zip(rows.digests, rows.names, strict=True):
-            if name not in self._ledger:
-                raise ValueError(f"ids: {row_id!r} was never learned, or is forgotten already; nothing was forgotten")
-            if self._ledger[name] != content:
-                raise ValueError(
-                    f"ids: {row_id!r} was learned with another X or Y, and subtracting this one would spoil the sums; "
-                    "give the row exactly as it was learned; nothing was forgotten"
-                )
-        if len(rows.digests) == len(self._ledger):
+        records = rows.records(self._key)
+        self._ledger.refuse_other(rows, records)
+        if self._in_place(rows) and len(records) < len(self):
+            self._shift(rows, records, -1)
+            return
+        if len(records) == len(self):
             self._take(None, None)
         else:
-            rest = subtract(cast("Sums", self._sums), self._sums_of(rows))
+            rest = subtract(cast("Sums", self._sums), self._summed(rows))
             self._solver.refuse_indefinite(rest)
-            self._take(rest, self._solver.updated(rows, self._sums, -1))
-        for name, _ in rows.digests:
-            del self._ledger[name]
-            self._subtracted.add(name)
+            self._take(rest, self._solver.updated_(rows, self._sums, -1))
+        self._ledger.strike(records)
 
     def remove_class(self, label: int, X: Numbers, *, ids: Names) -> None:  # noqa: N803
         """`forget` all rows of a class, and refuse unless these are all; the class is masked from then on.
@@ -223,18 +223,19 @@ class AnalyticHead:
                 raise ValueError(f"{name} must be the same in both")
         if not hmac.compare_digest(self._key, other._key):
             raise ValueError("key must be the same in both: give it to each head as it is made")
-        if common := self._ledger.keys() & other._ledger.keys():
-            raise ValueError(f"{len(common)} ids are learned in both: each row may count once")
+        records = other._ledger.records()
+        if common := int(np.count_nonzero(self._ledger.found(records))):
+            raise ValueError(f"{common} ids are learned in both: each row may count once")
         if other._sums is None:
             return
         if self._sums is None:
-            total = other._sums
+            total = replace(other._sums, gram=other._sums.gram.clone())
         else:
             self._refuse_other_shape(other._sums.gram.device, *other._sums.moment.shape)
             total = add(self._sums, other._sums)
         self._solver.refuse_indefinite(total)
         self._take(total, None)
-        self._ledger.update(other._ledger)
+        self._ledger.enter(records)
         self._states |= other._states
 
     @property
@@ -299,7 +300,6 @@ class AnalyticHead:
         ids = [] if isinstance(forget, tuple) and not forget else texts(forget)
         if held := [name for name in ids if name in self]:
             raise StillRetained(f"the head still holds {len(held)} of the {len(ids)} rows to forget, e.g. {held[0]!r}")
-        gone = self._subtracted - self._ledger.keys()
         if self._grid is None:
             raise RunError(
                 "without a grid the last bits of the weights depend on the forgotten rows, and no certificate is made: make "
@@ -318,7 +318,7 @@ class AnalyticHead:
             if self.provenance
             else UNDECLARED
         )
-        coverage = "ledger" if gone else "ids" if ids else UNCHECKED
+        coverage = "ledger" if self._ledger.struck else "ids" if ids else UNCHECKED
         return Unlearned(layer, noiseless_record(mechanism, layer, coverage=coverage))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -353,7 +353,7 @@ class AnalyticHead:
         return {"grid": self._grid, "target_grid": self._target_grid}
 
     def _checked(self, x: object, y: object, ids: object, *, first: bool = False) -> Rows:
-        rows = checked_rows(x, y, ids, key=self._key, classes=self.classes, first=first, **self._grids)
+        rows = checked_rows(x, y, ids, classes=self.classes, first=first, **self._grids)
         if self._sums is not None:
             outputs = rows.y.shape[1] if self.classes is None else self.classes
             self._refuse_other_shape(rows.x.device, rows.x.shape[1], outputs)
@@ -369,8 +369,27 @@ class AnalyticHead:
         if device != moment.device:
             raise ValueError(f"rows lie on {device}, the sums on {moment.device}: move the rows")
 
-    def _sums_of(self, rows: Rows) -> Sums:
+    def _summed(self, rows: Rows) -> Sums:
         return sums_of(rows.x, rows.y, classes=rows.classes, exact=self._grid is not None)
+
+    def _in_place(self, rows: Rows) -> bool:
+        """Whether the sums are brought to these rows more or fewer in place: whole numbers, and few rows."""
+        return self._sums is not None and self._sums.exact and few(rows)
+
+    def _shift(self, rows: Rows, records: Bytes, sign: int) -> None:
+        """Rows more (sign 1) or fewer (sign -1), in place: nothing is changed before nothing can be refused."""
+        sums = cast("Sums", self._sums)
+        changed = after(sums, rows.x, rows.y, classes=rows.classes, sign=sign)
+        diagonal = sums.gram.diagonal().double() + sign * rows.x.square().sum(0)
+        if changed is None or not self._solver.surely_positive(diagonal, sums):
+            changed = (add if sign > 0 else subtract)(sums, self._summed(rows))
+            self._solver.refuse_indefinite(changed)
+            inverse = self._solver.updated_(rows, sums, sign)
+        else:
+            inverse = self._solver.updated_(rows, sums, sign)
+            shift_(sums, rows.x, sign)
+        self._take(changed, inverse)
+        (self._ledger.enter if sign > 0 else self._ledger.strike)(records)
 
     def _take(self, sums: Sums | None, inverse: Inverse | None) -> None:
         self._sums = sums

@@ -1,10 +1,9 @@
 """A batch of rows, checked, in float64, with keyed digests of its ids and contents."""
 
-import hmac
+import hashlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,13 +14,14 @@ from expunge._progress import track
 from expunge.data import Examples
 from expunge.data.arrays import as_tensor, names_in, numbers, wholes
 from expunge.errors import NonFinite
+from expunge.heads.packed import DIGEST, Bytes
 
-__all__ = ["DIGEST", "LARGEST_STEP", "Rows", "checked_grid", "checked_key", "checked_rows", "given", "name_of", "real"]
-
-DIGEST = 16  # bytes: among 10^9 rows two collide with odds below 10^-20
+__all__ = ["LARGEST_STEP", "Rows", "checked_grid", "checked_key", "checked_rows", "given", "name_of", "real"]
 
 LARGEST_STEP = 2**26  # of an entry on a grid: its square is an exact float64
 _BAR_FROM = 20_000  # rows
+_AT_ONCE = 2**16  # entries, which stay in the cache of one core
+_SHA_BLOCK = 64  # bytes
 _MOVED = 0.1  # of the length of the first batch, by rounding to the grid
 
 
@@ -33,20 +33,37 @@ class Rows:
         x: shape (n, d), float64; whole numbers of steps where there is a grid.
         y: labels, shape (n,), int64; or targets, shape (n, outputs), float64, whole numbers where there is a grid.
         classes: number of classes, or None.
-        names: ids.
-        digests: (of the id, of id and content) of each row.
+        names: ids, no two alike.
     """
 
     x: Tensor
     y: Tensor
     classes: int | None
     names: list[str]
-    digests: list[tuple[bytes, bytes]]
 
     @property
     def targets(self) -> Tensor:
         """Shape (n, outputs), float64: labels as one-hot rows."""
         return self.y if self.classes is None else F.one_hot(self.y, self.classes).to(torch.float64)
+
+    def records(self, key: bytes) -> Bytes:
+        """HMAC-SHA256, cut to 16 bytes, of each id, and of id, x and y together; shape (n, 32)."""
+        named, filled, outer = _started(key, b"expunge.row.id"), _started(key, b"expunge.row.content"), _outer(key)
+        features, targets = (memoryview(cast("Any", t.cpu().numpy())).cast("B") for t in (self.x, self.y))
+        wide, deep = len(features) // len(self.names), len(targets) // len(self.names)
+        steps, found = iter(range(len(self.names))), list[bytes]()
+        for k in steps if len(self.names) < _BAR_FROM else track(steps, total=len(self.names), label="digests of rows"):
+            inner, end = named.copy(), outer.copy()
+            inner.update(self.names[k].encode())
+            end.update(inner.digest())
+            name = end.digest()[:DIGEST]
+            inner, end = filled.copy(), outer.copy()
+            inner.update(name)
+            inner.update(features[k * wide : (k + 1) * wide])
+            inner.update(targets[k * deep : (k + 1) * deep])
+            end.update(inner.digest())
+            found += name, end.digest()[:DIGEST]
+        return np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, 2 * DIGEST)
 
 
 def checked_rows(
@@ -54,7 +71,6 @@ def checked_rows(
     y: object,
     ids: object,
     *,
-    key: bytes,
     classes: int | None,
     grid: Tensor | None,
     target_grid: Tensor | None,
@@ -66,7 +82,6 @@ def checked_rows(
         x: features.
         y: labels or targets.
         ids: a name for each row.
-        key: of the digests.
         classes: number of classes, or None.
         grid: steps of the features, see `checked_grid`.
         target_grid: steps of real targets.
@@ -87,13 +102,10 @@ def checked_rows(
     names = names_in(ids)
     if len(names) != len(x):
         raise ValueError(f"ids must name every row: {len(names)} ids for {len(x)} rows")
-    x, y = _in_steps("X", x, grid, first=first), _in_steps("Y", y, target_grid, first=first)
-    x, y = x + 0, y + 0  # copies; -0 becomes 0, as the two must have one digest
-    digests = _digests(key, names, x, y)
-    if len({name for name, _ in digests}) < len(digests):
+    if len(set(names)) < len(names):
         twice = next(name for k, name in enumerate(names) if name in names[:k])
         raise ValueError(f"ids: {twice!r} is given twice")
-    return Rows(x, y, classes, names, digests)
+    return Rows(_in_steps("X", x, grid, first=first), _in_steps("Y", y, target_grid, first=first), classes, names)
 
 
 def given(x: Any, y: Any, ids: Any) -> tuple[Any, Any, Any]:
@@ -116,39 +128,80 @@ def given(x: Any, y: Any, ids: Any) -> tuple[Any, Any, Any]:
 
 
 def _in_steps(name: str, values: Tensor, grid: Tensor | None, *, first: bool) -> Tensor:
-    """Values as whole numbers of steps; without a grid as they are."""
+    """A copy of the values, as whole numbers of steps; without a grid as they are. -0 becomes 0: the two have one digest."""
     if grid is None:
-        return values
+        return values.contiguous() + 0
     option = "grid" if name == "X" else "target_grid"
     if grid.dim() == 1 and len(grid) != values.shape[1]:
         what = "features" if name == "X" else "targets"
         raise ValueError(f"{option} has {len(grid)} steps, {name} has {values.shape[1]} {what}")
     step = grid.to(values.device)
-    whole = torch.round(values / step)
-    if not bool(torch.isfinite(whole).all()):
+    whole, most = _rounded(values, step)
+    if not math.isfinite(most):
         raise NonFinite(f"{name} overflows float64 in steps of the grid: use a coarser {option}")
-    if (most := float(whole.abs().max())) > LARGEST_STEP:
+    if most > LARGEST_STEP:
         raise ValueError(
             f"{name} reaches {most:.9g} steps of the grid, {LARGEST_STEP} at most are summed exactly: use a coarser {option}, "
             "chosen without the rows that may be forgotten"
         )
-    if first:
-        largest = float(values.abs().max()) or 1.0  # no square may overflow or vanish
-        length = float(torch.linalg.vector_norm(values / largest))
-        moved = float(torch.linalg.vector_norm((values - whole * step) / largest))
-        if moved > _MOVED * length:
-            raise ValueError(
-                f"rounding {name} to steps of {float(step.max()):g} moves it by {moved / length:.0%} of its length: scale it up, "
-                f"or give a finer {option}, chosen without the rows that may be forgotten"
-            )
+    if first and (moved := _moved(values, whole, step)) > _MOVED:
+        raise ValueError(
+            f"rounding {name} to steps of {float(step.max()):g} moves it by {moved:.0%} of its length: scale it up, "
+            f"or give a finer {option}, chosen without the rows that may be forgotten"
+        )
     return whole
+
+
+def _rounded(values: Tensor, step: Tensor) -> tuple[Tensor, float]:
+    """Values over steps, rounded to whole numbers, and the largest size of one; NaN or infinity where there is any."""
+    if values.device.type != "cpu":
+        whole = torch.round(values / step).add_(0.0)
+        return whole, float(whole.abs().max())
+    given, steps, size, most = values.numpy(), step.numpy(), max(1, _AT_ONCE // values.shape[1]), 0.0
+    found = np.empty(given.shape)
+    with np.errstate(over="ignore"):
+        for start in range(0, len(found), size):
+            part = found[start : start + size]
+            np.divide(given[start : start + size], steps, out=part)
+            np.rint(part, out=part)
+            part += 0.0
+            most = max(most, float(part.max()), -float(part.min()))
+    return torch.from_numpy(found), most
+
+
+def _moved(values: Tensor, whole: Tensor, step: Tensor) -> float:
+    """How far rounding moves the values, over their length: a bound where that is small enough, else as it is."""
+    length = float(torch.linalg.vector_norm(values))
+    most = 0.5 * float(torch.linalg.vector_norm(step.expand(values.shape[1]))) * len(values) ** 0.5
+    if most <= _MOVED / 2 * length < math.inf:
+        return most / length
+    largest = float(values.abs().max()) or 1.0  # no square may overflow or vanish
+    length = float(torch.linalg.vector_norm(values / largest))
+    moved = float(torch.linalg.vector_norm((values - whole * step) / largest))
+    return moved / length if length else 0.0
 
 
 def name_of(row_id: str, key: bytes) -> bytes:
     """The keyed digest of an id: HMAC-SHA256, cut to 16 bytes."""
     if not isinstance(row_id, str):
         raise TypeError(f"ids must be texts, not {row_id!r} of type {type(row_id).__name__}")
-    return hmac.digest(key, b"expunge.row.id" + row_id.encode(), "sha256")[:DIGEST]
+    inner, outer = _started(key, b"expunge.row.id"), _outer(key)
+    inner.update(row_id.encode())
+    outer.update(inner.digest())
+    return outer.digest()[:DIGEST]
+
+
+def _started(key: bytes, what: bytes) -> Any:
+    """The inner hash of HMAC-SHA256 (RFC 2104) of a message that begins so: a copy of it is quicker than one made anew."""
+    return hashlib.sha256(bytes(b ^ 0x36 for b in _padded(key)) + what)
+
+
+def _outer(key: bytes) -> Any:
+    return hashlib.sha256(bytes(b ^ 0x5C for b in _padded(key)))
+
+
+def _padded(key: bytes) -> bytes:
+    return (key if len(key) <= _SHA_BLOCK else hashlib.sha256(key).digest()).ljust(_SHA_BLOCK, b"\0")
 
 
 def real(name: str, value: object, dim: int) -> Tensor:
@@ -193,19 +246,3 @@ def _labels(y: object, classes: int) -> Tensor:
     if bool(wrong.any()):
         raise ValueError(f"Y must hold labels from 0 to {classes - 1}, not {int(given[wrong][0])}")
     return given
-
-
-def _digests(key: bytes, ids: list[str], x: Tensor, y: Tensor) -> list[tuple[bytes, bytes]]:
-    """HMAC-SHA256, cut to 16 bytes, of each id, and of id, x and y together."""
-    features, targets = x.cpu().numpy(), y.cpu().numpy()
-    steps = iter(range(len(ids)))
-    if len(ids) >= _BAR_FROM:
-        steps = track(steps, total=len(ids), label="digests of rows")
-
-    def each(steps: Iterator[int]) -> Iterator[tuple[bytes, bytes]]:
-        for k in steps:
-            name = name_of(ids[k], key)
-            row = b"expunge.row.content" + name + features[k].tobytes() + targets[k].tobytes()
-            yield name, hmac.digest(key, row, "sha256")[:DIGEST]
-
-    return list(each(steps))

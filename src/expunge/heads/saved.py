@@ -17,8 +17,9 @@ from torch import Tensor
 from expunge._files import sweep, write_over
 from expunge._lock import held
 from expunge.errors import StateError
-from expunge.heads.rows import DIGEST
-from expunge.heads.statistics import Sums
+from expunge.heads.ledger import Ledger
+from expunge.heads.packed import DIGEST
+from expunge.heads.statistics import LARGEST_WHOLE, Sums
 
 __all__ = ["ANALYTIC", "CONVEX", "kind_of", "mark_of", "pack", "seal", "unpack", "unseal", "write"]
 
@@ -121,7 +122,7 @@ def kind_of(path: str | os.PathLike[str]) -> str:
 
 def pack(
     settings: Mapping[str, Any],
-    ledger: Mapping[bytes, bytes],
+    ledger: Ledger,
     sums: Sums | None,
     grids: Mapping[str, Tensor | None],
     *,
@@ -131,7 +132,7 @@ def pack(
 
     Args:
         settings: JSON-ready.
-        ledger: digests of ids -> of ids and content.
+        ledger: digests of ids, and of ids and content.
         sums: None where no row is learned.
         grids: "grid" and "target_grid", tensors or None.
         key: of the file's digest.
@@ -142,18 +143,18 @@ def pack(
         "gram_error": 0.0 if sums is None else sums.gram_error,
         "moment_error": 0.0 if sums is None else sums.moment_error,
     }
-    flat = bytearray(b"".join(name + content for name, content in sorted(ledger.items())))
-    tensors = {"digests": torch.frombuffer(flat, dtype=torch.uint8) if flat else torch.zeros(0, dtype=torch.uint8)}
+    tensors = {"digests": torch.from_numpy(ledger.records().reshape(-1))}
     tensors |= {name: steps for name, steps in grids.items() if steps is not None}
     if sums is not None:
-        tensors |= {"gram": sums.gram.cpu().contiguous(), "moment": sums.moment.cpu().contiguous()}
+        kind = sums.moment.dtype  # whole numbers are written as such
+        tensors |= {"gram": sums.gram.to(kind).cpu().contiguous(), "moment": sums.moment.cpu().contiguous()}
         tensors |= {} if sums.counts is None else {"counts": sums.counts}
     return seal(ANALYTIC, config, tensors, key=key)
 
 
 def unpack(
     path: str | os.PathLike[str], *, key: bytes, device: torch.device | str
-) -> tuple[dict[str, Any], dict[bytes, bytes], Sums | None, dict[str, Tensor | None]]:
+) -> tuple[dict[str, Any], Ledger, Sums | None, dict[str, Tensor | None]]:
     """Settings, ledger, sums and grids of a file.
 
     Raises:
@@ -161,13 +162,13 @@ def unpack(
     """
     where = os.fspath(path)
     config, tensors = unseal(ANALYTIC, path, key=key)
-    flat, width = tensors["digests"].numpy().tobytes(), 2 * DIGEST
-    ledger = {flat[k : k + DIGEST]: flat[k + DIGEST : k + width] for k in range(0, len(flat), width)}
+    ledger = Ledger()
+    ledger.enter(tensors["digests"].numpy().reshape(-1, 2 * DIGEST))
     rows, errors = config.pop("rows"), (config.pop("gram_error"), config.pop("moment_error"))
     if rows != len(ledger):
         raise StateError(f"{where}: {len(ledger)} digests for {rows} rows")
     grids = {name: tensors.get(name) for name in ("grid", "target_grid")}
-    if not ledger:
+    if not len(ledger):
         return config, ledger, None, grids
     gram, moment, counts = tensors["gram"], tensors["moment"], tensors.get("counts")
     kind = torch.int64 if "grid" in tensors else torch.float64
@@ -176,6 +177,8 @@ def unpack(
             raise StateError(f"{where}: {name} is {tensor.dtype}, not {kind}; sums of lower precision are refused")
     if gram.shape != (len(moment), len(moment)) or (None if counts is None else len(counts)) != config["classes"]:
         raise StateError(f"{where}: its parts do not fit one another")
+    if kind == torch.int64 and float(gram.diagonal().max()) < LARGEST_WHOLE:
+        gram = gram.double()
     return config, ledger, Sums(gram.to(device), moment.to(device), counts, rows, *errors), grids
 
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from expunge.errors import RunError
 from expunge.heads.rows import Rows
-from expunge.heads.statistics import Inverse, Scale, Solution, Sums, cholesky, solve, surely_positive, system
+from expunge.heads.statistics import Inverse, Scale, Solution, Sums, cholesky, measure, solve, surely_positive, system
 
-__all__ = ["Method", "Solver"]
+__all__ = ["Method", "Solver", "few"]
 
 Method = Literal["statistics", "woodbury"]
 
@@ -75,29 +75,41 @@ class Solver:
     def _updated_solution(self, sums: Sums) -> Solution | None:
         if self.inverse is None:
             return None
-        updated = solve(sums, ridge=self._ridge, scale=self.scale(sums), inverse=self.inverse)
+        updated = measure(self.inverse, sums, ridge=self._ridge, scale=self.scale(sums))
         if updated.residual <= self._rounding:
             return updated
         _log.warning("residual %.3g of the updated inverse is too large: factorised anew", updated.residual)
         return None
 
-    def updated(self, rows: Rows, sums: Sums | None, sign: int) -> Inverse | None:
-        """The inverse with these rows more or fewer, by Woodbury, where there is one and the batch is small."""
-        if sums is None or self.inverse is None or _WOODBURY_UP_TO * len(rows.x) > rows.x.shape[1]:
+    def updated_(self, rows: Rows, sums: Sums | None, sign: int) -> Inverse | None:
+        """The inverse with these rows more or fewer, by Woodbury, where there is one and the batch is small.
+
+        It is changed in place: the one from before is gone.
+        """
+        inverse, self.inverse = self.inverse, None
+        if sums is None or inverse is None or not few(rows):
             return None
         scale = self.scale(sums)
         x, targets = (rows.x, rows.targets) if scale is None else (rows.x * scale.x, rows.targets * scale.y)
-        return self.inverse.update(x, targets, sign)
+        return inverse.updated_(x, targets, sign)
 
     def refuse_indefinite(self, sums: Sums) -> None:
         """Factorise where a cheap bound cannot rule out that this fails, so that a batch is refused as it comes."""
-        scale = self.scale(sums)
-        if not surely_positive(sums, ridge=self._ridge, scale=scale):
-            cholesky(system(sums, self._ridge, scale)[0])
+        if not self.surely_positive(sums.gram.diagonal().double(), sums):
+            cholesky(system(sums, self._ridge, self.scale(sums))[0])
+
+    def surely_positive(self, diagonal: Tensor, sums: Sums) -> bool:
+        """Whether Cholesky cannot fail for a Gram matrix of this diagonal, shape (d,), and otherwise the sums as they are."""
+        return surely_positive(diagonal, sums.gram_error, ridge=self._ridge, scale=self.scale(sums))
 
     def scale(self, sums: Sums) -> Scale | None:
         """The steps that the sums count."""
         return None if self._grid is None else Scale.of(sums, self._grid, self._target_grid)
+
+
+def few(rows: Rows) -> bool:
+    """Whether so few that an update costs less than a new factorisation."""
+    return _WOODBURY_UP_TO * len(rows.x) <= rows.x.shape[1]
 
 
 def _some(sums: Sums | None) -> Sums:

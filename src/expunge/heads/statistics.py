@@ -7,7 +7,7 @@ absolute values, with u = 2^-53. Matrix norms are Frobenius norms.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from expunge._progress import track
 from expunge.errors import NonFinite, RunError
+from expunge.heads.products import add_product_, gram, solve_lower, times_symmetric
 
 __all__ = [
     "Inverse",
@@ -22,7 +23,10 @@ __all__ = [
     "Solution",
     "Sums",
     "add",
+    "after",
     "cholesky",
+    "measure",
+    "shift_",
     "solve",
     "subtract",
     "sums_of",
@@ -32,6 +36,7 @@ __all__ = [
 
 UNIT = 2.0**-53
 LARGEST_SUM = 2.0**62  # of integer sums: one more factor of two fits in int64
+LARGEST_WHOLE = 2.0**53  # up to which float64 adds whole numbers exactly
 
 _SLACK = 1.01  # terms of second order, and the rounding of the bounds themselves
 _CHUNK = 1024  # rows in one product: more, and the bound grows; fewer, and the products are slow
@@ -40,14 +45,15 @@ _BAR_FROM = 8  # chunks
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Sums over the rows; never changed in place.
+    """Sums over the rows; `shift_` alone changes them in place.
 
     Args:
-        gram: Σ x xᵀ, shape (d, d): float64, or int64 where the rows are whole multiples of a grid.
-        moment: Σ x yᵀ, shape (d, outputs), of the same type.
+        gram: Σ x xᵀ, shape (d, d): float64; whole numbers where the rows are multiples of a grid, then int64 beyond 2^53.
+            No entry exceeds the largest on the diagonal (Cauchy-Schwarz), so that one says where float64 is exact.
+        moment: Σ x yᵀ, shape (d, outputs), float64, or int64 where the rows are multiples of a grid.
         counts: rows of each class, shape (outputs,), int64, on the CPU; None where targets are real numbers.
         rows: how many.
-        gram_error: upper bound on the norm of the rounding errors in `gram`; 0 where it is int64.
+        gram_error: upper bound on the norm of the rounding errors in `gram`; 0 where there is a grid.
         moment_error: the same of `moment`.
     """
 
@@ -61,7 +67,7 @@ class Sums:
     @property
     def exact(self) -> bool:
         """Whether the sums are whole numbers, without rounding."""
-        return self.gram.dtype == torch.int64
+        return self.moment.dtype == torch.int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,11 +118,12 @@ def sums_of(x: Tensor, y: Tensor, *, classes: int | None, exact: bool) -> Sums:
         ValueError: the entries are too large for exact sums.
         NonFinite: the sums overflow float64.
     """
+    if exact and (whole := _whole_sums(x, y, classes)) is not None:
+        return whole
     size = _exact_chunk(x, y if classes is None else None) if exact else _CHUNK
-    outputs = y.shape[1] if classes is None else classes
     kind = torch.int64 if exact else torch.float64
-    gram = torch.zeros(x.shape[1], x.shape[1], dtype=kind, device=x.device)
-    moment = torch.zeros(x.shape[1], outputs, dtype=kind, device=x.device)
+    total = torch.zeros(x.shape[1], x.shape[1], dtype=kind, device=x.device)
+    moment = torch.zeros(x.shape[1], y.shape[1] if classes is None else classes, dtype=kind, device=x.device)
     chunks = math.ceil(len(x) / size)
     pieces: Iterator[tuple[Tensor, Tensor]] = zip(x.split(size), y.split(size), strict=True)
     if chunks >= _BAR_FROM:
@@ -124,18 +131,64 @@ def sums_of(x: Tensor, y: Tensor, *, classes: int | None, exact: bool) -> Sums:
     square = 0.0
     for rows, part in pieces:
         targets = part if classes is None else F.one_hot(part, classes).to(torch.float64)
-        gram += (rows.T @ rows).to(kind)
+        total += (rows.T @ rows).to(kind)
         moment += (rows.T @ targets).to(kind)
         square += float(targets.square().sum())
     counts = None if classes is None else torch.bincount(y, minlength=classes).cpu()
     if exact:
-        return Sums(gram, moment, counts, len(x), 0.0, 0.0)
+        return Sums(total, moment, counts, len(x), 0.0, 0.0)
     # ‖ |X|ᵀ|X| ‖ ≤ ‖X‖², the trace; ‖ |X|ᵀ|Y| ‖ ≤ ‖X‖ ‖Y‖. Each row passes one product and at most `chunks` additions.
-    trace = float(gram.diagonal().sum())
+    trace = float(total.diagonal().sum())
     if not (math.isfinite(trace) and math.isfinite(square)):
         raise NonFinite("the sums over the rows overflow float64: scale the features down")
     unit = _SLACK * UNIT * (min(size, len(x)) + chunks)
-    return Sums(gram, moment, counts, len(x), unit * trace, unit * math.sqrt(trace * square))
+    return Sums(total, moment, counts, len(x), unit * trace, unit * math.sqrt(trace * square))
+
+
+def _whole_sums(x: Tensor, y: Tensor, classes: int | None) -> Sums | None:
+    """Sums of whole numbers in one product, where all of them stay below 2^53 and float64 is exact; else None.
+
+    A sum of squares grows with every term, so that what is computed below 2^53 never was above, and is right.
+    """
+    if classes is None and not float(y.square().sum(0).max()) < LARGEST_WHOLE:
+        return None
+    whole = gram(x)
+    if not float(whole.diagonal().max()) < LARGEST_WHOLE:
+        return None
+    counts = None if classes is None else torch.bincount(y, minlength=classes).cpu()
+    return Sums(whole, _moment(x, y, classes), counts, len(x), 0.0, 0.0)
+
+
+def _moment(x: Tensor, y: Tensor, classes: int | None) -> Tensor:
+    """Σ x yᵀ in int64, of whole numbers that sum exactly in float64."""
+    targets = y if classes is None else torch.zeros(len(x), classes, dtype=x.dtype, device=x.device)
+    if classes is not None:
+        targets.scatter_(1, y[:, None], 1.0)
+    product = torch.from_numpy(x.numpy().T @ targets.numpy()) if x.device.type == "cpu" else x.T @ targets
+    return product.to(torch.int64)
+
+
+def after(sums: Sums, x: Tensor, y: Tensor, *, classes: int | None, sign: int) -> Sums | None:
+    """The sums with rows more (sign 1) or fewer (sign -1), all but `gram`, which `shift_` then brings there in place.
+
+    None where that would not be exact in float64. x and y are those of `sums_of`; the errors are those of `add`.
+    """
+    if not sums.exact or sums.gram.dtype != torch.float64:
+        return None
+    squares = x.square().sum(0)
+    largest = [float((sums.gram.diagonal() + max(sign, 0) * squares).max())]
+    largest += [] if classes is not None else [float(y.square().sum(0).max())]
+    if not max(largest) < LARGEST_WHOLE:
+        return None
+    moment = torch.add(sums.moment, _moment(x, y, classes), alpha=sign)
+    _refuse_large(float(moment.abs().max()))
+    counts = None if sums.counts is None else sums.counts + sign * torch.bincount(y, minlength=len(sums.counts)).cpu()
+    return replace(sums, moment=moment, counts=counts, rows=sums.rows + sign * len(x))
+
+
+def shift_(sums: Sums, x: Tensor, sign: int) -> None:
+    """Add (sign 1) or subtract (sign -1) Σ x xᵀ in place. On whole numbers below 2^53 it is exact in any order."""
+    add_product_(sums.gram, x, sign)
 
 
 def add(first: Sums, second: Sums) -> Sums:
@@ -158,7 +211,7 @@ def _combine(first: Sums, second: Sums, sign: int) -> Sums:
         # Those of the squares bound all others in the Gram matrix, and those with labels (Cauchy-Schwarz, |k| <= k^2).
         for one, other in ((first.gram.diagonal(), second.gram.diagonal()), (first.moment, second.moment)):
             _refuse_large(float((one.double() + sign * other.double()).abs().max()))
-    gram = torch.add(first.gram, second.gram, alpha=sign)
+    total = torch.add(*_alike(first, second, sign), alpha=sign)
     moment = torch.add(first.moment, second.moment, alpha=sign)
     counts = None
     if first.counts is not None and second.counts is not None:
@@ -166,13 +219,22 @@ def _combine(first: Sums, second: Sums, sign: int) -> Sums:
         moment[:, (counts == 0).to(moment.device)] = 0  # the sum over no rows, without what rounding left of it
     rows = first.rows + sign * second.rows
     if first.exact:
-        return Sums(gram, moment, counts, rows, 0.0, 0.0)
-    size, moment_size = _norm(gram), _norm(moment)
+        return Sums(total, moment, counts, rows, 0.0, 0.0)
+    size, moment_size = _norm(total), _norm(moment)
     if not math.isfinite(size + moment_size):
         raise NonFinite("the sums over the rows overflow float64: scale the features down")
     gram_error = first.gram_error + second.gram_error + _SLACK * UNIT * size
     moment_error = first.moment_error + second.moment_error + _SLACK * UNIT * moment_size
-    return Sums(gram, moment, counts, rows, gram_error, moment_error)
+    return Sums(total, moment, counts, rows, gram_error, moment_error)
+
+
+def _alike(first: Sums, second: Sums, sign: int) -> tuple[Tensor, Tensor]:
+    """Both Gram matrices in one type; whole numbers in int64 where their sum may pass 2^53."""
+    one, other = first.gram, second.gram
+    sums = one.diagonal().double() + max(sign, 0) * other.diagonal().double()
+    if one.dtype == other.dtype and (not first.exact or float(sums.max()) < LARGEST_WHOLE):
+        return one, other
+    return one.to(torch.int64), other.to(torch.int64)
 
 
 def _exact_chunk(*parts: Tensor | None) -> int:
@@ -188,8 +250,8 @@ def _refuse_large(total: float) -> None:
         raise ValueError(f"a sum of products reaches {total:.3g} steps of the grid, beyond 2^62: use a coarser grid")
 
 
-def solve(sums: Sums, *, ridge: float, scale: Scale | None, inverse: "Inverse | None" = None) -> Solution:
-    """The ridge weights by Cholesky, or those of `inverse`, with their measured residual.
+def solve(sums: Sums, *, ridge: float, scale: Scale | None) -> Solution:
+    """The ridge weights by Cholesky, with their measured residual.
 
     With Ā and B̄ the sums without rounding, Ā (W - W*) = (A W - B) - (A - Ā) W + (B - B̄), and Ā ≥ ridge I, so that
     |W - W*| ≤ (|A W - B| + |A - Ā| |W| + |B - B̄|)/ridge.
@@ -198,25 +260,47 @@ def solve(sums: Sums, *, ridge: float, scale: Scale | None, inverse: "Inverse | 
         sums: over the rows.
         ridge: γ.
         scale: the grid, where the sums are whole numbers.
-        inverse: weights to measure instead.
 
     Raises:
         RunError: Σ x xᵀ + ridge I is not positive definite to rounding.
     """
     a, b = system(sums, ridge, scale)
-    weights = torch.cholesky_solve(b, cholesky(a)) if inverse is None else inverse.weights
-    if inverse is not None and sums.counts is not None:
-        weights = weights.clone()
-        weights[:, (sums.counts == 0).to(weights.device)] = 0
-    size, target, norm = _norm(a), _norm(b), _norm(weights)
-    # A: whole number, product of two steps, its product, the ridge. B likewise, without a ridge.
+    weights = torch.cholesky_solve(b, cholesky(a))
+    return _judged(weights, a @ weights - b, sums, ridge=ridge, size=_norm(a), target=_norm(b))
+
+
+def measure(inverse: "Inverse", sums: Sums, *, ridge: float, scale: Scale | None) -> Solution:
+    """The weights of an updated inverse, with the residual that they have; A is not formed."""
+    weights = inverse.weights
+    if sums.counts is not None and bool((empty := sums.counts == 0).any()):
+        weights = weights.masked_fill(empty.to(weights.device), 0.0)
+    b = _targets(sums, scale)
+    if scale is None:
+        product = _product(sums.gram, weights)
+    else:
+        product = scale.x[:, None] * _product(sums.gram, scale.x[:, None] * weights)
+    defect = product.add_(weights, alpha=ridge).sub_(b)
+    return _judged(weights, defect, sums, ridge=ridge, size=inverse.size, target=_norm(b))
+
+
+def _judged(weights: Tensor, defect: Tensor, sums: Sums, *, ridge: float, size: float, target: float) -> Solution:
+    """Weights with what A W - B came out as; `size` is at least |A|, `target` is |B|."""
+    norm = _norm(weights)
+    # A: whole number, product of two steps, its product, the ridge. B likewise, without a ridge. `measure` rounds as often.
     gram_error = sums.gram_error + _SLACK * UNIT * size * (4 if sums.exact else 1)
     moment_error = sums.moment_error + (_SLACK * UNIT * target * 3 if sums.exact else 0.0)
-    measured = _norm(a @ weights - b) + _SLACK * UNIT * (len(a) + 2) * (size * norm + target)
-    defect = measured + gram_error * norm + moment_error
+    measured = _norm(defect) + _SLACK * UNIT * (len(weights) + 2) * (size * norm + target)
+    total = measured + gram_error * norm + moment_error
     least = target - moment_error
-    residual = defect / least if least > 0 else 0.0 if defect == 0 else math.inf
-    return Solution(weights, residual, _SLACK * defect / ridge)
+    residual = total / least if least > 0 else 0.0 if total == 0 else math.inf
+    return Solution(weights, residual, _SLACK * total / ridge)
+
+
+def _product(matrix: Tensor, weights: Tensor) -> Tensor:
+    """G W in float64."""
+    if matrix.dtype != torch.float64:
+        return torch.cat([rows.double() @ weights for rows in matrix.split(_CHUNK)])
+    return times_symmetric(matrix, weights.T).T
 
 
 def cholesky(a: Tensor) -> Tensor:
@@ -234,23 +318,22 @@ def cholesky(a: Tensor) -> Tensor:
     return factor
 
 
-def surely_positive(sums: Sums, *, ridge: float, scale: Scale | None) -> bool:
+def surely_positive(diagonal: Tensor, gram_error: float, *, ridge: float, scale: Scale | None) -> bool:
     """Whether Cholesky cannot fail (Higham, theorem 10.7): ridge exceeds what rounding can take from an eigenvalue."""
-    diagonal = sums.gram.diagonal().double()
     largest = float((diagonal if scale is None else diagonal * scale.x.square()).max()) + ridge
     d = len(diagonal)
-    return ridge > _SLACK * (sums.gram_error + UNIT * (4 * d + d * (d + 2)) * largest)
+    return ridge > _SLACK * (gram_error + UNIT * (4 * d + d * (d + 2)) * largest)
 
 
 def system(sums: Sums, ridge: float, scale: Scale | None) -> tuple[Tensor, Tensor]:
     """A, with the ridge, and B, in float64."""
-    if scale is None:
-        a, b = sums.gram.clone(), sums.moment
-    else:
-        a = sums.gram.double() * torch.outer(scale.x, scale.x)
-        b = sums.moment.double() * torch.outer(scale.x, scale.y)
+    a = sums.gram.clone() if scale is None else torch.outer(scale.x, scale.x).mul_(sums.gram.double())
     a.diagonal().add_(ridge)
-    return a, b
+    return a, _targets(sums, scale)
+
+
+def _targets(sums: Sums, scale: Scale | None) -> Tensor:
+    return sums.moment if scale is None else sums.moment.double() * torch.outer(scale.x, scale.y)
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,32 +343,38 @@ class Inverse:
     Args:
         inverse: T, shape (d, d).
         weights: W, shape (d, outputs).
+        size: an upper bound on |A|.
     """
 
     inverse: Tensor
     weights: Tensor
+    size: float
 
     @classmethod
     def of(cls, sums: Sums, *, ridge: float, scale: Scale | None = None) -> "Inverse":
         """By Cholesky."""
         a, b = system(sums, ridge, scale)
         factor = cholesky(a)
-        return cls(torch.cholesky_inverse(factor), torch.cholesky_solve(b, factor))
+        size = _SLACK * (_norm(a) + sums.gram_error)
+        return cls(torch.cholesky_inverse(factor).T.contiguous(), torch.cholesky_solve(b, factor), size)
 
-    def update(self, x: Tensor, targets: Tensor, sign: int) -> "Inverse | None":
-        """With k rows more (sign 1) or fewer (sign -1); O(k d²), None where rounding does not allow it.
+    def updated_(self, x: Tensor, targets: Tensor, sign: int) -> "Inverse | None":
+        """With k rows more (sign 1) or fewer (sign -1), T in place: O(k d²). None, and T spoilt, where rounding forbids it.
 
-        A' = A ± XᵀX has T' = T ∓ T Xᵀ (I ± X T Xᵀ)⁻¹ X T and W' = W ± T' Xᵀ (Y - X W).
+        A' = A ± XᵀX has T' = T ∓ T Xᵀ C⁻¹ X T with C = I ± X T Xᵀ, hence T' Xᵀ = T Xᵀ C⁻¹, and W' = W ± T' Xᵀ (Y - X W).
+        A row less makes no eigenvalue of A larger, so |A'| ≤ |A|; more rows add at most |X|².
         """
-        image = x @ self.inverse
+        image = times_symmetric(self.inverse, x)
         core = torch.eye(len(x), dtype=x.dtype, device=x.device).add_(image @ x.T, alpha=sign)
         factor, info = torch.linalg.cholesky_ex(core)
         if int(info) != 0:
             return None
-        root = torch.linalg.solve_triangular(factor, image, upper=False)
-        inverse = torch.addmm(self.inverse, root.T, root, alpha=-sign)
-        weights = self.weights + sign * (inverse @ (x.T @ (targets - x @ self.weights)))
-        return Inverse(inverse, weights) if bool(torch.isfinite(weights).all()) else None
+        root = solve_lower(factor, image)
+        missed = solve_lower(factor, targets - x @ self.weights)
+        add_product_(self.inverse, root, -sign)
+        weights = torch.addmm(self.weights, root.T, missed, alpha=sign)
+        size = self.size + (_SLACK * float(x.square().sum()) if sign > 0 else 0.0)
+        return Inverse(self.inverse, weights, size) if bool(torch.isfinite(weights).all()) else None
 
 
 def _norm(matrix: Tensor) -> float:

@@ -1,0 +1,165 @@
+"""Digests of many rows in packed arrays: 33 bytes for an id with its content, 17 for an id alone, no Python object a row."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["DIGEST", "Bytes", "PackedDigests"]
+
+DIGEST = 16  # bytes: among 10^9 rows two collide with odds below 10^-20
+
+_HALF = 8  # bytes of a digest that are searched as one number
+_MANY = 1000  # digests looked up at once
+_LARGER = 8  # how many times larger each part is than the next: more parts are slow to search, fewer to add to
+
+Bytes = NDArray[np.uint8]
+_Numbers = NDArray[np.uint64]
+
+
+class PackedDigests:
+    """A set of digests, each with `value` bytes beside it.
+
+    They lie sorted in a few parts, of which each is at least eight times as large as the next, so that adding a row copies
+    few others. What is removed is marked, and dropped once it is an eighth of its part.
+
+    Args:
+        value: bytes kept beside each digest.
+    """
+
+    def __init__(self, value: int = 0) -> None:
+        self._value = value
+        self._parts: list[_Part] = []
+
+    @classmethod
+    def of(cls, records: Bytes, *, value: int = 0) -> "PackedDigests":
+        """Of records of shape (n, 16 + value), in any order, no digest twice."""
+        made = cls(value)
+        made.add(records)
+        return made
+
+    def __len__(self) -> int:
+        """Digests held."""
+        return sum(part.held for part in self._parts)
+
+    def __contains__(self, name: bytes) -> bool:
+        """Whether this digest is held."""
+        return bool(self.found(np.frombuffer(name, dtype=np.uint8)[None])[0])
+
+    def copy(self) -> "PackedDigests":
+        """A set of its own."""
+        made = PackedDigests(self._value)
+        made._parts = [_Part(part.first, part.second, part.value, part.gone.copy()) for part in self._parts]
+        return made
+
+    def places(self, names: Bytes) -> NDArray[np.intp]:
+        """Where each digest, of shape (n, 16), lies: a number of its own below `room`; -1 where it is not held."""
+        places = np.full(len(names), -1, dtype=np.intp)
+        before = 0
+        for part, at in self._looked_up(names):
+            places = np.where(at >= 0, at + before, places)
+            before += len(part.first)
+        return places
+
+    @property
+    def room(self) -> int:
+        """A bound on `places`: digests held, and those removed that still have a place."""
+        return sum(len(part.first) for part in self._parts)
+
+    def found(self, names: Bytes) -> NDArray[np.bool_]:
+        """Whether each digest, of shape (n, 16), is held."""
+        return self.places(names) >= 0
+
+    def values(self, names: Bytes) -> Bytes:
+        """The bytes beside each digest, shape (n, value); zeros where it is not held."""
+        values = np.zeros((len(names), self._value), dtype=np.uint8)
+        for part, at in self._looked_up(names):
+            there = at >= 0
+            values[there] = part.value[at[there]]
+        return values
+
+    def add(self, records: Bytes) -> None:
+        """Hold records of shape (n, 16 + value), none of which is held."""
+        if not len(records):
+            return
+        self._parts.append(_Part.of(records))
+        while len(self._parts) > 1 and len(self._parts[-2].first) < _LARGER * len(self._parts[-1].first):
+            last = [self._parts.pop().records(), self._parts.pop().records()]
+            self._parts.append(_Part.of(np.concatenate(last)))
+
+    def remove(self, names: Bytes) -> None:
+        """Hold these digests, of shape (n, 16), no longer; those that are not held are passed over."""
+        for part, at in list(self._looked_up(names)):
+            if part.remove(at[at >= 0]) * _LARGER > len(part.first):
+                self._parts[self._parts.index(part)] = _Part.of(part.records())
+        self._parts = [part for part in self._parts if part.held]
+
+    def records(self) -> Bytes:
+        """All that is held, shape (n, 16 + value), sorted: a function of the set alone."""
+        parts = [part.records() for part in self._parts]
+        if not parts:
+            return np.zeros((0, DIGEST + self._value), dtype=np.uint8)
+        return parts[0] if len(parts) == 1 else _Part.of(np.concatenate(parts)).records()
+
+    def _looked_up(self, names: Bytes) -> Iterator[tuple["_Part", NDArray[np.intp]]]:
+        """Each part, and the row of it in which each digest lies, -1 for none."""
+        first, second = _halves(names)
+        order = np.argsort(first) if len(first) > _MANY else None  # in order they are found in one sweep
+        for part in self._parts:
+            if order is None:
+                yield part, part.places(first, second)
+            else:
+                at = np.empty(len(first), dtype=np.intp)
+                at[order] = part.places(first[order], second[order])
+                yield part, at
+
+
+class _Part:
+    """Records sorted by digest, which is two numbers here; the value of each, and which are removed."""
+
+    def __init__(self, first: _Numbers, second: _Numbers, value: Bytes, gone: NDArray[np.bool_]) -> None:
+        self.first, self.second, self.value, self.gone = first, second, value, gone
+        self.held = len(first) - int(np.count_nonzero(gone))
+
+    @classmethod
+    def of(cls, records: Bytes) -> "_Part":
+        """Of records of shape (n, 16 + value), in any order."""
+        first, second = _halves(records)
+        order = np.argsort(first, kind="stable")
+        if bool((np.diff(first[order]) == 0).any()):  # among digests of different ids: hardly ever
+            order = np.lexsort((second, first))
+        return cls(first[order], second[order], records[order, DIGEST:], np.zeros(len(order), dtype=bool))
+
+    def places(self, first: _Numbers, second: _Numbers) -> NDArray[np.intp]:
+        """Row of each digest, -1 where there is none."""
+        at = np.searchsorted(self.first, first)
+        np.minimum(at, len(self.first) - 1, out=at)
+        near = self.first[at] == first
+        same = near & (self.second[at] == second)
+        while bool((near != same).any()):  # the first half is that of another digest: look at the next
+            wrong = np.flatnonzero(near & ~same)
+            wrong = wrong[at[wrong] + 1 < len(self.first)]
+            wrong = wrong[self.first[at[wrong] + 1] == first[wrong]]
+            at[wrong] += 1
+            near[:] = same
+            near[wrong] = True
+            same[wrong] = self.second[at[wrong]] == second[wrong]
+        return np.where(same & ~self.gone[at], at, -1)
+
+    def remove(self, at: NDArray[np.intp]) -> int:
+        """Mark these rows; how many are marked now."""
+        self.gone[at] = True
+        self.held -= len(at)
+        return len(self.first) - self.held
+
+    def records(self) -> Bytes:
+        """What is held, sorted."""
+        kept = ~self.gone
+        halves = (half[kept].astype(">u8").view(np.uint8).reshape(-1, _HALF) for half in (self.first, self.second))
+        return np.concatenate([*halves, self.value[kept]], axis=1)
+
+
+def _halves(names: Bytes) -> tuple[_Numbers, _Numbers]:
+    """Both halves of digests, the first 16 of each row's bytes, as numbers of the same order."""
+    numbers = np.ascontiguousarray(names[:, :DIGEST]).view(">u8").astype(np.uint64)
+    return numbers[:, 0].copy(), numbers[:, 1].copy()

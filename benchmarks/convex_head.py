@@ -27,9 +27,10 @@ from torch import Tensor, nn
 import expunge as ex
 from expunge.data import Request
 from expunge.heads.convex import ConvexHead
-from expunge.heads.corrections import Corrections, digest
+from expunge.heads.corrections import Corrections, digests
 from expunge.heads.fairness import EqualScores, equalised_odds_gap
-from expunge.heads.newton import Kronecker
+from expunge.heads.packed import PackedDigests
+from expunge.heads.preconditioners import Kronecker
 
 BUDGET = ex.Budget(epsilon=0.1, delta=1e-6)
 CIFAR: dict[str, Any] = {
@@ -101,7 +102,7 @@ def on_cifar10(repeats: int) -> dict[str, Any]:
 def objective(head: ConvexHead, rows: ex.Examples) -> Any:
     """The head's objective on these rows as they are."""
     key = bytes(32)
-    known = Corrections(key=key, learned=frozenset(digest(name, key) for name in rows.ids))
+    known = Corrections(key=key, learned=PackedDigests.of(digests(rows.ids, key)))
     return head._objective(rows, known, rows.tensors[0].shape[1])
 
 

@@ -12,9 +12,9 @@ from expunge.errors import OutputError, RunError, StateError
 from expunge.heads import AnalyticHead
 from expunge.heads.convex import ConvexHead, noise_for
 from expunge.heads.fairness import EqualScores
-from expunge.heads.newton import Dense, Kronecker
+from expunge.heads.preconditioners import ClassBlocks, Dense, Kronecker
 from expunge.heads.saved import seal, unseal
-from expunge.heads.saved_convex import pack, unpack
+from expunge.heads.saved_convex import Kept, pack, unpack
 from heads.convex_rows import BETA, LAM, SETTINGS, coins, data, fitted, head
 
 KEY = bytes(range(32))
@@ -33,12 +33,12 @@ def saved(made: ConvexHead, path: Path, **how: Any) -> ConvexHead:
 
 
 def test_the_next_request_gives_the_same_bits_as_without_saving(tmp_path: Path):
-    """Exact weights, release and record, after two more requests; with a dense inverse, a Gram matrix, and neither kept yet."""
-    for name, changes in {"dense": {}, "gram": {"factor_limit": 0}, "hinge": {"loss": "smooth_hinge"}}.items():
+    """Exact weights, release and record, after two more requests; with blocks of an inverse, a Gram matrix, and neither kept yet."""
+    for name, changes in {"blocks": {}, "gram": {"factor_limit": 0}, "hinge": {"loss": "smooth_hinge"}}.items():
         rows = data(700, width=40) if name != "hinge" else data(500)
         made = fitted(rows, EVERYTHING, **changes)
         back = saved(made, tmp_path / name)
-        assert type(back._preconditioner) is (Kronecker if name == "gram" else Dense)
+        assert type(back._preconditioner) is (Kronecker if name == "gram" else ClassBlocks)
         for request in (Request.rows(rows.ids[100:160]), Request.labels(rows.ids[200:210], 1) | Request.features([3])):
             one, two = (h.unlearn(rows, request, generator=coins(3)) for h in (made, back))
             assert torch.equal(made.solution.weights, back.solution.weights)
@@ -54,9 +54,9 @@ def test_a_kept_matrix_comes_back_in_the_order_in_which_it_lay(tmp_path: Path):
     """A product's last bits follow it. The inverse of a Cholesky factor lies by columns."""
     made = fitted(data())
     back = saved(made, tmp_path / "a")
-    one, two = (h._preconditioner._inverse for h in (made, back))
+    one, two = (h._preconditioner._inverses for h in (made, back))
     assert torch.equal(one, two)
-    assert one.stride() == two.stride() == (1, len(one))
+    assert one.stride() == two.stride()
 
 
 def test_all_kinds_of_corrections_and_settings_come_back(tmp_path: Path):
@@ -120,7 +120,7 @@ def test_without_the_inverse_the_file_is_small_and_the_residual_the_same(tmp_pat
     made = fitted(rows, Request.rows(rows.ids[:20]))
     made.save(tmp_path / "whole")
     back = saved(made, tmp_path / "small", inverse=False)
-    inverse = 4 * (3 * 61) ** 2
+    inverse = 4 * (3 + 1) * 61**2
     sizes = [(tmp_path / name).stat().st_size for name in ("whole", "small")]
     assert inverse <= sizes[0] - sizes[1] <= inverse + 200
     for h in (made, back):
@@ -191,7 +191,7 @@ def test_parts_that_do_not_fit_are_refused_though_their_maker_had_the_key(tmp_pa
     refused("weights are torch.float32", weights=tensors["weights"].float())
     refused("weights are torch.float64 of shape", weights=tensors["weights"][:2].clone())
     refused("do not fit", removed=tensors["learned"].clone())
-    refused("do not fit", inverse=tensors["inverse"][:5, :5].clone())
+    refused("do not fit", inverses=tensors["inverses"][:2].clone())
     refused("above residual", {**config, "solution": {**config["solution"], "residual": 1.0}})
 
 
@@ -204,3 +204,24 @@ def test_every_field_that_is_saved_is_read(tmp_path: Path):
     assert kept.width == 5
     assert (kept.solution.start, kept.solution.rounding) == (made.solution.start, made.solution.rounding)
     assert pack(settings, kept, key=KEY) == (tmp_path / "a").read_bytes()
+
+
+def test_a_file_of_an_earlier_version_with_a_dense_inverse_opens_and_is_used(tmp_path: Path):
+    """Up to commit 8fb218f heads kept the inverse of the whole Hessian, under the name "Dense"."""
+    rows, path = data(), tmp_path / "old"
+    made = fitted(rows, key=KEY)
+    settings, width = made.settings | {"fairness": None}, made.solution.weights.shape[1]
+    size = made.solution.weights.numel()
+    kept = Kept(width=5, corrections=made._corrections, solution=made.solution, factor=Dense(torch.eye(size).float()))
+    path.write_bytes(pack(settings, kept, key=KEY))
+    config, tensors = unseal("convex_head", path, key=KEY)
+    assert config["factor"] == "Dense"
+    assert tuple(tensors["inverse"].shape) == (3 * width, 3 * width)
+    back = ConvexHead.load(path, key=KEY)
+    assert isinstance(back._preconditioner, Dense)
+    for h in (made, back):
+        h.unlearn(rows, Request.rows(["row 5"]))
+    assert float((made.solution.weights - back.solution.weights).norm()) <= 2 * BETA / LAM
+    path.write_bytes(seal("convex_head", config, tensors | {"inverse": tensors["inverse"][:5, :5].clone()}, key=KEY))
+    with pytest.raises(StateError, match="do not fit"):
+        ConvexHead.load(path, key=KEY)

@@ -11,9 +11,10 @@ import expunge as ex
 from expunge.errors import NonFinite
 from expunge.heads import blocks, objectives
 from expunge.heads.blocks import Blocks
-from expunge.heads.corrections import Corrections, digest
+from expunge.heads.corrections import Corrections, digests
 from expunge.heads.fairness import EqualScores
 from expunge.heads.objectives import LOSSES, Objective
+from expunge.heads.packed import PackedDigests
 
 KEY = bytes(32)
 K, D = 3, 6
@@ -26,7 +27,7 @@ def rows(n: int = 50, seed: int = 0, scale: float = 1.0) -> ex.Examples:
 
 
 def objective(data: ex.Examples, loss: str, fairness: EqualScores | None = None, lam: float = 0.1) -> Objective:
-    known = Corrections(key=KEY, learned=frozenset(digest(i, KEY) for i in data.ids))
+    known = Corrections(key=KEY, learned=PackedDigests.of(digests(data.ids, KEY)))
     groups = 0 if fairness is None else fairness.groups
     blocks = Blocks(data, known, classes=K, width=D - 1, bias=True, groups=groups)
     return Objective(blocks, LOSSES[loss], regularization=lam, outputs=K, width=D, fairness=fairness)
@@ -173,7 +174,7 @@ def test_the_bound_holds_where_the_rows_cancel():
     x = 1 + torch.rand(4 * blocks.BLOCK, D - 1, generator=g, dtype=torch.float64)
     x[2 * blocks.BLOCK :] = -x[: 2 * blocks.BLOCK][torch.randperm(2 * blocks.BLOCK, generator=g)]
     data = ex.Examples(x, torch.zeros(len(x), dtype=torch.long))
-    known = Corrections(key=KEY, learned=frozenset(digest(i, KEY) for i in data.ids))
+    known = Corrections(key=KEY, learned=PackedDigests.of(digests(data.ids, KEY)))
     held = Blocks(data, known, classes=K, width=D - 1, bias=False, groups=0)
     of = Objective(held, LOSSES["squared"], regularization=0.1, outputs=K, width=D - 1)
     here = of.measure(torch.zeros(K, D - 1, dtype=torch.float64))

@@ -19,8 +19,9 @@ from expunge.data import Examples
 from expunge.errors import NonFinite, RunError
 from expunge.heads.blocks import BLOCK, Blocks, ids_of
 from expunge.heads.corrections import Corrections
-from expunge.heads.newton import Kronecker, minimise
+from expunge.heads.newton import minimise
 from expunge.heads.objectives import LOSSES, Objective
+from expunge.heads.preconditioners import Kronecker
 from expunge.randomness.generators import secret_generator
 from expunge.training.noise import Noise
 

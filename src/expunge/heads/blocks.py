@@ -11,12 +11,14 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from expunge.data import Examples
 from expunge.data.arrays import names_in, numbers, wholes
 from expunge.errors import NonFinite
-from expunge.heads.corrections import Corrections, digest
+from expunge.heads.corrections import Corrections, digests
+from expunge.heads.packed import Bytes, PackedDigests
 
 __all__ = ["BLOCK", "Block", "Blocks", "Rows", "ids_of"]
 
@@ -98,36 +100,38 @@ class Blocks:
             yield _take(waiting, held)
 
     def _corrected(self) -> Iterator[Block]:
-        known, seen = self._corrections, set[bytes]()
+        known = self._corrections
+        seen = np.zeros(known.learned.room, dtype=bool)
         for x, y, ids, group in _chunks(self._rows):
             x, y, group = self._checked(x, y, ids, group)
-            names = [digest(name, known.key) for name in ids]
-            for name, d in zip(ids, names, strict=True):
-                if d not in known.learned:
-                    raise ValueError(f"rows hold the id {name!r}, which this head never learned")
-            kept = [k for k, d in enumerate(names) if d not in known.removed]
-            before = len(seen)
-            seen.update(names[k] for k in kept)
-            if len(seen) < before + len(kept):
+            names = digests(ids, known.key)
+            places = known.learned.places(names)
+            if bool((places < 0).any()):
+                raise ValueError(f"rows hold the id {ids[int(places.argmin())]!r}, which this head never learned")
+            kept = np.flatnonzero(~known.removed.found(names))
+            places = places[kept]
+            if bool(seen[places].any()) or len(np.unique(places)) < len(places):
                 raise ValueError("rows hold an id twice")
-            if kept:
+            seen[places] = True
+            if len(kept):
                 yield self._changed(x, y, group, names, kept)
-        if len(seen) != known.retained:
-            raise ValueError(f"rows lack {known.retained - len(seen)} of the {known.retained} rows that are retained")
+        if (found := int(np.count_nonzero(seen))) != known.retained:
+            raise ValueError(f"rows lack {known.retained - found} of the {known.retained} rows that are retained")
 
-    def _changed(self, x: Tensor, y: Tensor, group: Tensor | None, names: list[bytes], kept: list[int]) -> Block:
+    def _changed(self, x: Tensor, y: Tensor, group: Tensor | None, names: Bytes, kept: NDArray[np.intp]) -> Block:
         known = self._corrections
-        where = torch.tensor(kept)
+        where = torch.from_numpy(kept)
         x = torch.cat([x[where], torch.ones(len(kept), int(self._bias), dtype=torch.float64)], dim=1)
         y = y[where].long()
         if known.columns:
             x[:, sorted(known.columns)] = 0.0
         if known.cells or known.labels:
             for row, k in enumerate(kept):
-                if names[k] in known.cells:
-                    x[row, sorted(known.cells[names[k]])] = 0.0
-                if names[k] in known.labels:
-                    y[row] = known.labels[names[k]]
+                name = names[k].tobytes()
+                if name in known.cells:
+                    x[row, sorted(known.cells[name])] = 0.0
+                if name in known.labels:
+                    y[row] = known.labels[name]
         return Block(x, y, None if group is None else group[where].long())
 
     def _checked(self, x: object, y: object, ids: list[str], group: object) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -156,22 +160,22 @@ class Blocks:
         return x, y, group
 
 
-def ids_of(rows: Rows, *, key: bytes) -> tuple[frozenset[bytes], int]:
+def ids_of(rows: Rows, *, key: bytes) -> tuple[PackedDigests, int]:
     """Digests of all ids, and the number of features d, from one pass.
 
     Raises:
         TypeError, ValueError: rows of the wrong type or shape, none at all, or an id twice.
     """
-    digests, width = set[bytes](), 0
+    found, width = list[Bytes](), 0
     for x, _, ids, _ in _chunks(rows):
-        x = numbers("x", x, 2)
-        before, width = len(digests), x.shape[1]
-        digests.update(digest(name, key) for name in ids)
-        if len(digests) < before + len(ids):
-            raise ValueError("rows hold an id twice")
-    if not digests or not width:
+        width = numbers("x", x, 2).shape[1]
+        found.append(digests(ids, key))
+    if not sum(map(len, found)) or not width:
         raise ValueError("rows must hold at least one row and one feature")
-    return frozenset(digests), width
+    learned = PackedDigests.of(np.concatenate(found))
+    if learned.repeated:
+        raise ValueError("rows hold an id twice")
+    return learned, width
 
 
 def _chunks(rows: Rows) -> Iterator[tuple[Any, Any, list[str], Any]]:

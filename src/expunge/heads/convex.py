@@ -2,8 +2,8 @@
 
 import hmac
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -21,8 +21,9 @@ from expunge.errors import RunError, StillRetained
 from expunge.heads.blocks import Blocks, Rows, ids_of
 from expunge.heads.corrections import Corrections, digest
 from expunge.heads.fairness import EqualScores
-from expunge.heads.newton import Dense, Kronecker, Preconditioner, Solution, minimise
-from expunge.heads.objectives import LOSSES, Measured, Objective
+from expunge.heads.newton import Preconditioner, Solution, Step, minimise
+from expunge.heads.objectives import LOSSES, Objective
+from expunge.heads.preconditioners import ClassBlocks, Kronecker, Plain
 from expunge.heads.rows import checked_key
 from expunge.heads.saved import mark_of, write
 from expunge.heads.saved_convex import Kept, pack, unpack
@@ -33,6 +34,8 @@ from expunge.training.unlearned import Unlearned
 __all__ = ["ConvexHead", "noise_for"]
 
 _WIDEST = 4096  # features of which a Gram matrix is decomposed
+_NEAR = (1e-2, 1e-4)  # of the gradient at zero: where blocks are made, and made anew where they have aged
+_STALE = 15  # products in one step: about what making blocks costs is lost in two or three such steps
 _LARGEST_KEPT = 1e30  # regularisation: beyond, float32 holds no inverse, and none is worth keeping
 
 
@@ -60,8 +63,8 @@ class ConvexHead:
             and certificates will then be of kind `none`. Scaling and projection are part of the feature map.
         bias: whether there is one.
         fairness: an optional convex penalty (`EqualScores`).
-        factor_limit: the largest classes · (features + 1) for which an inverse Hessian is kept from `fit` (4 bytes times its square),
-            with which later requests need few passes; 0 for none.
+        factor_limit: blocks of the inverse Hessian, one a class and 4 (classes + 1) (features + 1)² bytes in all, are kept from
+            `fit`, so that later requests need few passes, where that is at most 4 factor_limit²; 0 for none.
         key: of the digests of ids and of state files, at least 32 bytes, secret; by default a fresh one, see `key`.
 
     All of these must be chosen without the rows that may be forgotten. Weights are float64; so is the model.
@@ -171,7 +174,7 @@ class ConvexHead:
             rows: see `expunge.heads.blocks.Rows`.
             forget: ids that must not be among them; the record's coverage is then "ids", else "unchecked".
             generator: of the noise; by default a secret one.
-            prepare: keep an inverse Hessian (see `factor_limit`) for the requests to come.
+            prepare: keep blocks of the inverse Hessian (see `factor_limit`) for the requests to come.
 
         Raises:
             StillRetained: the rows hold one of the ids to forget.
@@ -187,15 +190,10 @@ class ConvexHead:
             raise StillRetained(f"rows hold {len(held)} of the {len(ids)} rows to forget, e.g. {held[0]!r}")
         corrections = Corrections(key=key, learned=learned)
         objective = self._objective(rows, corrections, width)
-        preconditioner = _start_factor(objective)
-        start = torch.zeros(objective.shape, dtype=torch.float64)
-        solution = minimise(objective, start, residual=self._residual, preconditioner=preconditioner)
-        small = self._classes * objective.shape[1] <= self._factor_limit
-        if prepare and small and self._regularization < _LARGEST_KEPT:
-            preconditioner = Dense(objective, solution.weights)
+        solution, preconditioner = self._fitted(objective, keep=prepare)
         released = self._release(solution, width, generator, coverage="ids" if ids else UNCHECKED)
         self._corrections, self._solution, self._width = corrections, solution, width
-        self._preconditioner = preconditioner
+        self._preconditioner = preconditioner if prepare else None
         return released
 
     def unlearn(self, rows: Rows, request: Request, *, generator: torch.Generator | None = None) -> Unlearned:
@@ -229,9 +227,9 @@ class ConvexHead:
     def save(self, path: str | os.PathLike[str], *, inverse: bool = True) -> None:
         """Write the state, atomically, over an older one of this head; readable by its owner alone, without the key.
 
-        The file is as secret as the head: it holds the exact weights. With `inverse` it also holds the inverse Hessian
-        that `fit` has kept, computed from all rows of that time, those forgotten since among them: 4 (classes ·
-        (features + 1))² bytes (105 MB for 10 classes and 512 features), or a Gram matrix of 8 (features + 1)². A
+        The file is as secret as the head: it holds the exact weights. With `inverse` it also holds the blocks of
+        the inverse Hessian that `fit` has kept, computed from all rows of that time, those forgotten since among them: 4
+        (classes + 1) (features + 1)² bytes (12 MB for 10 classes and 512 features), or a Gram matrix of 8 (features + 1)². A
         head loaded from it answers bit for bit as this one. Without it the file takes 8 bytes a weight and 16 a row, the
         next request makes a Gram matrix of the rows it is given, and is slower, to the same certified residual.
 
@@ -283,6 +281,25 @@ class ConvexHead:
             fairness=self._fairness,
         )
 
+    def _fitted(self, objective: Objective, *, keep: bool) -> tuple[Solution, Preconditioner]:
+        """The minimiser from zero, and what is kept: near enough to it, blocks of the Hessian take over from a Gram matrix."""
+        factor: Preconditioner = _start_factor(objective)
+        w = torch.zeros(objective.shape, dtype=torch.float64)
+        first, steps = objective.measure(w), list[Step]()
+        for share in _NEAR if self._blocks_fit(objective) else ():
+            part = minimise(objective, w, residual=max(self._residual, share * first.norm), preconditioner=factor)
+            w, steps = part.weights, [*steps, *part.steps]
+            slow = bool(part.steps) and part.steps[-1].products > _STALE
+            if slow or (keep and not isinstance(factor, ClassBlocks)):
+                factor = ClassBlocks(objective, w)
+        end = minimise(objective, w, residual=self._residual, preconditioner=factor)
+        return replace(end, start=first.certified, steps=(*steps, *end.steps)), factor
+
+    def _blocks_fit(self, objective: Objective) -> bool:
+        """Whether blocks are worth their memory. For the squared loss the Gram matrix says all."""
+        small = (self._classes + 1) * objective.shape[1] ** 2 <= self._factor_limit**2
+        return small and self._regularization < _LARGEST_KEPT and self._settings["loss"] != "squared"
+
     def _release(
         self, solution: Solution, width: int, generator: torch.Generator | None, *, coverage: str = UNCHECKED
     ) -> Unlearned:
@@ -309,17 +326,9 @@ class ConvexHead:
         return Unlearned(model, record)
 
 
-class _Plain:
-    """No preconditioning: for more features than a Gram matrix is worth."""
-
-    def at(self, here: Measured) -> Callable[[Tensor], Tensor]:  # noqa: ARG002
-        """The identity."""
-        return lambda r: r.clone()
-
-
 def _start_factor(objective: Objective) -> Preconditioner:
     """What can be had of one pass over the rows."""
-    return Kronecker(objective) if objective.shape[1] <= _WIDEST else _Plain()
+    return Kronecker(objective) if objective.shape[1] <= _WIDEST else Plain()
 
 
 def _digest_key(key: bytes) -> bytes:

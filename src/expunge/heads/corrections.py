@@ -1,12 +1,15 @@
 """What a head has learned and forgotten since, as keyed digests."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from expunge.data import Request
+import numpy as np
 
-__all__ = ["Corrections", "digest"]
+from expunge.data import Request
+from expunge.heads.packed import DIGEST, Bytes, PackedDigests
+
+__all__ = ["Corrections", "digest", "digests"]
 
 _SHOWN = 3  # ids in an error message
 
@@ -25,8 +28,8 @@ class Corrections:
     """
 
     key: bytes
-    learned: frozenset[bytes]
-    removed: frozenset[bytes] = frozenset()
+    learned: PackedDigests
+    removed: PackedDigests = field(default_factory=PackedDigests)
     labels: Mapping[bytes, int] = field(default_factory=dict[bytes, int])
     columns: frozenset[int] = frozenset()
     cells: Mapping[bytes, frozenset[int]] = field(default_factory=dict[bytes, frozenset[int]])
@@ -46,7 +49,8 @@ class Corrections:
         if request.owners:
             raise ValueError("a head knows rows and no owners: name the rows, request.resolved(examples)")
         self._check(request, classes=classes, width=width)
-        removed = self.removed | {digest(name, self.key) for name in request.removed}
+        removed = self.removed.copy()
+        removed.add(digests(list(request.removed), self.key))
         if len(removed) == len(self.learned):
             raise ValueError("the request leaves no row; there is nothing to train on")
         columns, cells = set(self.columns), dict(self.cells)
@@ -62,10 +66,11 @@ class Corrections:
         )  # fmt: skip
 
     def _check(self, request: Request, *, classes: int, width: int) -> None:
-        digests = {name: digest(name, self.key) for name in request.ids}
-        if unknown := [name for name, d in digests.items() if d not in self.learned]:
+        names = list(request.ids)
+        known = digests(names, self.key)
+        if unknown := [names[k] for k in np.flatnonzero(~self.learned.found(known))]:
             raise ValueError(f"unknown ids, never learned by this head: {_shown(unknown)}")
-        if gone := [name for name, d in digests.items() if d in self.removed]:
+        if gone := [names[k] for k in np.flatnonzero(self.removed.found(known))]:
             raise ValueError(f"ids forgotten already: {_shown(gone)}")
         if high := [label for _, label in request.relabelled if label >= classes]:
             raise ValueError(f"new labels must lie below classes={classes}, not {high[0]}")
@@ -75,7 +80,17 @@ class Corrections:
 
 def digest(name: str, key: bytes) -> bytes:
     """A keyed digest of an id, 16 bytes."""
-    return hashlib.blake2b(name.encode(), key=key, digest_size=16).digest()
+    return hashlib.blake2b(name.encode(), key=key, digest_size=DIGEST).digest()
+
+
+def digests(names: Sequence[str], key: bytes) -> Bytes:
+    """Those of many ids, shape (n, 16)."""
+    keyed, found = hashlib.blake2b(key=key, digest_size=DIGEST), list[bytes]()
+    for name in names:
+        one = keyed.copy()  # quicker than one made anew
+        one.update(name.encode())
+        found.append(one.digest())
+    return np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, DIGEST)
 
 
 def _shown(names: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from expunge._progress import track
 from expunge.errors import RunError
 from expunge.heads.objectives import Measured, Objective
 
-__all__ = ["Dense", "Kronecker", "Preconditioner", "Solution", "Step", "minimise"]
+__all__ = ["Preconditioner", "Solution", "Step", "minimise"]
 
 _MOST_STEPS = 100
 _MOST_PRODUCTS = 1000  # in one direction
@@ -24,7 +24,6 @@ _CUTS = 60  # of a step, each to between a hundredth and a half
 _FALL = 1e-4  # relative, of the objective: below it a step is no progress by that
 _VALUE_ROUNDING = 1e-12  # relative, of the objective's value: differences below it say nothing
 _PATIENCE = 6  # steps without progress
-_DROP = 0.02  # probabilities below it are treated together in the dense factor
 
 
 class Preconditioner(Protocol):
@@ -182,97 +181,3 @@ def _stalled(residual: float, best: Measured, steps: int) -> str:
         f"rounding, which may add {best.bound:.3g}. The objective is too ill-conditioned for it: scale the features to one "
         "size, or use a larger regularization"
     )
-
-
-class Kronecker:
-    """(spread ⊗ mean x xᵀ + λ I)⁻¹, spread the mean Hessian of the loss in the scores: exact for the squared loss.
-
-    Made from one Gram matrix, which may come from other rows: an old one serves later requests.
-    """
-
-    def __init__(self, objective: Objective) -> None:
-        self._regularization = objective.regularization
-        values, self._vectors = torch.linalg.eigh(objective.gram())
-        self._values = values.clamp(min=0.0)
-
-    def at(self, here: Measured) -> Callable[[Tensor], Tensor]:
-        """With the spread of this point."""
-        spread, mixed = torch.linalg.eigh(here.spread)
-        scale = 1.0 / (spread.clamp(min=0.0)[:, None] * self._values[None, :] + self._regularization)
-
-        def inverse(r: Tensor) -> Tensor:
-            return mixed @ ((mixed.T @ r @ self._vectors) * scale) @ self._vectors.T
-
-        return inverse
-
-
-class Dense:
-    """The inverse of nearly the whole Hessian at one point, in float32: 4 (outputs · D)² bytes, kept between requests.
-
-    Probabilities below 0.02 are left out of the blocks, which makes them sums over few rows, and enter as a Kronecker
-    term instead. For rows near those it was made from, a handful of products then solves a Newton step.
-    """
-
-    def __init__(self, objective: Objective, w: Tensor) -> None:
-        outputs, width = objective.shape
-        blocks = torch.zeros(outputs, width, outputs, width)
-        rest, rows = torch.zeros(outputs, outputs), 0
-        gram = torch.zeros(width, width)
-        for block in objective.blocks:
-            x = block.single
-            gram += x.T @ x
-            diagonal, outer = objective.loss.curvature(x @ w.float().T, block.y)
-            rest += torch.diag(diagonal.sum(0)) - (0.0 if outer is None else outer.T @ outer)
-            if outer is not None:
-                large = outer * (outer >= min(_DROP, 0.5 / outputs))  # the largest of each row stays
-                diagonal = outer = large / large.sum(1, keepdim=True)
-                _add_coupling(blocks, x, outer)
-            rest -= torch.diag(diagonal.sum(0)) - (0.0 if outer is None else outer.T @ outer)
-            for k in range(outputs):
-                weight = diagonal[:, k] - (0.0 if outer is None else outer[:, k].square())
-                blocks[k, :, k, :] += _weighted(x, weight)
-            rows += len(x)
-        small, vectors = torch.linalg.eigh(rest / rows)
-        small = (vectors * small.clamp(min=0.0)) @ vectors.T
-        blocks /= rows
-        gaps = objective.gaps().float()
-        for k in range(outputs):
-            for other in range(outputs):
-                blocks[k, :, other, :] += small[k, other] * (gram / rows)
-            blocks[k, :, k, :] += gaps.T @ gaps
-        matrix = blocks.view(outputs * width, outputs * width)
-        scale = float(matrix.diagonal().max())
-        matrix.diagonal().add_(objective.regularization)
-        shift = 1e-6 * scale  # float32 keeps 7 digits
-        matrix.diagonal().add_(shift)
-        factor, failed = torch.linalg.cholesky_ex(matrix)
-        while bool(failed > 0):
-            shift *= 10
-            matrix.diagonal().add_(shift)
-            factor, failed = torch.linalg.cholesky_ex(matrix)
-        self._inverse = torch.cholesky_inverse(factor)
-
-    def at(self, here: Measured) -> Callable[[Tensor], Tensor]:
-        """The same at every point."""
-        shape = here.gradient.shape
-
-        def inverse(r: Tensor) -> Tensor:
-            return (self._inverse @ r.float().reshape(-1)).view(shape).double()
-
-        return inverse
-
-
-def _add_coupling(blocks: Tensor, x: Tensor, p: Tensor) -> None:
-    """Subtract Σ p_k p_l x xᵀ from the blocks off the diagonal."""
-    for k in range(p.shape[1]):
-        for other in range(k):
-            part = _weighted(x, p[:, k] * p[:, other])
-            blocks[k, :, other, :] -= part
-            blocks[other, :, k, :] -= part.T
-
-
-def _weighted(x: Tensor, weight: Tensor) -> Tensor:
-    """Σ weight x xᵀ over the rows of weight above 1e-6."""
-    used = torch.nonzero(weight > 1e-6)[:, 0]
-    rows = x[used]
-    return (rows * weight[used, None]).T @ rows

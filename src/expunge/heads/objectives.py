@@ -218,6 +218,7 @@ class Objective:
         self.blocks, self.loss, self.regularization = blocks, loss, regularization
         self.shape = (outputs, width)
         self._penalty = self._penalty_of(fairness)
+        self._last: tuple[Tensor, Measured] | None = None
 
     def _penalty_of(self, fairness: EqualScores | None) -> Penalty | None:
         if fairness is None:
@@ -229,12 +230,17 @@ class Objective:
         return moments.penalty(fairness.weight, gamma(min(rows, BLOCK) + count + 2))
 
     def measure(self, w: Tensor) -> Measured:
-        """One pass over the rows: value, gradient and its bound.
+        """One pass over the rows: value, gradient and its bound; none at the very tensor that was measured last.
 
         Raises:
             NonFinite: the scores are not finite.
             ValueError: more rows than the bound allows for.
         """
+        if self._last is None or self._last[0] is not w:
+            self._last = (w, self._measured(w))
+        return self._last[1]
+
+    def _measured(self, w: Tensor) -> Measured:
         gradient, spread = torch.zeros(self.shape, dtype=torch.float64), torch.zeros(2 * self.shape[:1]).double()
         value, rows, count, slopes, moved = 0.0, 0, 0, 0.0, 0.0
         size, across = float(w.norm()), self.loss.lipschitz * gamma(self.shape[1])

@@ -42,6 +42,12 @@ class PackedDigests:
         """Digests held."""
         return sum(part.held for part in self._parts)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both hold the same."""
+        return isinstance(other, PackedDigests) and np.array_equal(self.records(), other.records())
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
     def __contains__(self, name: bytes) -> bool:
         """Whether this digest is held."""
         return bool(self.found(np.frombuffer(name, dtype=np.uint8)[None])[0])
@@ -77,6 +83,11 @@ class PackedDigests:
             there = at >= 0
             values[there] = part.value[at[there]]
         return values
+
+    @property
+    def repeated(self) -> bool:
+        """Whether a digest was added twice, which is a mistake; found within one `add`."""
+        return any(part.repeated for part in self._parts)
 
     def add(self, records: Bytes) -> None:
         """Hold records of shape (n, 16 + value), none of which is held."""
@@ -129,6 +140,11 @@ class _Part:
         if bool((np.diff(first[order]) == 0).any()):  # among digests of different ids: hardly ever
             order = np.lexsort((second, first))
         return cls(first[order], second[order], records[order, DIGEST:], np.zeros(len(order), dtype=bool))
+
+    @property
+    def repeated(self) -> bool:
+        """Whether a digest is held twice."""
+        return bool(((np.diff(self.first) == 0) & (np.diff(self.second) == 0)).any())
 
     def places(self, first: _Numbers, second: _Numbers) -> NDArray[np.intp]:
         """Row of each digest, -1 where there is none."""

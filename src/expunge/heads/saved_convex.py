@@ -1,6 +1,5 @@
 """What a convex head's file holds: settings, exact weights, corrections, and the factor that makes requests cheap."""
 
-import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -11,14 +10,16 @@ from torch import Tensor
 
 from expunge.errors import StateError
 from expunge.heads.corrections import Corrections
-from expunge.heads.newton import Dense, Kronecker, Preconditioner, Solution, Step
+from expunge.heads.newton import Preconditioner, Solution, Step
+from expunge.heads.packed import DIGEST, PackedDigests
+from expunge.heads.preconditioners import ClassBlocks, Dense, Kronecker
 from expunge.heads.saved import CONVEX, seal, unseal
 
 __all__ = ["Kept", "pack", "unpack"]
 
-_DIGEST = 16  # bytes, see `requests.digest`
 # What each factor is made of: the name of its attribute -> the name in the file.
-_FACTORS: dict[type[Dense | Kronecker], dict[str, str]] = {
+_FACTORS: dict[type[ClassBlocks | Dense | Kronecker], dict[str, str]] = {
+    ClassBlocks: {"_inverses": "inverses"},
     Dense: {"_inverse": "inverse"},
     Kronecker: {"_values": "gram_values", "_vectors": "gram_vectors"},
 }
@@ -47,8 +48,8 @@ def pack(settings: Mapping[str, Any], kept: Kept, *, key: bytes) -> bytes:
     relabelled, zeroed = sorted(known.labels.items()), sorted((d, sorted(c)) for d, c in known.cells.items())
     tensors = {
         "weights": solution.weights,
-        "learned": _digests(known.learned),
-        "removed": _digests(known.removed),
+        "learned": torch.from_numpy(known.learned.records().reshape(-1)),
+        "removed": torch.from_numpy(known.removed.records().reshape(-1)),
         "relabelled": _digests(d for d, _ in relabelled),
         "labels": torch.tensor([label for _, label in relabelled], dtype=torch.int64),
         "zeroed": _digests(d for d, _ in zeroed),
@@ -67,7 +68,7 @@ def pack(settings: Mapping[str, Any], kept: Kept, *, key: bytes) -> bytes:
         },
         "factor": None if kept.factor is None else type(kept.factor).__name__,
     }
-    if isinstance(kept.factor, (Dense, Kronecker)):
+    if isinstance(kept.factor, (ClassBlocks, Dense, Kronecker)):
         held: dict[str, Any] = vars(kept.factor)
         tensors |= {name: held[attribute] for attribute, name in _FACTORS[type(kept.factor)].items()}
     # A product's last bits depend on the order in which a matrix lies in memory, so that is kept too.
@@ -99,30 +100,35 @@ def unpack(path: str | os.PathLike[str], *, key: bytes, digest_key: bytes) -> tu
     columns = [frozenset(part.tolist()) for part in tensors["zeroed_columns"].split(counts)] if counts else []
     corrections = Corrections(
         key=digest_key,
-        learned=frozenset(_names(tensors["learned"])),
-        removed=frozenset(_names(tensors["removed"])),
+        learned=_packed(tensors["learned"]),
+        removed=_packed(tensors["removed"]),
         labels=dict(zip(_names(tensors["relabelled"]), tensors["labels"].tolist(), strict=True)),
         columns=frozenset(config["columns"]),
         cells=dict(zip(_names(tensors["zeroed"]), columns, strict=True)),
     )
-    if not corrections.removed < corrections.learned:
+    removed = corrections.removed.records()
+    if not len(removed) < len(corrections.learned) or not corrections.learned.found(removed).all():
         raise StateError(f"{where}: its parts do not fit one another")
     steps = tuple(Step(**step) for step in found.pop("steps"))
     solution = Solution(weights, found["residual"], found["rounding"], found["start"], steps)
-    factor = _factor(where, config["factor"], tensors, math.prod(shape), settings["regularization"])
+    factor = _factor(where, config["factor"], tensors, shape, settings)
     return settings, Kept(width=width, corrections=corrections, solution=solution, factor=factor)
 
 
 def _factor(
-    where: str, kind: str | None, tensors: Mapping[str, Tensor], size: int, regularization: float
+    where: str, kind: str | None, tensors: Mapping[str, Tensor], shape: tuple[int, int], settings: Mapping[str, Any]
 ) -> Preconditioner | None:
+    outputs, width = shape
+    shapes = {ClassBlocks: (outputs + 1, width, width), Dense: (outputs * width, outputs * width), Kronecker: (width,)}
     for family, names in _FACTORS.items():
         if kind == family.__name__:
-            parts = {attribute: tensors[name] for attribute, name in names.items()}
-            if family is Dense and parts["_inverse"].shape != (size, size):
+            parts: dict[str, Any] = {attribute: tensors[name] for attribute, name in names.items()}
+            if tuple(next(iter(parts.values())).shape) != shapes[family]:
                 raise StateError(f"{where}: its parts do not fit one another")
+            parts |= {"_centred": settings["loss"] == "logistic"} if family is ClassBlocks else {}
+            parts |= {"_regularization": settings["regularization"]} if family is Kronecker else {}
             made = family.__new__(family)
-            vars(made).update(parts if family is Dense else parts | {"_regularization": regularization})
+            vars(made).update(parts)
             return made
     return None
 
@@ -134,4 +140,8 @@ def _digests(names: Iterable[bytes]) -> Tensor:
 
 def _names(flat: Tensor) -> list[bytes]:
     content = flat.numpy().tobytes()
-    return [content[k : k + _DIGEST] for k in range(0, len(content), _DIGEST)]
+    return [content[k : k + DIGEST] for k in range(0, len(content), DIGEST)]
+
+
+def _packed(flat: Tensor) -> PackedDigests:
+    return PackedDigests.of(flat.numpy().reshape(-1, DIGEST))

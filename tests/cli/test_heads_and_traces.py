@@ -18,7 +18,7 @@ import sample_tasks
 from expunge.cli.commands import main
 from expunge.heads import noise_for
 from expunge.trace import train_shards, train_traced
-from expunge.trace.identity import name_tag
+from expunge.trace.schedule import hex_of, name_tags
 from expunge.trace.store import write_sealed
 from expunge.training.task import featured
 from expunge.unlearners.heads import load_head
@@ -432,7 +432,7 @@ def test_shards_cut_off_before_their_note_was_removed_are_not_left_locked(run: R
     """All shards have forgotten, and the note of the request is still there: the same call removes it."""
     done(run, "unlearn", "sample_tasks:task", *REPLAY, "shards", "--out", "out")
     key = ex.Shards(home / "shards").key
-    tags = sorted(name_tag(key, name) for name in sample_tasks.task().forget.ids)
+    tags = sorted(hex_of(name_tags(key, sample_tasks.task().forget.ids)))
     write_sealed(home / "shards" / "pending.json", {"tags": tags}, key)
     assert done(run, "unlearn", "sample_tasks:task", *REPLAY, "shards", "--out", "again")["replayed"]["steps"] == 0
     assert not (home / "shards" / "pending.json").exists()

@@ -18,6 +18,7 @@ from expunge.data import Batches, as_examples, check_disjoint
 from expunge.errors import StateError, StillRetained
 from expunge.randomness.secret import Secret
 from expunge.trace.identity import row_digests
+from expunge.trace.schedule import hex_of
 from expunge.training.example_gradients import poisson_batches
 from expunge.training.interruption import state_file
 from expunge.training.mixing import telling_rows
@@ -55,7 +56,7 @@ def test_commitments_order_and_digests_of_tensors_by_position_are_what_they_were
     assert file is not None
     assert file._run["data"] == hashlib.sha256(rfc8785.dumps(content)).hexdigest()  # pyright: ignore
     digests = ["e1c648fb4faf2bf3cf8dea9c2a47d162", "63d2c33ea68172b33b39fcce1fb276e9"]
-    assert row_digests(KEY, rows)[:2] == digests
+    assert hex_of(row_digests(KEY, rows)[:2]) == digests
     assert telling_rows(rows) == [0, 1, 2, 19, 3, 5, 8, 11, 14, 16]
     drawn = islice(poisson_batches(rows, sampling_rate=0.2, secret=Secret(KEY)), 3)
     assert [batch[0][:, 0].mul(8).int().tolist() for batch in drawn] == [
@@ -348,4 +349,6 @@ def test_a_state_file_knows_the_names_of_fields(tmp_path: Path) -> None:
         assert other is not None
         with pytest.raises(StateError, match="data"):
             other.load()
-    assert row_digests(KEY, ex.Examples(a=square, b=-square)) != row_digests(KEY, ex.Examples(a=square, c=-square))
+    assert not set(row_digests(KEY, ex.Examples(a=square, b=-square))) & set(
+        row_digests(KEY, ex.Examples(a=square, c=-square))
+    )

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import ECB
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -126,7 +129,27 @@ def prf(purpose: str, content: bytes = b"", key: bytes = KEY) -> bytes:
     return hmac.new(key, b"expunge.trace/1/" + purpose.encode() + b"\0" + content, "sha256").digest()
 
 
-def retrained_by_hand(data: ex.Examples, recipe: ex.Recipe, *, epochs: int = 3, steps: int = 12) -> nn.Module:
+def by_cipher(name: str, epoch: int, steps: int) -> tuple[int, bytes]:
+    """The step within the epoch, and what the order within a batch follows, as the docs page says."""
+    cipher = Cipher(AES256(prf("epoch", epoch.to_bytes(8, "big"))), ECB()).encryptor()
+    block = cipher.update(prf("name", name.encode())[:16])
+    return int.from_bytes(block[:8], "big") * steps >> 64, block
+
+
+def by_digest(name: str, epoch: int, steps: int) -> tuple[int, bytes]:
+    """The same of a trace of schema expunge.trace/2."""
+    digest = prf("use", epoch.to_bytes(8, "big") + name.encode())
+    return int.from_bytes(digest[:8], "big") % steps, digest[8:]
+
+
+def retrained_by_hand(
+    data: ex.Examples,
+    recipe: ex.Recipe,
+    *,
+    epochs: int = 3,
+    steps: int = 12,
+    law: Callable[[str, int, int], tuple[int, bytes]] = by_cipher,
+) -> nn.Module:
     """The traced training of `full_model` written anew, with torch's own optimisers and the schedule of the docs page."""
 
     def seed(purpose: str, step: int) -> int:
@@ -143,8 +166,8 @@ def retrained_by_hand(data: ex.Examples, recipe: ex.Recipe, *, epochs: int = 3, 
             optimizer = torch.optim.AdamW(parameters, lr=0.1, weight_decay=recipe.weight_decay)
         total = epochs * steps
         for step in range(total):
-            digests = [(prf("use", (step // steps).to_bytes(8, "big") + n.encode()), i) for i, n in enumerate(data.ids)]
-            rows = [(d[8:], i) for d, i in digests if int.from_bytes(d[:8], "big") % steps == step % steps]
+            drawn = [(law(name, step // steps, steps), i) for i, name in enumerate(data.ids)]
+            rows = [(place, i) for (slot, place), i in drawn if slot == step % steps]
             if len(rows) < 2:
                 continue
             index = torch.tensor([i for _, i in sorted(rows)])
@@ -166,3 +189,8 @@ def retrained_by_hand(data: ex.Examples, recipe: ex.Recipe, *, epochs: int = 3, 
 @pytest.fixture(scope="session")
 def by_hand() -> Callable[..., nn.Module]:
     return retrained_by_hand
+
+
+@pytest.fixture(scope="session")
+def digest_law() -> Callable[[str, int, int], tuple[int, bytes]]:
+    return by_digest

@@ -354,10 +354,53 @@ def test_a_broken_manifest_is_refused(small, trace, tmp_path, text, reason):
         Trace(tmp_path / "trace", key=small.key)
 
 
-def test_an_altered_roster_is_refused(refused, trace, tmp_path):
+def flipped(content):
+    return content[:40] + bytes([content[40] ^ 1]) + content[41:]
+
+
+def cut_off(content):
+    return content[:-4]
+
+
+def reordered(content):
+    """Tags of the first two records change places, with all that belongs to them."""
+    parts = [bytearray(content)]
+    for start, width in ((32, 16), (32 + 240 * 16, 16), (32 + 240 * 32, 4)):
+        one, two = parts[0][start : start + width], parts[0][start + width : start + 2 * width]
+        parts[0][start : start + 2 * width] = two + one
+    return bytes(parts[0])
+
+
+def swapped(content):
+    """The first two records get each other's content."""
+    start = 32 + 240 * 16
+    return content[:start] + content[start + 16 : start + 32] + content[start : start + 16] + content[start + 32 :]
+
+
+def one_fewer(content):
+    """The last record is taken out of every column, and of the count."""
+    columns = ((32, 239 * 16), (32 + 240 * 16, 239 * 16), (32 + 240 * 32, 239 * 4))
+    return (
+        content[:16] + (239).to_bytes(8, "little") + content[24:32] + b"".join(content[a : a + n] for a, n in columns)
+    )
+
+
+@pytest.mark.parametrize("change", [flipped, cut_off, reordered, swapped, one_fewer])
+def test_an_altered_roster_is_refused(refused, trace, tmp_path, change):
     path = tmp_path / "trace" / trace.manifest.records.name
-    path.write_bytes(path.read_bytes().replace(b'"forgotten":[]', b'"forgotten":[""]'))
+    content = path.read_bytes()
+    path.write_bytes(change(content))
+    assert path.read_bytes() != content
     refused(StateError, "altered")
+
+
+def test_a_roster_put_back_from_before_a_request_is_refused(refused, small, trace, tmp_path):
+    """Whoever was forgotten would be known again."""
+    old = tmp_path / "trace" / trace.manifest.records.name
+    content = old.read_bytes()
+    small.rewind(trace, ["patient 7"])
+    (tmp_path / "trace" / trace.manifest.records.name).write_bytes(content)
+    refused(StateError, "altered", ids=["patient 8"])
 
 
 def test_another_key_is_refused(trace, tmp_path):

@@ -161,7 +161,7 @@ class Examples:
 
     def batch(self, rows: Tensor | slice) -> Batch:
         """The rows at these positions, or in this slice, as a batch."""
-        return _batch(self.fields, (t[rows.to(t.device) if isinstance(rows, Tensor) else rows] for t in self.values))
+        return _batch(self.fields, (_at(t, rows) for t in self.values))
 
     def take(self, index: Tensor | Array | Sequence[int] | Sequence[bool]) -> "Examples":
         """The examples at `index`, with their ids and owners.
@@ -252,6 +252,14 @@ def split(examples: Examples, sizes: Sequence[int], *, generator: torch.Generato
 
 def _batch(fields: tuple[str, ...], values: Iterable[Tensor]) -> Batch:
     return dict(zip(fields, values, strict=True)) if fields else tuple(values)
+
+
+def _at(values: Tensor, rows: Tensor | slice) -> Tensor:
+    """The rows at these positions; one position a row by the kernel that copies rows whole, several times as fast."""
+    if isinstance(rows, slice):
+        return values[rows]
+    places = rows.to(values.device)
+    return values.index_select(0, places) if places.ndim == 1 and places.dtype == torch.int64 else values[places]
 
 
 def _made(

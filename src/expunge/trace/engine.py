@@ -19,7 +19,7 @@ from expunge.errors import ModelRefused
 from expunge.fingerprint import code_digest, model_digest
 from expunge.recovery.training import Recipe, Training, one_cycle
 from expunge.trace.identity import machine, repeatable
-from expunge.trace.schedule import Schedule
+from expunge.trace.schedule import Law, Schedule, name_tags
 from expunge.trace.store import File, Folder
 from expunge.training.loss import Loss, backward
 from expunge.training.randomness import build, fork_coins, mode, seed_coins
@@ -39,25 +39,33 @@ class Settings:
         steps: of each epoch.
         recipe: optimiser and the one-cycle schedule over all steps; its batch_size is not used.
         smallest_batch: a step with fewer records leaves weights and optimiser as they are; 2 for BatchNorm.
+        law: of the schedule.
     """
 
     steps: tuple[int, ...]
     recipe: Recipe
     smallest_batch: int = 1
+    law: Law = "aes-256"
 
     def __post_init__(self) -> None:
         _validate.whole(smallest_batch=self.smallest_batch)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready fields."""
-        return {"steps": list(self.steps), "recipe": self.recipe.to_dict(), "smallest_batch": self.smallest_batch}
+        recipe = self.recipe.to_dict()
+        return {"steps": list(self.steps), "recipe": recipe, "smallest_batch": self.smallest_batch, "law": self.law}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Settings":
-        """The settings of `to_dict`."""
+        """The settings of `to_dict`; those of an earlier version name no law."""
         return cls(
-            steps=tuple(plain["steps"]), recipe=Recipe(**plain["recipe"]), smallest_batch=plain["smallest_batch"]
-        )
+            steps=tuple(plain["steps"]), recipe=Recipe(**plain["recipe"]), smallest_batch=plain["smallest_batch"],
+            law=plain.get("law", "hmac-sha256"),
+        )  # fmt: skip
+
+    def schedule(self, key: bytes) -> Schedule:
+        """When each record is used."""
+        return Schedule(key, self.steps, law=self.law)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,15 +111,19 @@ class Engine:
         first_epochs: name -> the epoch from which the record takes part.
         settings: the public configuration.
         key: secret.
+
+    Attributes:
+        tags: of the names of the records of `first_epochs`, in the order of the data.
     """
 
     def __init__(
         self, program: Program, data: Examples, first_epochs: Mapping[str, int], settings: Settings, key: bytes
     ) -> None:
         self._program, self._data, self.settings = program, data, settings
-        self.schedule = Schedule(key, settings.steps)
+        self.schedule = settings.schedule(key)
         rows = [row for row, name in enumerate(data.ids) if name in first_epochs]
         self._names = [data.ids[row] for row in rows]
+        self.tags = name_tags(key, self._names)
         self._rows = np.asarray(rows, dtype=np.int64)
         self._first_epochs = np.asarray([first_epochs[name] for name in self._names], dtype=np.int64)
         self.model = build(program.make_model, torch.Generator().manual_seed(self.schedule.seed("initialisation")))
@@ -188,7 +200,7 @@ class Engine:
         for epoch in range(schedule.epochs):
             if schedule.starts[epoch + 1] <= done:
                 continue
-            found = schedule.epoch(epoch, self._names, self._first_epochs)
+            found = schedule.epoch(epoch, self._names, self._first_epochs, tags=self.tags)
             for rows in found[max(0, done - schedule.starts[epoch]) :]:
                 yield self._rows[rows]
 
@@ -206,12 +218,17 @@ class Engine:
         batch: Any = self._data.batch(torch.from_numpy(rows))
         if self._program.augment is not None:
             coins = torch.Generator(self._data.values[0].device).manual_seed(self.schedule.seed("augmentation", step))
-            seed_coins(self.schedule.seed("augmentation beside its generator", step), self.device)
+            self._seed("augmentation beside its generator", step)
             batch = self._program.augment(batch, coins)
-        seed_coins(self.schedule.seed("step", step), self.device)
+        self._seed("step", step)
         optimizer.zero_grad()
         backward(self._program.loss, self.model, batch)
         self._training.update()
+
+    def _seed(self, purpose: str, step: int) -> None:
+        """Set the global generators to the coins of this step."""
+        bits = 32 if self.settings.law == "aes-256" else 64
+        seed_coins(self.schedule.seed(purpose, step), self.device, numpy_bits=bits)
 
     def _state(self) -> dict[str, Any]:
         """Everything the next step depends on; buffers that `state_dict` leaves out are among it."""

@@ -5,33 +5,29 @@ import platform
 from collections.abc import Generator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from expunge.data import Examples
-from expunge.trace.schedule import keyed
+from expunge.trace.schedule import Tags, keyed_for
 
-__all__ = ["machine", "name_tag", "repeatable", "row_digests"]
+__all__ = ["machine", "repeatable", "row_digests"]
 
 _ROWS = 4096  # rows turned into bytes at a time
 
 
-def name_tag(key: bytes, name: str) -> str:
-    """A keyed digest of a record's name, 32 hexadecimal digits; it tells nothing to whoever lacks the key."""
-    return keyed(key, "name", name.encode())[:16].hex()
-
-
-def row_digests(key: bytes, data: Examples) -> list[str]:
-    """A keyed digest of each record's content, 32 hexadecimal digits; dtypes, shapes and names of fields count."""
+def row_digests(key: bytes, data: Examples) -> Tags:
+    """A keyed digest of each record's content, 16 bytes; dtypes, shapes and names of fields count."""
     names = [f"{name}=" for name in data.fields] or [""] * len(data.values)
     forms = zip(names, data.values, strict=True)
     head = "|".join(f"{name}{t.dtype}{tuple(t.shape[1:])}" for name, t in forms).encode() + b"\0"
-    found: list[str] = []
+    digest, found = keyed_for(key, "row", head), list[bytes]()
     for start in range(0, len(data), _ROWS):
-        parts = [_bytes_of(t[start : start + _ROWS]) for t in data.values]
-        rows = torch.cat(parts, dim=1).numpy()
-        found.extend(keyed(key, "row", head + row.tobytes())[:16].hex() for row in rows)
-    return found
+        rows = torch.cat([_bytes_of(t[start : start + _ROWS]) for t in data.values], dim=1)
+        content, size = rows.numpy().reshape(-1).data, rows.shape[1]
+        found.extend(digest(content[row * size : (row + 1) * size])[:16] for row in range(len(rows)))
+    return np.frombuffer(b"".join(found), dtype="S16")
 
 
 def _bytes_of(rows: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import nn
 
 from expunge.accounting import Replay
@@ -11,8 +12,10 @@ from expunge.certificate.record import RunRecord
 from expunge.data import Examples
 from expunge.errors import RunError, StateError
 from expunge.trace.engine import Augment, Engine, Program, Settings
-from expunge.trace.identity import name_tag, row_digests
-from expunge.trace.store import File, Manifest, Roster
+from expunge.trace.identity import row_digests
+from expunge.trace.roster import Roster
+from expunge.trace.schedule import name_tags
+from expunge.trace.store import File, Manifest
 from expunge.trace.trace import Cost, Trace, checkpoint_before, cost_at, list_ids, publish, unfinished
 from expunge.training.loss import Loss
 from expunge.training.state import StateFile
@@ -102,11 +105,7 @@ class Replaying:
         names = list_ids(ids)
         manifest, roster = trace.manifest, trace.roster()
         cost = cost_at(trace, manifest, roster, names)
-        gone = {name_tag(trace.key, name) for name in names}
-        after = Roster(
-            present={tag: entry for tag, entry in roster.present.items() if tag not in gone},
-            forgotten=roster.forgotten | gone,
-        )
+        after = roster.without(name_tags(trace.key, names))
         first_epochs = _match_data(data, after, trace.key, rows)
         engine = Engine(program, data, first_epochs, Settings.from_dict(manifest.settings), trace.key)
         _match_code(manifest, engine)
@@ -132,23 +131,22 @@ def _match_data(data: object, roster: Roster, key: bytes, rows: Sequence[int] | 
     """Name -> first epoch of the records that remain; raises where the data are not those of the training."""
     if not isinstance(data, Examples):
         raise TypeError(f"data must be Examples with the ids of the training, not {type(data).__name__}")
-    tags: dict[int, str] = {}
-    for row in range(len(data)) if rows is None else rows:
-        tag = name_tag(key, data.ids[row])
-        if tag in roster.present:
-            tags[row] = tag
-        elif tag not in roster.forgotten:
-            raise ValueError(f"data hold record {data.ids[row]!r}, which the trace does not know; nothing was changed")
-    if len(set(tags.values())) < len(tags):
+    asked = np.arange(len(data)) if rows is None else np.asarray(rows, dtype=np.int64)
+    tags = name_tags(key, [data.ids[row] for row in asked.tolist()])
+    places = roster.find(tags)
+    for row in asked[(places < 0) & ~roster.knows_as_forgotten(tags)].tolist():
+        raise ValueError(f"data hold record {data.ids[row]!r}, which the trace does not know; nothing was changed")
+    stay, places = asked[places >= 0], places[places >= 0]
+    if len(np.unique(places)) < len(places):
         raise ValueError("ids of the data must be distinct")
-    if len(tags) < len(roster.present):
-        missing = len(roster.present) - len(tags)
-        raise ValueError(f"data lack {missing} of the {len(roster.present)} records that remain; nothing was changed")
-    digests = row_digests(key, data.take(list(tags))) if tags else []
-    for (row, tag), digest in zip(tags.items(), digests, strict=True):
-        if digest != roster.present[tag][0]:
+    if len(places) < len(roster):
+        missing = len(roster) - len(places)
+        raise ValueError(f"data lack {missing} of the {len(roster)} records that remain; nothing was changed")
+    if len(stay):
+        for row in stay[row_digests(key, data.take(stay)) != roster.digests[places]].tolist():
             raise StateError(f"record {data.ids[row]!r} is not what it was in the training: its content changed")
-    return {data.ids[row]: roster.present[tag][1] for row, tag in tags.items()}
+    starts = roster.first_epochs[places].tolist()
+    return {data.ids[row]: epoch for row, epoch in zip(stay.tolist(), starts, strict=True)}
 
 
 def _match_code(manifest: Manifest, engine: Engine) -> None:

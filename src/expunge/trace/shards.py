@@ -20,11 +20,10 @@ from expunge.errors import OutputError, StateError
 from expunge.recovery.training import Recipe
 from expunge.trace import checkpoint_placement
 from expunge.trace.engine import Augment, Engine, Program, Settings
-from expunge.trace.identity import name_tag
 from expunge.trace.rewinding import Replaying
-from expunge.trace.schedule import check_key, keyed
+from expunge.trace.schedule import check_key, hex_of, keyed, name_tags
 from expunge.trace.store import Folder, read_sealed, write_sealed
-from expunge.trace.trace import Cost, Trace, cost_at, list_ids, refuse_unknown, train_into
+from expunge.trace.trace import Cost, Trace, cost_at, find_present, list_ids, train_into
 from expunge.training.loss import Loss
 from expunge.training.unlearned import noiseless_record
 
@@ -238,7 +237,7 @@ class Shards:
                 held.enter_context(self.traces[shard].folder.alone())
                 replays[shard] = Replaying.prepare(self.traces[shard], hit, data, program, rows=rows[shard])
             pending = self.folder / _PENDING
-            write_sealed(pending, {"tags": sorted(name_tag(self.key, name) for name in names)}, self.key)
+            write_sealed(pending, {"tags": sorted(hex_of(name_tags(self.key, names)))}, self.key)
             for shard, replay in replays.items():
                 replay.run(label=f"rewind: shard {shard}")
             pending.unlink()
@@ -256,7 +255,8 @@ class Shards:
         """The names, less those that an interrupted request has forgotten already."""
         path = self.folder / _PENDING
         pending: set[str] = set(read_sealed(path, self.key)["tags"]) if path.exists() else set()
-        if not pending <= {name_tag(self.key, name) for name in names}:
+        tags = dict(zip(names, hex_of(name_tags(self.key, names)), strict=True))
+        if not pending <= set(tags.values()):
             raise StateError(
                 f"a request of {len(pending)} records was interrupted; repeat it first, alone or with more"
             )
@@ -264,11 +264,10 @@ class Shards:
         rosters = {shard: self.traces[shard].roster() for shard in self._by_shard(names)}
         for shard, hit in self._by_shard(names).items():
             key = shard_key(self.key, shard)
-            for name in hit:
-                if name_tag(self.key, name) in pending and name_tag(key, name) in rosters[shard].forgotten:
-                    continue
-                refuse_unknown(rosters[shard], key, [name])
-                left.append(name)
+            gone = rosters[shard].knows_as_forgotten(name_tags(key, hit)).tolist()
+            open_names = [name for name, done in zip(hit, gone, strict=True) if not (done and tags[name] in pending)]
+            find_present(rosters[shard], key, open_names)
+            left.extend(open_names)
         return left
 
 

@@ -1,4 +1,4 @@
-"""The folder of a trace: a sealed manifest, the roster of records, and checkpoints with their digests."""
+"""The folder of a trace: a sealed manifest, and files by name with their digests."""
 
 import hashlib
 import hmac
@@ -21,9 +21,13 @@ from expunge._lock import held, is_lock
 from expunge.errors import OutputError, StateError
 from expunge.trace.schedule import keyed
 
-__all__ = ["SCHEMA", "UNFINISHED", "File", "Folder", "Manifest", "Roster", "read_sealed", "write_sealed"]
+__all__ = ["SCHEMA", "UNFINISHED", "File", "Folder", "Manifest", "read_sealed", "write_sealed"]
 
-SCHEMA = "expunge.trace/2"
+SCHEMA = "expunge.trace/3"
+_READ = (
+    "expunge.trace/2",
+    SCHEMA,
+)  # 2: rosters in JSON, and settings that name no law, whose schedule is drawn by HMAC
 _BEFORE = "expunge.trace/1"
 UNFINISHED = "unfinished.state"
 _MANIFEST, _KEY = "manifest.json", "key"
@@ -38,31 +42,6 @@ class File:
     step: int
     digest: str
     size: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Roster:
-    """Who takes part, by keyed tags of the names.
-
-    Args:
-        present: tag -> (digest of the record's content, epoch from which it takes part).
-        forgotten: tags of those forgotten before. Their content's digests are gone.
-    """
-
-    present: Mapping[str, tuple[str, int]]
-    forgotten: frozenset[str]
-
-    def to_bytes(self) -> bytes:
-        """As JSON, sorted by tag."""
-        present = {tag: list(entry) for tag, entry in sorted(self.present.items())}
-        return json.dumps({"present": present, "forgotten": sorted(self.forgotten)}, separators=(",", ":")).encode()
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> "Roster":
-        """The roster of `to_bytes`, whose digest was checked."""
-        plain = json.loads(content)
-        present = {tag: (digest, epoch) for tag, (digest, epoch) in plain["present"].items()}
-        return cls(present=present, forgotten=frozenset(plain["forgotten"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +86,8 @@ class Manifest:
                 "dictionaries, criteria and other modules: whether a replay is of the same training cannot be checked. "
                 "Train again"
             )
-        if plain.get("schema") != SCHEMA:
-            raise StateError(f"the trace has schema {plain.get('schema')!r}; this version reads {SCHEMA!r}")
+        if plain.get("schema") not in _READ:
+            raise StateError(f"the trace has schema {plain.get('schema')!r}; this version reads {' and '.join(_READ)}")
         files: dict[str, Any] = {
             "records": File(**plain["records"]),
             "final": File(**plain["final"]),

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from expunge import _validate
@@ -19,9 +21,10 @@ from expunge.fingerprint import code_digest, model_digest
 from expunge.recovery.training import Recipe
 from expunge.trace import checkpoint_placement
 from expunge.trace.engine import Augment, Engine, Program, Settings, load_model
-from expunge.trace.identity import name_tag, row_digests
-from expunge.trace.schedule import Schedule, check_key
-from expunge.trace.store import UNFINISHED, File, Folder, Manifest, Roster
+from expunge.trace.identity import row_digests
+from expunge.trace.roster import Roster
+from expunge.trace.schedule import check_key, name_tags
+from expunge.trace.store import UNFINISHED, File, Folder, Manifest
 from expunge.training.loss import Loss
 from expunge.training.randomness import build
 from expunge.training.state import StateFile
@@ -107,7 +110,7 @@ class Trace:
             StateError: its file is missing or altered, or `make_model` builds another model.
         """
         manifest = self.manifest
-        schedule = Schedule(self.key, Settings.from_dict(manifest.settings).steps)
+        schedule = Settings.from_dict(manifest.settings).schedule(self.key)
         model = build(make_model, torch.Generator().manual_seed(schedule.seed("initialisation")))
         if manifest.code["make_model"] != code_digest(make_model, name="make_model") + model_digest(model):
             raise StateError("make_model is not the one that the trace was made with; use the code of the training")
@@ -137,9 +140,9 @@ def cost(trace: Trace, ids: Iterable[str]) -> Cost:
 
 def cost_at(trace: Trace, manifest: Manifest, roster: Roster, ids: Sequence[str]) -> Cost:
     """`cost`, with manifest and roster at hand."""
-    refuse_unknown(roster, trace.key, ids)
-    schedule = Schedule(trace.key, manifest.settings["steps"])
-    first = min(schedule.step_of(name, roster.present[name_tag(trace.key, name)][1]) for name in ids)
+    starts = roster.first_epochs[find_present(roster, trace.key, ids)]
+    schedule = Settings.from_dict(manifest.settings).schedule(trace.key)
+    first = min(schedule.step_of(name, epoch) for name, epoch in zip(ids, starts.tolist(), strict=True))
     start = checkpoint_before(manifest, first)
     restored = 0 if start is None else start.step
     starting = _starting(roster, schedule.epochs)
@@ -178,14 +181,15 @@ def list_ids(ids: Iterable[str]) -> list[str]:
     return names
 
 
-def refuse_unknown(roster: Roster, key: bytes, ids: Sequence[str]) -> None:
-    """Raise `ValueError` unless every id takes part in the trace."""
-    for name in ids:
-        tag = name_tag(key, name)
-        if tag in roster.forgotten:
-            raise ValueError(f"record {name!r} was forgotten before; nothing was changed")
-        if tag not in roster.present:
-            raise ValueError(f"record {name!r} is not in the trace; nothing was changed")
+def find_present(roster: Roster, key: bytes, ids: Sequence[str]) -> NDArray[np.int64]:
+    """Where the records stand in the roster; raises `ValueError` unless every one takes part in the trace."""
+    tags = name_tags(key, ids)
+    found = roster.find(tags)
+    for name, place, before in zip(ids, found.tolist(), roster.knows_as_forgotten(tags).tolist(), strict=True):
+        if place < 0:
+            told = "was forgotten before" if before else "is not in the trace"
+            raise ValueError(f"record {name!r} {told}; nothing was changed")
+    return found
 
 
 def train_traced(
@@ -251,7 +255,7 @@ def train_traced(
         home.create()  # once more: another process may have finished meanwhile
         secret = home.keep_key(new_commitment_key()) if key is None else key
         engine = Engine(program, data, starting, settings, secret)
-        weights = request_weights or [sum(e == epoch for e in starting.values()) for epoch in range(epochs)]
+        weights = request_weights or np.bincount(list(starting.values()), minlength=epochs).tolist()
         places = _places(engine, weights, checkpoints, storage, request_size)
         return train_into(home, engine, data, starting, secret, places)
 
@@ -267,11 +271,8 @@ def train_into(
     label: str = "train, traced",
 ) -> Trace:
     """Run the whole training and publish version 0; a trace that this very training finished before is taken as it is."""
-    present = {
-        name_tag(key, name): (digest, first_epochs[name])
-        for name, digest in zip(data.ids, row_digests(key, data), strict=True)
-    }
-    roster = Roster(present=present, forgotten=frozenset())
+    starts = np.asarray([first_epochs[name] for name in data.ids], dtype=np.int64)
+    roster = Roster.of(engine.tags, row_digests(key, data), starts)
     if home.has_trace:
         return _same_training(home, engine, roster, key)
     home.create()
@@ -319,7 +320,7 @@ def publish(
         code=engine.code,
         machine=engine.machine,
         initial=engine.initial,
-        records=home.write(f"v{version}-records.json", total, roster.to_bytes()),
+        records=home.write(f"v{version}-records.bin", total, roster.to_bytes()),
         checkpoints=tuple(sorted(checkpoints, key=lambda file: file.step)),
         final=home.write_state(f"v{version}-final.pt", total, engine.final_state()),
     )
@@ -372,7 +373,4 @@ def _places(
 
 def _starting(roster: Roster, epochs: int) -> list[int]:
     """How many present records take part from each epoch on."""
-    counts = [0] * epochs
-    for _, epoch in roster.present.values():
-        counts[epoch] += 1
-    return counts
+    return np.bincount(roster.first_epochs, minlength=epochs).tolist()

@@ -4,7 +4,7 @@ import contextlib
 import platform
 import random
 from collections.abc import Callable, Generator
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ def fork_coins(device: torch.device) -> Generator[None]:
             random.setstate(pythons)
 
 
-def seed_coins(seed: int, device: torch.device) -> None:
+def seed_coins(seed: int, device: torch.device, *, numpy_bits: Literal[32, 64] = 64) -> None:
     """Seed the global generators of torch, numpy and `random`: the coins of a user's code.
 
     Not `torch.manual_seed`, which takes longer than a small step where an accelerator is not initialised.
@@ -39,12 +39,14 @@ def seed_coins(seed: int, device: torch.device) -> None:
     Args:
         seed: from 0 to 2^63 - 1.
         device: whose generator is meant beside the CPU's.
+        numpy_bits: of the seed that numpy gets. 32 take it a fifth of the time that 64 take, which a small step feels.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)
-    np.random.seed([seed & 0xFFFFFFFF, seed >> 32])  # noqa: NPY002
+    low = seed & 0xFFFFFFFF
+    np.random.seed(low if numpy_bits == 32 else [low, seed >> 32])  # noqa: NPY002
     random.seed(seed)
 
 

@@ -4,12 +4,13 @@ The trace changes in place. All that can be refused is refused before that, and 
 is cut off after the trace has changed, the same call makes the release from it and replays nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,7 +20,7 @@ from expunge.data import Examples
 from expunge.errors import ExpungeError, StateError, TaskError
 from expunge.recovery import Recipe
 from expunge.trace import Shards, ShardsCost, Trace, cost, rewind, train_shards, train_traced
-from expunge.trace.identity import name_tag
+from expunge.trace.schedule import name_tags
 from expunge.trace.trace import Cost
 from expunge.training.task import Task
 from expunge.training.unlearned import Unlearned, noiseless_record
@@ -192,10 +193,14 @@ def _finished(traced: Trace | Shards, task: Task, retain: Examples, forget: Exam
     """
     if isinstance(traced, Shards) and (traced.folder / _PENDING).exists():
         return None  # an interrupted request, which `Shards.rewind` goes on with
-    present, forgotten = _tags(traced)
-    if not {_tag(traced, name) for name in forget.ids} <= forgotten:
+    each = [(trace.roster(), name_tags(trace.key, gone), name_tags(trace.key, stay)) for trace, gone, stay in _parts(
+        traced, forget.ids, retain.ids
+    )]  # fmt: skip
+    if not all(roster.knows_as_forgotten(gone).all() for roster, gone, _ in each):
         return None
-    if {_tag(traced, name) for name in retain.ids} - forgotten != present:
+    if any(
+        not np.array_equal(np.unique(stay[~roster.knows_as_forgotten(stay)]), roster.tags) for roster, _, stay in each
+    ):
         raise ValueError("task.retain and the trace differ in who remains; the forget set was forgotten before")
     model = traced.model(_builder(task))
     shards = 1 if isinstance(traced, Trace) else traced.plan.shards
@@ -205,19 +210,14 @@ def _finished(traced: Trace | Shards, task: Task, retain: Examples, forget: Exam
     return Unlearned(model, record, notes={"replayed": told})
 
 
-def _tags(traced: Trace | Shards) -> tuple[set[str], set[str]]:
-    """Who takes part, and who was forgotten, over all shards."""
-    present, forgotten = set[str](), set[str]()
-    for trace in (traced,) if isinstance(traced, Trace) else traced.traces:
-        roster = trace.roster()
-        present |= roster.present.keys()
-        forgotten |= roster.forgotten
-    return present, forgotten
-
-
-def _tag(traced: Trace | Shards, name: str) -> str:
-    own = traced if isinstance(traced, Trace) else traced.traces[traced.plan.cell(traced.key, name)[0]]
-    return name_tag(own.key, name)
+def _parts(traced: Trace | Shards, *names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """Each trace, with those of the names that fall to it."""
+    if isinstance(traced, Trace):
+        yield traced, *names
+        return
+    rows = [traced.plan.rows(traced.key, each) for each in names]
+    for shard, trace in enumerate(traced.traces):
+        yield trace, *([each[row] for row in found[shard]] for each, found in zip(names, rows, strict=True))
 
 
 def _builder(task: Task) -> Any:

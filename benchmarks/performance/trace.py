@@ -21,7 +21,7 @@ from performance.rows import Row, medians
 
 KEY = bytes(range(32))
 RECIPE = ex.Recipe(learning_rate=0.05)
-EPOCHS, BATCH, TURNS = 5, 128, 3
+BATCH, TURNS = 128, 3
 
 
 def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -48,10 +48,10 @@ def pictures(rows: int) -> ex.Examples:
     return ex.Examples(x, x[:, :10].argmax(-1), ids=[f"row {i}" for i in range(rows)])
 
 
-def batches(data: ex.Examples, steps: int) -> list[Tensor]:
+def batches(data: ex.Examples, epochs: int, steps: int) -> list[Tensor]:
     """The rows of every step of a trace."""
-    schedule, starts = Schedule(KEY, (steps,) * EPOCHS), np.zeros(len(data), dtype=np.int64)
-    return [torch.from_numpy(rows) for epoch in range(EPOCHS) for rows in schedule.epoch(epoch, data.ids, starts)]
+    schedule, starts = Schedule(KEY, (steps,) * epochs), np.zeros(len(data), dtype=np.int64)
+    return [torch.from_numpy(rows) for epoch in range(epochs) for rows in schedule.epoch(epoch, data.ids, starts)]
 
 
 def plain(make_model: Callable[[], nn.Module], data: ex.Examples, rows_of_steps: list[Tensor]) -> nn.Module:
@@ -69,24 +69,26 @@ def plain(make_model: Callable[[], nn.Module], data: ex.Examples, rows_of_steps:
     return model
 
 
-def traced(make_model: Callable[[], nn.Module], data: ex.Examples, steps: int, folder: Path) -> Trace:
+def traced(make_model: Callable[[], nn.Module], data: ex.Examples, epochs: int, steps: int, folder: Path) -> Trace:
     """The same, with a trace in a new folder."""
     shutil.rmtree(folder, ignore_errors=True)
     return train_traced(
-        make_model, data, loss=loss, epochs=EPOCHS, steps_per_epoch=steps, folder=folder, recipe=RECIPE, key=KEY
+        make_model, data, loss=loss, epochs=epochs, steps_per_epoch=steps, folder=folder, recipe=RECIPE, key=KEY
     )
 
 
-def compared(name: str, make_model: Callable[[], nn.Module], data: ex.Examples, folder: Path, before: str) -> Row:
+def compared(
+    name: str, make_model: Callable[[], nn.Module], data: ex.Examples, folder: Path, *, epochs: int, before: str
+) -> Row:
     """Seconds of both, in turns, on data whose batches are as large on average."""
     steps = len(data) // BATCH
-    order = batches(data, steps)
+    order = batches(data, epochs, steps)
     seconds = medians({
-        "traced": lambda: traced(make_model, data, steps, folder),
+        "traced": lambda: traced(make_model, data, epochs, steps, folder),
         "plain": lambda: plain(make_model, data, order),
     }, turns=TURNS)  # fmt: skip
     return Row(
-        work=f"traced training, {name}, {len(data):,} rows, {EPOCHS} epochs of batches of {BATCH}", unit="s",
+        work=f"traced training, {name}, {len(data):,} rows, {epochs} epochs of batches of {BATCH}", unit="s",
         ours=seconds["traced"], peer=seconds["plain"], peer_is="plain loop", before=before, target=1.2, ratio=True,
     )  # fmt: skip
 
@@ -97,9 +99,9 @@ def rows() -> list[Row]:
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home) / "trace"
         found = [
-            compared("784-512-10", dense(512), pictures(20_000), folder, "1.56 x"),
-            compared("two convolutions", convolutional, pictures(5_000), folder, "-"),
-            compared("784-32-10", dense(32), pictures(60_000), folder, "2.17 x"),
+            compared("784-512-10", dense(512), pictures(20_000), folder, epochs=3, before="1.56 x, on commit 5db6765"),
+            compared("two convolutions", convolutional, pictures(5_000), folder, epochs=3, before="-"),
+            compared("784-32-10", dense(32), pictures(60_000), folder, epochs=10, before="2.17 x"),
         ]
         trace = Trace(folder, key=KEY)
         size = trace.manifest.records.size + (folder / "manifest.json").stat().st_size

@@ -101,6 +101,7 @@ def test_the_digest_of_many_contents_is_hmac(key):
     for head, content in ((b"", b""), (b"head", b"x" * 1000)):
         expected = hmac.digest(key, b"expunge.trace/1/row\0" + head + content, "sha256")
         assert keyed_for(key, "row", head)(content) == expected == keyed(key, "row", head + content)
+        assert keyed_for(key, "row", head)(content[:7], content[7:]) == expected
 
 
 @pytest.mark.parametrize("steps", [1, 3, 470, 2**31 - 1])

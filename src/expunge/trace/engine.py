@@ -18,7 +18,7 @@ from expunge.data import Examples
 from expunge.errors import ModelRefused
 from expunge.fingerprint import code_digest, model_digest
 from expunge.recovery.training import Recipe, Training, one_cycle
-from expunge.trace.identity import machine, repeatable
+from expunge.trace.identity import machine, repeatable, written_whole
 from expunge.trace.schedule import Law, Schedule, name_tags
 from expunge.trace.store import File, Folder
 from expunge.training.loss import Loss, backward
@@ -215,7 +215,8 @@ class Engine:
         optimizer = self._training.optimizer
         for group in optimizer.param_groups:
             group["lr"] = self.settings.recipe.learning_rate * self._factor(step)
-        batch: Any = self._data.batch(torch.from_numpy(rows))
+        with written_whole():
+            batch: Any = self._data.batch(torch.from_numpy(rows))
         if self._program.augment is not None:
             coins = torch.Generator(self._data.values[0].device).manual_seed(self.schedule.seed("augmentation", step))
             self._seed("augmentation beside its generator", step)

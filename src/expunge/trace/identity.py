@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from expunge.data import Examples
 from expunge.trace.schedule import Tags, keyed_for
 
-__all__ = ["machine", "repeatable", "row_digests"]
+__all__ = ["machine", "repeatable", "row_digests", "written_whole"]
 
 _ROWS = 4096  # rows turned into bytes at a time
 
@@ -24,14 +24,16 @@ def row_digests(key: bytes, data: Examples) -> Tags:
     head = "|".join(f"{name}{t.dtype}{tuple(t.shape[1:])}" for name, t in forms).encode() + b"\0"
     digest, found = keyed_for(key, "row", head), list[bytes]()
     for start in range(0, len(data), _ROWS):
-        rows = torch.cat([_bytes_of(t[start : start + _ROWS]) for t in data.values], dim=1)
-        content, size = rows.numpy().reshape(-1).data, rows.shape[1]
-        found.extend(digest(content[row * size : (row + 1) * size])[:16] for row in range(len(rows)))
+        fields = [_rows_of(t[start : start + _ROWS]) for t in data.values]
+        found.extend(digest(*row)[:16] for row in zip(*fields, strict=True))
     return np.frombuffer(b"".join(found), dtype="S16")
 
 
-def _bytes_of(rows: Tensor) -> Tensor:
-    return rows.detach().cpu().reshape(len(rows), -1).contiguous().view(torch.uint8)
+def _rows_of(rows: Tensor) -> Iterator[memoryview]:
+    """The bytes of each row, where they lie."""
+    whole = rows.detach().cpu().reshape(len(rows), -1).contiguous().view(torch.uint8).numpy()
+    content, size = whole.reshape(-1).data, whole.shape[1]
+    return (content[row * size : (row + 1) * size] for row in range(len(rows)))
 
 
 def machine(device: torch.device) -> dict[str, str]:
@@ -74,3 +76,15 @@ def repeatable() -> Generator[None]:
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warns)
         torch.backends.cudnn.benchmark = benchmark
+
+
+@contextmanager
+def written_whole() -> Generator[None]:
+    """Within `repeatable`, spare the filling of fresh memory: for our own steps, which write all of what they ask for."""
+    switch = torch.utils.deterministic
+    before = switch.fill_uninitialized_memory  # pyright: ignore[reportAttributeAccessIssue]
+    switch.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        switch.fill_uninitialized_memory = before  # pyright: ignore[reportAttributeAccessIssue]

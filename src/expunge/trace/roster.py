@@ -46,7 +46,9 @@ class Roster:
     def _checked(cls, tags: Tags, digests: Tags, first_epochs: NDArray[np.uint32], forgotten: Tags) -> "Roster":
         """Raise `StateError` where two have one tag: chance makes such a pair among 10^9 records once in 10^20."""
         if not (_ascending(tags) and _ascending(forgotten)):
-            raise StateError("two records of the trace have one tag, or they are out of order; use another key, or distinct names")
+            raise StateError(
+                "two records of the trace have one tag, or they are out of order; use another key, or distinct names"
+            )
         return cls(tags=tags, digests=digests, first_epochs=first_epochs, forgotten=forgotten)
 
     def __len__(self) -> int:

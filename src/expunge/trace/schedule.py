@@ -16,6 +16,7 @@ __all__ = ["KEY_BYTES", "Law", "Schedule", "Tags", "check_key", "hex_of", "keyed
 
 KEY_BYTES = 32
 _DOMAIN = b"expunge.trace/1/"
+_AT_ONCE = 128  # seeds of as many steps
 _BLOCK = 64  # bytes of one compression of SHA-256
 _HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 _INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
@@ -30,15 +31,19 @@ def keyed(key: bytes, purpose: str, content: bytes = b"") -> bytes:
     return hmac.digest(key, _DOMAIN + purpose.encode() + b"\0" + content, "sha256")
 
 
-def keyed_for(key: bytes, purpose: str, head: bytes = b"") -> Callable[[bytes | memoryview], bytes]:
-    """`keyed` of one key and purpose, for many contents that begin with `head`: what they share is hashed once."""
+def keyed_for(key: bytes, purpose: str, head: bytes = b"") -> Callable[..., bytes]:
+    """`keyed` of one key and purpose, for many contents that begin with `head`: what they share is hashed once.
+
+    The function takes a content in one or more parts.
+    """
     block = (key if len(key) <= _BLOCK else hashlib.sha256(key).digest()).ljust(_BLOCK, b"\0")
     inner = hashlib.sha256(block.translate(_INNER) + _DOMAIN + purpose.encode() + b"\0" + head)
     outer = hashlib.sha256(block.translate(_OUTER))
 
-    def digest(content: bytes | memoryview) -> bytes:
+    def digest(*content: bytes | memoryview) -> bytes:
         first, second = inner.copy(), outer.copy()
-        first.update(content)
+        for part in content:
+            first.update(part)
         second.update(first.digest())
         return second.digest()
 
@@ -87,7 +92,7 @@ class Schedule:
         if law not in get_args(Law):
             raise ValueError(f"law must be one of {', '.join(get_args(Law))}, not {_validate.shown(law)}")
         self._key, self._law = key, law
-        self._seeds: dict[str, Callable[[bytes | memoryview], bytes]] = {}
+        self._seeds: dict[str, tuple[int, list[int]]] = {}
         self.steps = tuple(int(count) for count in steps)
         self.starts = (0, *accumulate(self.steps))
 
@@ -132,9 +137,15 @@ class Schedule:
 
     def seed(self, purpose: str, step: int = 0) -> int:
         """A seed for torch that depends on key, purpose and step alone, below 2^63."""
-        if purpose not in self._seeds:
-            self._seeds[purpose] = keyed_for(self._key, f"coins/{purpose}")
-        return int.from_bytes(self._seeds[purpose](step.to_bytes(8, "big"))[:8], "big") >> 1
+        start = step - step % _AT_ONCE
+        held, seeds = self._seeds.get(purpose, (-1, []))
+        if held != start:  # many at once: one between two steps of training takes ten times as long
+            digest = keyed_for(self._key, f"coins/{purpose}")
+            seeds = [
+                int.from_bytes(digest(s.to_bytes(8, "big"))[:8], "big") >> 1 for s in range(start, start + _AT_ONCE)
+            ]
+            self._seeds[purpose] = (start, seeds)
+        return seeds[step - start]
 
 
 def _by_cipher(key: bytes, steps: int, tags: Tags) -> tuple[Rows, Rows]:

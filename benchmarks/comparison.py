@@ -2,6 +2,7 @@
 
     python benchmarks/comparison.py                    # what is missing, then the page
     python benchmarks/comparison.py --only MNIST       # one data set
+    python benchmarks/comparison.py --again grid_ridge # this unlearner anew, into results that are there
     python benchmarks/comparison.py --page             # the page alone, from the results that are there
 
 Three seeds; each varies split, coins of the audit, initialisation, training and noise. Each seed of a data set is a file
@@ -62,7 +63,22 @@ def run(setting: Setting, seed: int) -> dict[str, Any]:
         "set": setting.name, "seed": seed, "unlearners": found, "whole": round(time.perf_counter() - begun, 1),
         "sizes": {"retain": len(case.retain), "forget": len(case.forget), "test": len(test)},
         "width": setting.width, "weights": sum(p.numel() for p in setting.make_model().parameters()),
-        "epochs": setting.epochs, "recovery_epochs": setting.recovery_epochs,
+        "epochs": setting.epochs, "recovery_epochs": setting.recovery_epochs, **environment(),
+    }  # fmt: skip
+
+
+def again(setting: Setting, path: Path, names: list[str]) -> dict[str, Any]:
+    """The results of a file with some unlearners run anew, which say the versions and machine that they ran on."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    case = Case(setting, *setting.rows(), found["seed"])
+    for name in names:
+        found["unlearners"][name] = measured(case, UNLEARNERS[name](case)) | {"ran_on": environment()}
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """What ran, and on what."""
+    return {
         "versions": {n: version(n).partition("+")[0] for n in ("expunge", "torch", "numpy")},
         "hardware": {
             "machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version(),
@@ -76,6 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=list(SETS), action="append", help="a data set; may be repeated")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--again", choices=list(UNLEARNERS), action="append", default=[], help="may be repeated")
     parser.add_argument("--page", action="store_true", help="run nothing")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -83,10 +100,10 @@ def main() -> None:
     for name in arguments.only or SETS:
         for seed in range(0 if arguments.page else arguments.seeds):
             path = arguments.results / f"{name.replace(' ', '-').lower()}-{seed}.json"
-            if path.exists():
-                continue
+            if path.exists() != bool(arguments.again):
+                continue  # nothing to be done, or nothing to be done again
             try:
-                found = run(SETS[name], seed)
+                found = again(SETS[name], path, arguments.again) if arguments.again else run(SETS[name], seed)
             except DataError as error:
                 Console(stderr=True).print(f"{name} left out: {error}")
                 break

@@ -21,6 +21,7 @@ from expunge.trace import train_shards, train_traced
 __all__ = ["UNLEARNERS", "Outcome", "outcomes"]
 
 SHARDS, SLICES = 5, 4
+_AT_ONCE = 8192  # rows
 
 
 @dataclass
@@ -98,26 +99,32 @@ def noisy(name: str, case: Case, *, null: bool = False) -> Outcome:
 
 
 def exact_head(case: Case) -> Outcome:
-    """Sums over the features; a request subtracts its rows."""
+    """Sums over a row's numbers and random features of them; a request subtracts its rows."""
     s, clock, once = case.setting, Clock(), Clock()
-    head = ex.heads.AnalyticHead(ridge=1.0, classes=s.classes, provenance=s.provenance)
+    layer = s.layer()
+    head = ex.heads.AnalyticHead(ridge=1.0, classes=s.classes, provenance=f"{s.source}; {layer.provenance}")
     for rows in (case.retain, case.forget):
-        head.learn(_with_one(s.features(rows.tensors[0])), rows.tensors[1], ids=rows.ids)
+        for part in _parts(rows):
+            head.learn(_with_one(layer(part.tensors[0])), part.tensors[1], ids=part.ids)
     with tempfile.TemporaryDirectory() as folder:
         head.save(Path(folder) / "head.state")
         kept = (Path(folder) / "head.state").stat().st_size
     x, y = case.forget.tensors
     with clock.running():
-        head.forget(_with_one(s.features(x)), y, ids=case.forget.ids)
+        head.forget(_with_one(layer(x)), y, ids=case.forget.ids)
         done = head.unlearned()
     weights = head.weights
     row = case.retain.take([0])
     with once.running():
-        head.forget(_with_one(s.features(row.tensors[0])), row.tensors[1], ids=row.ids)
+        head.forget(_with_one(layer(row.tensors[0])), row.tensors[1], ids=row.ids)
         _ = head.weights
+
+    def scores(x: Tensor) -> Tensor:
+        return torch.cat([_with_one(layer(part)) @ weights for part in x.split(_AT_ONCE)])
+
     return Outcome(
-        lambda x: _with_one(s.features(x)) @ weights, clock.seconds, done.record.mechanism, (done.record, done.model),
-        kept=kept, reads="sums and forgotten rows", one_row=once.seconds,
+        scores, clock.seconds, done.record.mechanism, (done.record, done.model), kept=kept,
+        reads="sums and forgotten rows", one_row=once.seconds, details={"features": layer.width},
     )  # fmt: skip
 
 
@@ -211,6 +218,12 @@ def outcomes(case: Case) -> Iterator[tuple[str, Outcome]]:
     """Every unlearner in turn."""
     for name, forget in UNLEARNERS.items():
         yield name, forget(case)
+
+
+def _parts(rows: ex.Examples) -> Iterator[ex.Examples]:
+    """Few enough at once that wide features fit into memory."""
+    for start in range(0, len(rows), _AT_ONCE):
+        yield rows.take(list(range(start, min(start + _AT_ONCE, len(rows)))))
 
 
 def _with_one(x: Tensor) -> Tensor:

@@ -43,8 +43,10 @@ class Setting:
         classes: labels are below it.
         make_model: the network.
         recipe: of training, retraining and recovery alike.
-        features: of a row, for the heads; a constant is added by the heads.
+        features: of a row, for the convex head; a constant is added by the heads.
         provenance: of these features.
+        wide: random features beside the row's numbers, for the exact head.
+        source: why a row's numbers depend on no other row.
         epochs: of training and retraining.
         recovery_epochs: after noise.
         regularization: λ of the convex head.
@@ -59,10 +61,16 @@ class Setting:
     recipe: ex.recovery.Recipe
     features: Callable[[Tensor], Tensor]
     provenance: str
+    wide: int
+    source: str
     epochs: int = 20
     recovery_epochs: int = 5
     regularization: float = 1e-4
     residual: float = 1e-8
+
+    def layer(self) -> ex.features.RandomFeatures:
+        """The exact head's feature map."""
+        return ex.features.RandomFeatures(self.width, self.wide, seed=0, keep_inputs=True)
 
     def mechanisms(self) -> dict[str, Mechanism]:
         """Every noisy method, calibrated to the budget."""
@@ -205,20 +213,22 @@ SETS = {
         Setting(
             name="MNIST", rows=_pictures, width=784, classes=10, make_model=partial(network, 784, 32, 10),
             recipe=ex.recovery.Recipe(learning_rate=0.1), features=_LAYER, provenance=f"pixels; {_LAYER.provenance}",
+            wide=8192, source="pixels",
         ),
         Setting(
             name="CIFAR-10 features", rows=partial(_features, "cifar10"), width=512, classes=10,
             make_model=partial(network, 512, 32, 10), recipe=ex.recovery.Recipe(learning_rate=0.05), features=Tensor.double,
-            provenance=_BACKBONE.format("CIFAR-100"),
+            provenance=_BACKBONE.format("CIFAR-100"), wide=4096, source=_BACKBONE.format("CIFAR-100"),
         ),
         Setting(
             name="CIFAR-100 features", rows=partial(_features, "cifar100"), width=512, classes=100,
             make_model=partial(network, 512, 64, 100), recipe=ex.recovery.Recipe(learning_rate=0.05), features=Tensor.double,
-            provenance=_BACKBONE.format("CIFAR-10"), regularization=1e-3,
+            provenance=_BACKBONE.format("CIFAR-10"), regularization=1e-3, wide=4096, source=_BACKBONE.format("CIFAR-10"),
         ),
         Setting(
             name="Adult", rows=_adult, width=104, classes=2, make_model=partial(network, 104, 32, 2),
             recipe=ex.recovery.Recipe(learning_rate=0.05), features=Tensor.double, provenance=PROVENANCE,
+            wide=1024, source=PROVENANCE,
         ),
     )
 }  # fmt: skip

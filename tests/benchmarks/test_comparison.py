@@ -46,7 +46,7 @@ def setting(ours):
     return sets.Setting(
         name="Adult", rows=rows, width=64, classes=10, make_model=partial(sets.network, 64, 16, 10),
         recipe=ex.Recipe(learning_rate=0.2, batch_size=64), features=Tensor.double, provenance="pixels", epochs=5,
-        recovery_epochs=1,
+        recovery_epochs=1, wide=128, source="pixels",
     )  # fmt: skip
 
 
@@ -151,3 +151,20 @@ def test_what_is_there_is_not_run_again(ours, found, tmp_path, monkeypatch):
     monkeypatch.setattr(comparison, "write_page", lambda results: None)
     monkeypatch.setattr(sys, "argv", ["comparison.py", "--only", "Adult", "--results", str(tmp_path)])
     comparison.main()
+
+
+def test_one_unlearner_can_be_run_again_and_the_others_stay(ours, setting, found, tmp_path, monkeypatch):
+    comparison = ours("comparison")
+    path = tmp_path / "adult-0.json"
+    changed = {name: row | {"seconds": -1.0} for name, row in found["unlearners"].items()}
+    path.write_text(json.dumps(found | {"unlearners": changed}))
+    monkeypatch.setattr(comparison, "SETS", {"Adult": setting})
+    monkeypatch.setattr(comparison, "write_page", lambda results: None)
+    command = ["comparison.py", "--only", "Adult", "--again", "grid_ridge", "--results", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    comparison.main()
+    new = json.loads(path.read_text())["unlearners"]
+    assert {name for name, row in new.items() if row["seconds"] > 0} == {"grid_ridge"}
+    assert new["grid_ridge"]["accuracy"] == found["unlearners"]["grid_ridge"]["accuracy"]
+    assert new["grid_ridge"]["features"] == 64 + 128
+    assert not (tmp_path / "adult-1.json").exists()

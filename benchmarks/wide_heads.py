@@ -29,7 +29,12 @@ import expunge as ex
 from expunge.features import RandomFeatures
 
 Floats = NDArray[np.float64]
-WIDTHS = {"MNIST": (1024, 4096, 8192), "CIFAR-10 features": (0, 2048, 4096), "CIFAR-100 features": (0, 2048, 4096), "Adult": (0, 1024, 2048)}
+WIDTHS = {
+    "MNIST": (1024, 4096, 8192),
+    "CIFAR-10 features": (0, 2048, 4096),
+    "CIFAR-100 features": (0, 2048, 4096),
+    "Adult": (0, 1024, 2048),
+}
 RIDGE, DRAWS, ROWS = 1.0, 3, 4096
 
 

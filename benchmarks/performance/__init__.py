@@ -6,4 +6,4 @@
 A file holds `rows()`, which measures and returns rows of the table; `GROUPS` names the files.
 """
 
-GROUPS = ("certified", "verifying", "heads", "trace")
+GROUPS = ("certified", "verifying", "heads", "convex", "trace")

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from expunge.heads.objectives import Measured, Objective
-from expunge.heads.products import gram
 
 __all__ = ["ClassBlocks", "Dense", "Kronecker", "Plain"]
 
@@ -54,40 +54,43 @@ class ClassBlocks:
 
     def __init__(self, objective: Objective, w: Tensor) -> None:
         outputs, width = objective.shape
-        blocks, whole = torch.zeros(outputs + 1, width, width), torch.zeros(width, width)
-        light, rows, self._centred = torch.zeros(outputs), 0, False
+        blocks, whole = np.zeros((outputs + 1, width, width), dtype=np.float32), np.zeros((width, width), np.float32)
+        light, rows, self._centred = np.zeros(outputs), 0, False
         for block in objective.blocks:
-            x = block.single
-            diagonal, outer = objective.loss.curvature(x @ w.float().T, block.y)
-            weights = diagonal if outer is None else diagonal - outer.square()
+            diagonal, outer = objective.loss.curvature(block.single @ w.float().T, block.y)
             self._centred = outer is not None
-            whole += gram(x)
-            for k in range(outputs):
-                weight = weights[:, k]
-                used = torch.nonzero(weight > _LIGHT)[:, 0]
-                blocks[k] += gram(x[used] * weight[used].sqrt()[:, None])
-                light[k] += weight.sum() - weight[used].sum()
+            x, weights = block.single.numpy(), (diagonal if outer is None else diagonal - outer.square()).numpy()
+            whole += x.T @ x
+            for k in range(outputs):  # by numpy, which computes one triangle of a matrix times its transpose
+                used = np.flatnonzero(weights[:, k] > _LIGHT)
+                heavy = x[used] * np.sqrt(weights[used, k])[:, None]
+                blocks[k] += heavy.T @ heavy
+                light[k] += float(weights[:, k].sum() - weights[used, k].sum())
             rows += len(x)
-        gaps = objective.gaps().float()
         blocks /= rows
         for k in range(outputs):
-            blocks[k] += (light[k].clamp(min=0.0) / rows) * (whole / rows)
-        blocks += gaps.T @ gaps
-        shift = 1e-6 * float(blocks.diagonal(dim1=1, dim2=2).max()) or objective.regularization
-        for block in blocks:
+            blocks[k] += max(light[k], 0.0) / rows**2 * whole
+        self._inverses = torch.from_numpy(blocks)
+        gaps = objective.gaps().float()
+        self._inverses += gaps.T @ gaps
+        shift = 1e-6 * float(self._inverses.diagonal(dim1=1, dim2=2).max()) or objective.regularization
+        for block in self._inverses:
             block.copy_(_inverse(block, objective.regularization, shift))
-        self._inverses = blocks
 
     def at(self, here: Measured) -> Callable[[Tensor], Tensor]:  # noqa: ARG002
         """The same at every point."""
-        own, common = self._inverses[:-1], self._inverses[-1]
+        *own, common = self._inverses
+
+        def each(r: Tensor) -> Tensor:
+            parts = zip(own, r.float(), strict=True)
+            return torch.stack([torch.mv(block, part) for block, part in parts]).double()  # quicker than torch.bmm
 
         def inverse(r: Tensor) -> Tensor:
             if not self._centred:
-                return torch.bmm(own, r.float()[:, :, None])[:, :, 0].double()
+                return each(r)
             mean = r.mean(0)
-            apart = torch.bmm(own, (r - mean).float()[:, :, None])[:, :, 0].double()
-            return apart - apart.mean(0) + (common @ mean.float()).double()
+            apart = each(r - mean)
+            return apart - apart.mean(0) + torch.mv(common, mean.float()).double()
 
         return inverse
 

@@ -1,6 +1,10 @@
 """Test accuracy of the exact head on random ReLU features beside the inputs, by their number; three draws of the features.
 
     python benchmarks/wide_heads.py --json benchmarks/results/wide_heads.json
+    python benchmarks/wide_heads.py --times --json benchmarks/results/wide_heads_times.json
+
+`--times` holds a single row's request, from the row to released weights, against the shortest retraining of the comparison,
+in turns in one process. The head has learned 2,000 rows there: what one row costs depends on the width alone.
 
 All training rows of each set of the comparison, ridge 1 in each, fixed beforehand: a ridge that were chosen on rows which
 may be forgotten would void what a certificate says. One Gram matrix a draw serves all widths: the first k random features
@@ -15,12 +19,14 @@ import platform
 import time
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import scipy.linalg
 import torch
-from compared.sets import SETS, Setting
+from compared.runs import retraining_shortly
+from compared.sets import SETS, Case, Setting
 from numpy.typing import NDArray
 from paper.data import DataError
 from rich.console import Console
@@ -84,10 +90,34 @@ def one_draw(setting: Setting, train: ex.Examples, test: ex.Examples, seed: int)
     return found
 
 
+def one_row(setting: Setting, train: ex.Examples, test: ex.Examples, turns: int = 3) -> list[dict[str, Any]]:
+    """Seconds of a row's request at every width, and of the shortest retraining; medians."""
+    case = Case(setting, train, test, 0)
+    retraining, rows = list[float](), list[dict[str, Any]]()
+    for width in WIDTHS[setting.name]:
+        if not width:
+            continue
+        layer = RandomFeatures(setting.width, width, seed=0, keep_inputs=True)
+        head = ex.heads.AnalyticHead(ridge=RIDGE, classes=setting.classes, provenance=layer.provenance)
+        few = case.retain.take(list(range(2000)))
+        head.learn(columns(layer, few.tensors[0]), few.tensors[1], ids=few.ids)
+        requests = list[float]()
+        for turn in range(turns):
+            row = few.take([turn])
+            begun = time.perf_counter()
+            head.forget(columns(layer, row.tensors[0]), row.tensors[1], ids=row.ids)
+            _ = head.weights
+            requests.append(time.perf_counter() - begun)
+            retraining.append(retraining_shortly(case).seconds)
+        rows.append({"set": setting.name, "features": width, "width": layer.width + 1, "one_row": median(requests)})
+    return [row | {"retraining": median(retraining), "times": median(retraining) / row["one_row"]} for row in rows]
+
+
 def main() -> None:
     """Measure, print, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=list(WIDTHS), action="append")
+    parser.add_argument("--times", action="store_true", help="seconds of a single row's request, in place of accuracies")
     parser.add_argument("--draws", type=int, default=DRAWS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -98,8 +128,8 @@ def main() -> None:
         except DataError as error:
             Console(stderr=True).print(f"{name} left out: {error}")
             continue
-        for seed in range(options.draws):
-            rows += one_draw(SETS[name], train, test, seed)
+        for seed in range(1 if options.times else options.draws):
+            rows += one_row(SETS[name], train, test) if options.times else one_draw(SETS[name], train, test, seed)
             if options.json:
                 write(options.json, rows)
 

@@ -117,7 +117,9 @@ def main() -> None:
     """Measure, print, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=list(WIDTHS), action="append")
-    parser.add_argument("--times", action="store_true", help="seconds of a single row's request, in place of accuracies")
+    parser.add_argument(
+        "--times", action="store_true", help="seconds of a single row's request, in place of accuracies"
+    )
     parser.add_argument("--draws", type=int, default=DRAWS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

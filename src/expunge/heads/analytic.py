@@ -25,7 +25,6 @@ from expunge.data import Examples, new_commitment_key
 from expunge.data.arrays import Names, Numbers, as_tensor, names_in
 from expunge.errors import RunError, StillRetained
 from expunge.heads.ledger import Ledger
-from expunge.heads.packed import Bytes
 from expunge.heads.rows import Rows, checked_grid, checked_key, checked_rows, given, name_of, real
 from expunge.heads.saved import mark_of, pack, unpack, write
 from expunge.heads.solver import Method, Solver, few
@@ -160,12 +159,11 @@ class AnalyticHead:
         records = rows.records(self._key)
         self._ledger.refuse_known(rows, records)
         if self._in_place(rows):
-            self._shift(rows, records, 1)
-            return
-        new = self._summed(rows)
-        total = new if self._sums is None else add(self._sums, new)
-        self._solver.refuse_indefinite(total)
-        self._take(total, self._solver.updated_(rows, self._sums, 1))
+            self._shift(rows, 1)
+        else:
+            total = self._summed(rows) if self._sums is None else add(self._sums, self._summed(rows))
+            self._solver.refuse_indefinite(total)
+            self._take(total, self._solver.updated_(rows, self._sums, 1))
         self._ledger.enter(records)
 
     def forget(self, X: Numbers | Examples, Y: Numbers | None = None, *, ids: Names | None = None) -> None:  # noqa: N803
@@ -178,11 +176,10 @@ class AnalyticHead:
         rows = self._checked(*given(X, Y, ids))
         records = rows.records(self._key)
         self._ledger.refuse_other(rows, records)
-        if self._in_place(rows) and len(records) < len(self):
-            self._shift(rows, records, -1)
-            return
         if len(records) == len(self):
             self._take(None, None)
+        elif self._in_place(rows):
+            self._shift(rows, -1)
         else:
             rest = subtract(cast("Sums", self._sums), self._summed(rows))
             self._solver.refuse_indefinite(rest)
@@ -373,23 +370,22 @@ class AnalyticHead:
         return sums_of(rows.x, rows.y, classes=rows.classes, exact=self._grid is not None)
 
     def _in_place(self, rows: Rows) -> bool:
-        """Whether the sums are brought to these rows more or fewer in place: whole numbers, and few rows."""
+        """Whether the sums are changed in place: whole numbers, and few rows."""
         return self._sums is not None and self._sums.exact and few(rows)
 
-    def _shift(self, rows: Rows, records: Bytes, sign: int) -> None:
+    def _shift(self, rows: Rows, sign: int) -> None:
         """Rows more (sign 1) or fewer (sign -1), in place: nothing is changed before nothing can be refused."""
         sums = cast("Sums", self._sums)
         changed = after(sums, rows.x, rows.y, classes=rows.classes, sign=sign)
         diagonal = sums.gram.diagonal().double() + sign * rows.x.square().sum(0)
-        if changed is None or not self._solver.surely_positive(diagonal, sums):
+        whole = changed is None or not self._solver.surely_positive(diagonal, sums)
+        if whole:
             changed = (add if sign > 0 else subtract)(sums, self._summed(rows))
             self._solver.refuse_indefinite(changed)
-            inverse = self._solver.updated_(rows, sums, sign)
-        else:
-            inverse = self._solver.updated_(rows, sums, sign)
+        inverse = self._solver.updated_(rows, sums, sign)
+        if not whole:
             shift_(sums, rows.x, sign)
         self._take(changed, inverse)
-        (self._ledger.enter if sign > 0 else self._ledger.strike)(records)
 
     def _take(self, sums: Sums | None, inverse: Inverse | None) -> None:
         self._sums = sums

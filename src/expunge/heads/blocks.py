@@ -121,7 +121,8 @@ class Blocks:
     def _changed(self, x: Tensor, y: Tensor, group: Tensor | None, names: Bytes, kept: NDArray[np.intp]) -> Block:
         known = self._corrections
         where = torch.from_numpy(kept)
-        x = torch.cat([x[where], torch.ones(len(kept), int(self._bias), dtype=torch.float64)], dim=1)
+        given, x = x, torch.ones(len(kept), self._width + int(self._bias), dtype=torch.float64)
+        x[:, : self._width] = given if len(kept) == len(given) else given[where]
         y = y[where].long()
         if known.columns:
             x[:, sorted(known.columns)] = 0.0
@@ -226,6 +227,8 @@ def _take(waiting: deque[Block], size: int) -> Block:
             part = Block(part.x[:missing], part.y[:missing], None if part.group is None else part.group[:missing])
         parts.append(part)
         missing -= len(part.y)
+    if len(parts) == 1 and parts[0].x.untyped_storage().nbytes() == 8 * parts[0].x.numel():
+        return parts[0]
     groups = [part.group for part in parts if part.group is not None]
     return Block(
         torch.cat([p.x for p in parts]), torch.cat([p.y for p in parts]), torch.cat(groups) if groups else None

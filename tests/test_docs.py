@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
@@ -60,9 +61,9 @@ def test_the_code_on_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pyte
 
 def test_every_command_is_on_the_page_of_commands():
     text = (DOCS / "commands.md").read_text()
-    for command in app.registered_commands:
-        assert command.callback is not None
-        assert f"| `expunge {command.callback.__name__} " in text
+    names = app.list_commands(click.Context(app))
+    assert "verify" in names
+    assert not [name for name in names if f"| `expunge {name} " not in text]
 
 
 def test_the_first_page_is_short():

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -152,3 +153,22 @@ def test_the_record_is_found_where_it_was_once():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'forget_everything'"):
         _ = expunge.forget_everything
+
+
+CERTIFICATE = Path(__file__).parent / "certificates" / "v1" / "gradient_clipping.json"
+VERIFY = """
+    import sys
+    from expunge.cli import main
+    certificate = sys.argv[1]
+    sys.argv = ["expunge", "verify", certificate]
+    try:
+        main()
+    except SystemExit as done:
+        assert not done.code
+    heavy = {"numpy", "scipy", "torch", "rich", "matplotlib", "jinja2", "safetensors.numpy"}
+    print(sorted(heavy & set(sys.modules)))
+"""
+
+
+def test_verifying_a_certificate_of_gaussian_noise_waits_for_no_heavy_library():
+    assert run_python(VERIFY, CERTIFICATE).splitlines()[-1] == "[]"

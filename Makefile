@@ -10,7 +10,7 @@ demo: .venv/installed  ## install, then the main job on real data
 
 test: .venv/installed .venv-base/installed lint  ## all that CI runs
 	$(BASE)/pytest -q -p no:cacheprovider tests/base
-	$(BIN)/pytest -q --ignore=tests/base --doctest-modules src tests -m "not long"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile --ignore=tests/base --doctest-modules src tests -m "not long"
 
 test-long: .venv/installed  ## minutes rather than seconds, MNIST among them
 	$(BIN)/pytest -q tests -m long

@@ -22,7 +22,7 @@ from expunge.randomness import stream
 
 __all__ = ["each_slice", "normals"]
 
-_PAIRS = 1 << 14  # at a time: the buffers of a thread stay in its cache, and torch adds as many numbers on one thread
+_PAIRS = 1 << 15  # at a time: with fewer, calls cost more than they compute; with more, buffers leave the cache
 _WHOLE = 32  # pairs are computed in multiples of it: vector instructions then leave no remainder to other code
 _FEW = np.uint64(1 << 43)  # a below it: read more bits
 _MORE = 1 << 64  # where the blocks with these bits begin

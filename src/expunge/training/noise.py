@@ -16,6 +16,7 @@ from expunge.randomness.gaussian import each_slice
 from expunge.randomness.grid import grid_of
 from expunge.randomness.secret import Secret
 from expunge.randomness.stream import STREAM
+from expunge.training.pieces import pieces
 
 __all__ = ["Noise"]
 
@@ -97,15 +98,15 @@ class Noise:
         """Number i of this draw for coordinate i of the flat theta, in slices."""
         flat = theta.view(-1)
         key = self._secret.derive("draw", self.count)
-        # What a slice adds is small enough for torch to stay on the slice's thread.
         threads = torch.get_num_threads() if flat.device.type == "cpu" else 1
 
         def visit(begin: int, end: int, numbers: NDArray[Any]) -> None:
-            part, draw = flat[begin:end], torch.from_numpy(numbers).to(flat.device)
-            if grid:
-                _onto_grid(part, draw, std, grid)
-            else:
-                part.add_(draw, alpha=std)
+            target, draws = flat[begin:end], torch.from_numpy(numbers).to(flat.device)
+            for piece in pieces(draws):
+                if grid:
+                    _onto_grid(target[piece], draws[piece], std, grid)
+                else:
+                    target[piece].add_(draws[piece], alpha=std)
 
         with torch.no_grad():
             for begin, end in _spans(theta, start, stop):

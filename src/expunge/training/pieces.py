@@ -1,41 +1,28 @@
 """Work on long vectors, a piece at a time: pieces stay in the processor's cache, and no copy of a whole vector is made."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-__all__ = ["each_piece", "norm"]
+__all__ = ["all_finite", "norm", "pieces"]
 
-_PIECE = 1 << 15  # numbers: so few that torch itself stays on one thread
-_FEW = 1 << 19  # below it threads would cost more than they save
+# Numbers: so few that torch stays on one thread. Several would gain little, as memory is what is waited for, and lose much
+# where another process has one of the cores.
+_PIECE = 1 << 15
 
 
-def each_piece(tensor: Tensor, work: Callable[[slice, int], object]) -> None:
-    """Call `work(piece, number)` for pieces that together are a vector of this one's length, on as many threads as torch has.
-
-    Args:
-        tensor: shape (d,). Elsewhere than on a CPU all of it is one piece.
-        work: takes a slice of 0..d-1 and the piece's number; from several threads at a time, so it may touch its piece alone.
-    """
+def pieces(tensor: Tensor) -> Iterator[slice]:
+    """Slices that together are a vector of this one's length, shape (d,); elsewhere than on a CPU all of it is one."""
     size = tensor.numel()
-    if tensor.device.type != "cpu":
-        work(slice(0, size), 0)
-        return
-    count = -(-size // _PIECE)
-    threads = 1 if size < _FEW else min(torch.get_num_threads(), count)
+    step = _PIECE if tensor.device.type == "cpu" else max(size, 1)
+    for start in range(0, size, step):
+        yield slice(start, min(start + step, size))
 
-    def share(first: int) -> None:
-        for number in range(first, count, threads):
-            work(slice(number * _PIECE, min((number + 1) * _PIECE, size)), number)
 
-    if threads == 1:
-        share(0)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(share, range(threads)):
-            pass
+def all_finite(x: Tensor) -> bool:
+    """Whether a vector of shape (d,) holds no NaN and no infinity."""
+    return all(bool(torch.isfinite(x[piece]).all()) for piece in pieces(x))
 
 
 def norm(x: Tensor) -> Tensor:
@@ -43,10 +30,7 @@ def norm(x: Tensor) -> Tensor:
     if x.dim() > 1 or x.dtype == torch.float64 or x.device.type != "cpu":
         return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64)
     # torch converts number by number here, which takes many times as long as to convert whole pieces.
-    squares = torch.zeros(-(-x.numel() // _PIECE), dtype=torch.float64)
-
-    def add(piece: slice, number: int) -> None:
-        squares[number] = x[piece].double().square_().sum()
-
-    each_piece(x, add)
-    return squares.sum(dim=0, keepdim=True).sqrt_()
+    total = 0.0
+    for piece in pieces(x):
+        total += float(x[piece].double().square_().sum())
+    return torch.tensor([total], dtype=torch.float64).sqrt_()

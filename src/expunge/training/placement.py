@@ -158,6 +158,9 @@ class Placement:
             if name in self._public and _digest(parameter) != self._public[name]:
                 raise RunError(f"parameter '{name}' was declared public, but the run changes it: it carries data")
             parameter.grad = None
+        self.grad = self.grad.new_empty(0)  # its memory is wanted for the released weights
+        for slot in self._slots:
+            slot.grad = self.grad
 
     def part(self) -> None:
         """Give every covered parameter storage of its own."""

@@ -16,7 +16,7 @@ from expunge.certificate.digests import digest_tensors
 from expunge.errors import ModelRefused, NonFinite, RunError
 from expunge.training.hidden_states import hidden_state
 from expunge.training.loss import Loss, backward
-from expunge.training.pieces import each_piece, norm
+from expunge.training.pieces import all_finite, norm, pieces
 from expunge.training.placement import Placement
 from expunge.training.statistics import norms_to_estimate, statistics_of
 from expunge.training.tensors import (
@@ -76,7 +76,8 @@ def step_(theta: Tensor, gradient: Tensor, *, keep: float, rate: float) -> Tenso
     """
     if theta.dim() > 1:
         return theta.mul_(keep).add_(gradient, alpha=-rate)
-    each_piece(theta, lambda piece, _: theta[piece].mul_(keep).add_(gradient[piece].to(theta.dtype), alpha=-rate))
+    for piece in pieces(theta):
+        theta[piece].mul_(keep).add_(gradient[piece].to(theta.dtype), alpha=-rate)
     return theta
 
 
@@ -120,7 +121,7 @@ class FlatWeights:
         self.dtype, self.device = first.dtype, first.device
         with torch.no_grad():
             flat = torch.cat([parameter.detach().reshape(-1) for _, parameter in covered])
-            if not bool(torch.isfinite(flat).all()):
+            if not all_finite(flat):
                 raise NonFinite("the model's weights hold NaN or infinity; there is nothing to unlearn from")
             self._center = None if center is None else self._flatten_center(center, torch.float64)
         # First: it frees the memory that the parameters had.
@@ -148,7 +149,8 @@ class FlatWeights:
     def write(self, *, with_grad: bool = True) -> None:
         """Bring the model's parameters to `theta`, on the objects and the memory that were theirs at the start."""
         self._placed.put(with_grad=with_grad)
-        each_piece(self.theta, lambda piece, _: self._placed.flat[piece].copy_(self._values(piece)))
+        for piece in pieces(self.theta):
+            self._placed.flat[piece].copy_(self._values(piece))
 
     def _values(self, piece: slice) -> Tensor:
         """The weights that `theta` stands for, in float64."""
@@ -156,14 +158,8 @@ class FlatWeights:
 
     def _as_written(self) -> bool:
         """Whether the buffer of the weights holds what `write` put there."""
-        flat, moved = self._placed.flat, [False]
-
-        def compare(piece: slice, _: int) -> None:
-            if not torch.equal(flat[piece], self._values(piece).to(flat.dtype)):
-                moved[0] = True
-
-        each_piece(self.theta, compare)
-        return not moved[0]
+        flat = self._placed.flat
+        return all(torch.equal(flat[piece], self._values(piece).to(flat.dtype)) for piece in pieces(flat))
 
     def gradient(self, loss: Loss) -> Callable[[Tensor, Any], Tensor]:
         """The function (theta, batch) -> gradient of shape (d,), float32 or float64, that the executors drive.

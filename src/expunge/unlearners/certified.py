@@ -25,6 +25,7 @@ from expunge.randomness.generators import secret_generator
 from expunge.training.interruption import alone, drive, state_file
 from expunge.training.loss import Loss, check_loss, scalar_loss
 from expunge.training.noise import Noise
+from expunge.training.pieces import all_finite
 from expunge.training.randomness import coins_state, environment, fresh_coins, mode, restore_coins
 from expunge.training.starts import STARTS, start_digests
 from expunge.training.statistics import average_, reset_, running_norms
@@ -109,7 +110,7 @@ def run_executor(
 
         begun = noise.count
         done = begun + drive(steps, mechanism.gradient_steps - begun, f"unlearn: {mechanism.name}", file, snapshot)
-        if not bool(torch.isfinite(weights.theta).all()):
+        if not all_finite(weights.theta):
             raise RunError("the unlearned weights hold NaN or infinity")
         if weights.norms:
             _estimate_statistics(weights, Batches(retain, batch_size=batch_size, seed=seed), loss)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from expunge.training.pieces import all_finite, norm, pieces
+from expunge.training.pieces import all_finite, norm, slices
 from expunge.training.weights import clip_, step_
 
 SIZES = [1, 7, 1 << 15, (1 << 15) + 1, (1 << 20) + 3]
@@ -20,7 +20,7 @@ def threads(request: pytest.FixtureRequest):
 @pytest.mark.parametrize("size", [0, *SIZES])
 def test_every_number_is_in_one_piece(size: int) -> None:
     counts = torch.zeros(size)
-    for piece in pieces(counts):
+    for piece in slices(counts):
         counts[piece].add_(1)
     assert bool((counts == 1).all())
 

@@ -16,7 +16,7 @@ from expunge.randomness.gaussian import each_slice
 from expunge.randomness.grid import grid_of
 from expunge.randomness.secret import Secret
 from expunge.randomness.stream import STREAM
-from expunge.training.pieces import pieces
+from expunge.training.pieces import slices
 
 __all__ = ["Noise"]
 
@@ -102,7 +102,7 @@ class Noise:
 
         def visit(begin: int, end: int, numbers: NDArray[Any]) -> None:
             target, draws = flat[begin:end], torch.from_numpy(numbers).to(flat.device)
-            for piece in pieces(draws):
+            for piece in slices(draws):
                 if grid:
                     _onto_grid(target[piece], draws[piece], std, grid)
                 else:

@@ -16,7 +16,7 @@ from expunge.certificate.digests import digest_tensors
 from expunge.errors import ModelRefused, NonFinite, RunError
 from expunge.training.hidden_states import hidden_state
 from expunge.training.loss import Loss, backward
-from expunge.training.pieces import all_finite, norm, pieces
+from expunge.training.pieces import all_finite, norm, slices
 from expunge.training.placement import Placement
 from expunge.training.statistics import norms_to_estimate, statistics_of
 from expunge.training.tensors import (
@@ -76,7 +76,7 @@ def step_(theta: Tensor, gradient: Tensor, *, keep: float, rate: float) -> Tenso
     """
     if theta.dim() > 1:
         return theta.mul_(keep).add_(gradient, alpha=-rate)
-    for piece in pieces(theta):
+    for piece in slices(theta):
         theta[piece].mul_(keep).add_(gradient[piece].to(theta.dtype), alpha=-rate)
     return theta
 
@@ -149,7 +149,7 @@ class FlatWeights:
     def write(self, *, with_grad: bool = True) -> None:
         """Bring the model's parameters to `theta`, on the objects and the memory that were theirs at the start."""
         self._placed.put(with_grad=with_grad)
-        for piece in pieces(self.theta):
+        for piece in slices(self.theta):
             self._placed.flat[piece].copy_(self._values(piece))
 
     def _values(self, piece: slice) -> Tensor:
@@ -159,7 +159,7 @@ class FlatWeights:
     def _as_written(self) -> bool:
         """Whether the buffer of the weights holds what `write` put there."""
         flat = self._placed.flat
-        return all(torch.equal(flat[piece], self._values(piece).to(flat.dtype)) for piece in pieces(flat))
+        return all(torch.equal(flat[piece], self._values(piece).to(flat.dtype)) for piece in slices(flat))
 
     def gradient(self, loss: Loss) -> Callable[[Tensor, Any], Tensor]:
         """The function (theta, batch) -> gradient of shape (d,), float32 or float64, that the executors drive.

@@ -74,6 +74,16 @@ def test_log_delta_agrees_with_high_precision_arithmetic_to_a_relative_1e_12(mu)
             assert error <= 1e-12 * max(1, abs(truth)), (epsilon, mu, truth)
 
 
+@pytest.mark.parametrize("x", [-5.0, -1.0, 0.0, 1.0, 2.0, 2.49, 2.5, 2.51, 3.0, 4.0, 6.0, 9.0, 12.0, 20.0, 60.0, 400.0])
+def test_the_mills_ratio_and_its_slope_agree_with_sixty_digits(x):
+    with mpmath.workdps(60 + int(x)):
+        z = mpmath.mpf(x)
+        mills = mpmath.sqrt(mpmath.pi / 2) * mpmath.exp(z * z / 2) * mpmath.erfc(z / mpmath.sqrt(2))
+        assert abs(gaussian._mills(x) / mills - 1) < 2e-15
+        if x >= 0:
+            assert abs(gaussian._slope(x) / (1 - z * mills) - 1) < 2e-14
+
+
 def test_the_nodes_of_the_quadrature_are_those_of_another_library():
     nodes, weights = roots_legendre(12)
     rule = sorted(gaussian._RULE)

@@ -104,3 +104,16 @@ def test_a_file_whose_header_does_not_say_every_byte_once_is_refused(case: str, 
 
 def test_the_files_of_those_tests_are_read_where_nothing_is_wrong(tmp_path: Path) -> None:
     assert weights_digest(written(tmp_path / "good", {"a": entry(0, 4), "b": entry(4, 8)}, 8)).startswith("sha256:")
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The header that is checked and the bytes that are digested would be of two files."""
+    path, check = written(tmp_path / "one", {"a": entry(0, 4)}, 4), digests.safetensors.safe_open
+
+    def replaced(*given: Any, **named: Any) -> Any:
+        written(tmp_path / "two", {"b": entry(0, 8)}, 8).replace(path)
+        return check(*given, **named)
+
+    monkeypatch.setattr(digests.safetensors, "safe_open", replaced)
+    with pytest.raises(WeightsMismatch, match="was replaced while it was read"):
+        weights_digest(path)

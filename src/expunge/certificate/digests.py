@@ -114,6 +114,8 @@ def _opened(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
         with open(path, "rb") as file:
             with safetensors.safe_open(path, framework="np"):  # maps the file and reads the header alone
                 pass
+            if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                raise WeightsMismatch(f"{os.fspath(path)} was replaced while it was read")
             yield file
     except safetensors.SafetensorError as error:
         raise WeightsMismatch(f"not a whole safetensors file: {error}") from error

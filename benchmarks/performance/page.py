@@ -65,7 +65,7 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
         axes.set_xscale("log")
         axes.axvline(1, color="black", linewidth=0.8)
         axes.set_yticks(range(len(rows)), [row["work"] for row in rows])
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlabel("reached over target; left of 1 is better than asked")
         axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white")

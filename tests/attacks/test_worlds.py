@@ -65,7 +65,8 @@ class RepeatedNoise:
     def __init__(self, std, generator):
         self.std, self.generator, self.count, self.vector = std, generator, 0, None
 
-    def add_(self, theta, *, released=False):
+    def add_(self, theta, *, released=False, after):
+        after.apply_(theta)
         if self.vector is None:
             self.vector = torch.randn(theta.shape, generator=self.generator, dtype=theta.dtype)
         self.count += 1

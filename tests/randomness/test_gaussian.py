@@ -6,8 +6,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from expunge.randomness import gaussian, stream
-from expunge.randomness.gaussian import each_slice, normals
+from expunge.randomness import boxmuller, gaussian, stream
+from expunge.randomness.gaussian import add, each_slice, normals
 from expunge.randomness.stream import words
 
 KEY = bytes(range(32))
@@ -89,20 +89,71 @@ def test_the_tail_is_reached_by_the_words_that_should(
             pair = with_words([a, turned], monkeypatch, more)
             true = exact(a, turned, more)
             assert float(np.hypot(*pair)) == pytest.approx(reached, abs=1e-3)
-            assert np.array_equal(np.signbit(pair), [bool(sign & 1), bool(sign >> 1)])
+            assert not reached or np.array_equal(np.signbit(pair), [bool(sign & 1), bool(sign >> 1)])
             for mine, theirs in zip(pair.tolist(), true, strict=True):
                 assert mine == pytest.approx(float(theirs), rel=1e-15, abs=max(reached, 1e-9) * 2.0**-50)
 
 
 def test_more_bits_are_read_from_blocks_that_nothing_else_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small word's further bits come from block 2^64 + k."""
+    """A small word's further bits come from block 2^64 + k, once a pair."""
     asked: list[int] = []
-    monkeypatch.setattr(gaussian, "_FEW", np.uint64(2**63 - 1))
+    for module in (gaussian, boxmuller):
+        monkeypatch.setattr(module, "FEW", np.uint64(2**63 - 1))
     real = stream.words
     monkeypatch.setattr(stream, "words", lambda key, start, stop: asked.append(start) or real(key, start, stop))
-    normals(KEY, 1_000_000, 1_000_002)
-    assert asked[0] == 2 * (2**64 + 500_000)
-    assert len(set(asked)) == len(asked)
+    normals(KEY, 1_000_000, 1_000_008)
+    assert asked == [2 * (2**64 + 500_000 + k) for k in range(4)]
+
+
+def chosen_words() -> NDArray[np.uint64]:
+    """Pairs of words: any, and those at which signs, exponents and branches change."""
+    ends = np.array([0, 1, 2**43 - 1, 2**43, 2**61, 2**62 - 1, 2**62, 2**63 - 2, 2**63 - 1], np.uint64)
+    ends = np.concatenate([ends, ends + np.uint64(2**63), 2 ** np.arange(64, dtype=np.uint64)])
+    pairs = np.stack(np.meshgrid(ends, ends), axis=-1).reshape(-1, 2)
+    return np.concatenate([pairs, words(KEY, 0, 400_001 * 2).reshape(-1, 2)])
+
+
+@pytest.mark.parametrize("shift", [None, np.float32, np.float64])
+def test_compiled_code_gives_the_bits_of_numpy(shift: type | None) -> None:
+    """The two copies of the transform agree on every word, with what they are added to, and its move."""
+    numba = pytest.importorskip("expunge.randomness.compiled")
+    pairs = chosen_words()
+    start = np.linspace(-3, 5, 2 * len(pairs))
+    move = (0.99, np.empty(0) if shift is None else np.sin(100 * start).astype(shift), -0.7)
+    mine, theirs = start.copy(), start.copy()
+    assert numba.transform(pairs, mine, 0.37, *move)
+    assert boxmuller.Transform(len(pairs))(pairs, theirs, 0.37, *move)
+    assert np.array_equal(mine.view(np.uint64), theirs.view(np.uint64))
+    assert not np.array_equal(mine, start)
+
+
+def test_a_long_vector_has_the_same_bits_without_the_compiler(
+    drawn: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without numba goes on where another stopped."""
+    monkeypatch.setattr(gaussian, "_compiled", lambda: None)
+    assert np.array_equal(normals(KEY, 0, MANY), drawn)
+
+
+def test_the_logarithm_is_right_to_one_unit_in_the_last_place() -> None:
+    """Beside sixty digits, near 1, where exponents change, and in the far tail."""
+    near = 1 - 2.0 ** -np.arange(1, 54)
+    u = np.concatenate([2.0 ** -np.arange(0, 127), near, near / 2**0.5, np.random.default_rng(0).random(2000)])
+    found = u.copy()
+    boxmuller.Transform(len(u))._log(found)
+    for one, log in zip(u.tolist(), found.tolist(), strict=True):
+        with mpmath.workdps(60):
+            assert abs(mpmath.log(one) - log) <= np.spacing(abs(log))
+
+
+def test_numbers_are_added_where_they_belong(drawn: NDArray[np.float64]) -> None:
+    """`add` is start + scale * number, rounded twice, at odd ends too; nothing beside the target is touched."""
+    for begin, end in ((0, MANY), (1, 400_000), (7, 8), (131_071, 131_074)):
+        start = np.linspace(-1, 2, end - begin + 2)
+        target = start.copy()
+        add(KEY, begin, target[1:-1], 0.3, threads=2)
+        assert np.array_equal(target[1:-1], start[1:-1] + 0.3 * drawn[begin:end])
+        assert (target[0], target[-1]) == (start[0], start[-1])
 
 
 def test_any_split_gives_the_same_bits(drawn: NDArray[np.float64]) -> None:

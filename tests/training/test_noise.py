@@ -1,5 +1,7 @@
 """What `Noise` adds, counts and refuses."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -47,9 +49,11 @@ def test_the_same_direction_twice_is_caught_as_correlation(factor: float, monkey
     first = normals(bytes(32), 0, 5000)
     draws = iter([first, factor * first + 1e-9])
     noise, theta = Noise(0.1, seeded()), torch.zeros(5000, dtype=torch.float64)
-    monkeypatch.setattr(
-        "expunge.training.noise.each_slice", lambda key, begin, end, visit, threads: visit(begin, end, next(draws))
-    )
+
+    def again(key: bytes, begin: int, target: Any, scale: float, **_: Any) -> None:
+        target += scale * next(draws)
+
+    monkeypatch.setattr("expunge.training.noise.add", again)
     noise.add_(theta)
     with pytest.raises(RunError, match="correlated"):
         noise.add_(theta)
@@ -61,16 +65,22 @@ def test_noise_lost_to_rounding_is_caught() -> None:
         Noise(1e-3, seeded()).add_(torch.full((5000,), 1e9))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("factor", [0.5, 2.0])
-def test_noise_of_another_scale_is_caught(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_of_another_scale_is_caught(factor: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """What reached the weights is held against the stated scale."""
+
+    def scaled(key: bytes, begin: int, target: Any, scale: float, **_: Any) -> None:
+        target += factor * scale * normals(key, begin, begin + len(target))
+
     noise = Noise(0.1, seeded())
     monkeypatch.setattr(
         "expunge.training.noise.each_slice",
         lambda key, begin, end, visit, threads: visit(begin, end, factor * normals(key, begin, end)),
     )
+    monkeypatch.setattr("expunge.training.noise.add", scaled)
     with pytest.raises(RunError, match="variance"):
-        noise.add_(torch.zeros(5000))
+        noise.add_(torch.zeros(5000, dtype=dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

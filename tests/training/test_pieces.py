@@ -1,8 +1,11 @@
 """Work by pieces gives what work on the whole gives, on any number of threads."""
 
+import math
+
 import pytest
 import torch
 
+from expunge.training import pieces
 from expunge.training.pieces import all_finite, norm, slices
 from expunge.training.weights import clip_, step_
 
@@ -32,6 +35,18 @@ def test_the_norm_is_that_of_float64_in_every_type(size: int, kind: torch.dtype,
     assert float(norm(x)) == pytest.approx(float(x.double().norm()), rel=1e-13)
     assert norm(x).shape == (1,)
     assert norm(torch.stack([x, 2 * x])).shape == (2, 1)
+
+
+def test_the_norm_is_the_same_to_twelve_digits_without_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large and small numbers mixed, a length that is no multiple of anything."""
+    x = (
+        torch.randn((1 << 20) + 37, generator=torch.Generator().manual_seed(2))
+        * 10.0 ** torch.arange(-8, 8).repeat(1 << 17)[: (1 << 20) + 37]
+    )
+    compiled = float(norm(x))
+    monkeypatch.setattr(pieces, "_compiled", lambda: None)
+    assert float(norm(x)) == pytest.approx(compiled, rel=1e-12)
+    assert compiled == pytest.approx(math.sqrt(math.fsum((x.double() ** 2).tolist())), rel=1e-12)
 
 
 def test_a_number_that_is_none_is_seen_wherever_it_stands() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from expunge.accounting import Mechanism
 from expunge.errors import NonFinite, RunError
 from expunge.testing.contract import ContractViolation, require
+from expunge.training.descent import Descent
 from expunge.training.noise import Noise
 
 __all__ = ["check_executor"]
@@ -27,7 +28,9 @@ MakeNoise = Callable[[Any, torch.Generator], Noise]
 class _AnyNoise(Protocol):
     @property
     def count(self) -> int: ...
-    def add_(self, theta: Tensor, block: slice | None = None, *, released: bool = False) -> Tensor: ...
+    def add_(
+        self, theta: Tensor, block: slice | None = None, *, released: bool = False, after: Descent | None = None
+    ) -> Tensor: ...
 
 
 def check_executor(
@@ -273,10 +276,12 @@ class _Repeating:
         self._noise, self._first = noise, noise.state()
         self.count = 0
 
-    def add_(self, theta: Tensor, block: slice | None = None, *, released: bool = False) -> Tensor:
+    def add_(
+        self, theta: Tensor, block: slice | None = None, *, released: bool = False, after: Descent | None = None
+    ) -> Tensor:
         self._noise.restore(self._first)
         self.count += 1
-        return self._noise.add_(theta, block, released=released)
+        return self._noise.add_(theta, block, released=released, after=after)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._noise, name)

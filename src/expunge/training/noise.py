@@ -12,10 +12,11 @@ from torch import Tensor
 from expunge import _validate
 from expunge.certificate.record import NO_NOISE, NoiseRecord
 from expunge.errors import RunError
-from expunge.randomness.gaussian import each_slice
+from expunge.randomness.gaussian import Move, add, each_slice
 from expunge.randomness.grid import grid_of
 from expunge.randomness.secret import Secret
 from expunge.randomness.stream import STREAM
+from expunge.training.descent import Descent
 from expunge.training.pieces import slices
 
 __all__ = ["Noise"]
@@ -66,15 +67,19 @@ class Noise:
         """Where the secret came from: "secret" or "given", for the record."""
         return self._secret.origin
 
-    def add_(self, theta: Tensor, block: slice | None = None, *, released: bool = False) -> Tensor:
+    def add_(
+        self, theta: Tensor, block: slice | None = None, *, released: bool = False, after: Descent | None = None
+    ) -> Tensor:
         """Add fresh noise in place; `theta` is float32 or float64, contiguous, of shape (d,) or (runs, d).
 
         Args:
             theta: the weights.
             block: the coordinates that receive the noise; by default all.
             released: this is the last draw that these coordinates receive: round them to a multiple of `grid_of(σ)`.
+            after: a step that these coordinates take first, in the same pass over the memory where that can be.
 
         Raises:
+            NonFinite: the step's gradient holds NaN or infinity.
             RunError: what reached the weights is not of scale σ.
         """
         std = self._next_std()
@@ -84,17 +89,23 @@ class Noise:
             raise RunError("noise is added to weights that lie together in memory: call theta.contiguous()")
         start, stop, _ = (block or slice(None)).indices(theta.shape[-1])
         target = theta[..., start:stop]
+        grid = grid_of(std) if released else 0.0
+        in_place = theta.device.type == "cpu" and theta.dtype == torch.float64 and not grid
+        move = after.move(start) if after and in_place and theta.dim() == 1 else None
+        if after and not move:
+            after.apply_(target)
         watched = _spread(target.numel()).to(theta.device)
         before = _at(target, watched)
-        grid = grid_of(std) if released else 0.0
-        self._draw(theta, start, stop, std, grid)
+        if after and move:
+            before = move.keep * before + move.pace * _at(after.gradient, watched)
+        self._draw(theta, start, stop, std, grid, move)
         self._check((_at(target, watched) - before) / std, std)
         self.count += 1
         self._grids[start, stop] = grid
         self.dimension = sum(end - begin for begin, end in self._grids)
         return theta
 
-    def _draw(self, theta: Tensor, start: int, stop: int, std: float, grid: float) -> None:
+    def _draw(self, theta: Tensor, start: int, stop: int, std: float, grid: float, move: Move | None) -> None:
         """Number i of this draw for coordinate i of the flat theta, in slices."""
         flat = theta.view(-1)
         key = self._secret.derive("draw", self.count)
@@ -110,7 +121,10 @@ class Noise:
 
         with torch.no_grad():
             for begin, end in _spans(theta, start, stop):
-                each_slice(key, begin, end, visit, threads=threads)
+                if flat.device.type == "cpu" and flat.dtype == torch.float64 and not grid:
+                    add(key, begin, flat[begin:end].numpy(), std, move=move, threads=threads)
+                else:
+                    each_slice(key, begin, end, visit, threads=threads)
 
     def _next_std(self) -> float:
         if not isinstance(self.std, tuple):

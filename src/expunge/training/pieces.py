@@ -1,15 +1,23 @@
 """Work on long vectors, a piece at a time: pieces stay in the processor's cache, and no copy of a whole vector is made."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from expunge._compile import LONG, compiled
 
 __all__ = ["all_finite", "norm", "slices"]
 
 # Numbers: so few that torch stays on one thread. Several would gain little, as memory is what is waited for, and lose much
 # where another process has one of the cores.
 _PIECE = 1 << 15
+_DESK = 1 << 16  # numbers whose squares are summed at a time
+_LANES = 64
+_DOT = 1 << 13  # so few that a dot product stays on one thread, and its bits are the same on any number of them
 
 
 def slices(tensor: Tensor) -> Iterator[slice]:
@@ -27,10 +35,42 @@ def all_finite(x: Tensor) -> bool:
 
 def norm(x: Tensor) -> Tensor:
     """L2 norms of rows, shape (..., 1), summed in float64; in float32 they drift by percents over hundreds of millions of numbers."""
-    if x.dim() > 1 or x.dtype == torch.float64 or x.device.type != "cpu":
+    if x.dim() > 1 or x.device.type != "cpu":
         return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64)
-    # torch converts number by number here, which takes many times as long as to convert whole pieces.
+    # torch would convert number by number, which takes many times as long as to convert whole pieces.
+    squares = (_compiled() if x.numel() >= LONG else None) or _squares
     total = 0.0
-    for piece in slices(x):
-        total += float(x[piece].double().square_().sum())
+    for part in x.detach().split(_DESK):
+        numbers = part if part.dtype in (torch.float32, torch.float64) else part.float()
+        total += float(squares(numbers.numpy()))
     return torch.tensor([total], dtype=torch.float64).sqrt_()
+
+
+def _squares(x: Any) -> float:
+    wide = x.astype(np.float64)
+    return sum(float(np.dot(part, part)) for part in (wide[i : i + _DOT] for i in range(0, len(wide), _DOT)))
+
+
+def _loop(x: Any) -> Any:
+    """As many running sums as keep vector units busy."""
+    sums = np.zeros(_LANES)
+    whole = len(x) - len(x) % _LANES
+    for start in range(0, whole, _LANES):
+        row = x[start : start + _LANES]
+        for i in range(_LANES):
+            sums[i] += np.float64(row[i]) * np.float64(row[i])
+    for i in range(len(x) - whole):
+        sums[i] += np.float64(x[whole + i]) * np.float64(x[whole + i])
+    total = 0.0
+    for i in range(_LANES):
+        total += sums[i]
+    return total
+
+
+@cache
+def _compiled() -> Callable[[Any], float] | None:
+    """`_loop` as machine code; None where numba is not there."""
+    try:
+        return compiled([f"float64({real}[::1])" for real in ("float32", "float64")], _loop)
+    except ImportError:
+        return None

@@ -35,6 +35,7 @@ from expunge.training.tensors import (
 __all__ = [
     "FlatWeights",
     "clip_",
+    "clip_factor",
     "dtype_name",
     "public_names",
     "refuse_uncovered",
@@ -48,10 +49,13 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 _INSIDE = 1 - 1e-6
 
 
-def clip_(x: Tensor, radius: float) -> Tensor:
-    """Scale `x` of shape (..., d) in place so that each row has an L2 norm of at most `radius`.
+def clip_factor(x: Tensor, radius: float) -> Tensor:
+    """What rows of `x`, shape (..., d), are multiplied by so that each has an L2 norm of at most `radius`; shape (..., 1).
 
     The norm is accumulated in float64: in float32 it drifts by percents over hundreds of millions of weights.
+
+    Returns:
+        Float64, at most 1, and 1 for a row that is inside.
 
     Raises:
         NonFinite: a row holds NaN or infinity, which no clip bounds.
@@ -59,25 +63,33 @@ def clip_(x: Tensor, radius: float) -> Tensor:
     length = norm(x)
     if not bool(torch.isfinite(length).all()):
         raise NonFinite("NaN or infinity where a vector is clipped: in the gradient, the weights, or the start")
-    outside = length > radius * _INSIDE
-    if bool(outside.any()):
-        x.mul_(torch.where(outside, radius * _INSIDE / length, 1.0).to(x.dtype))
-    return x
+    return torch.where(length > radius * _INSIDE, radius * _INSIDE / length, 1.0)
 
 
-def step_(theta: Tensor, gradient: Tensor, *, keep: float, rate: float) -> Tensor:
+def clip_(x: Tensor, radius: float) -> Tensor:
+    """Scale `x` of shape (..., d), float32 or float64, in place so that each row has an L2 norm of at most `radius`.
+
+    Raises:
+        NonFinite: a row holds NaN or infinity, which no clip bounds.
+    """
+    factor = clip_factor(x, radius)
+    return x.mul_(factor.to(x.dtype)) if bool((factor < 1).any()) else x
+
+
+def step_(theta: Tensor, gradient: Tensor, *, keep: float, rate: float | Tensor) -> Tensor:
     """Set θ to keep θ - rate g in place.
 
     Args:
         theta: shape (d,) or (runs, d).
         gradient: g, of theta's shape, of any real type; no copy of it in θ's type is made for one run.
         keep: at most 1.
-        rate: the learning rate.
+        rate: the learning rate; shape (1,) or (runs, 1) where each run has its own.
     """
     if theta.dim() > 1:
-        return theta.mul_(keep).add_(gradient, alpha=-rate)
+        return theta.mul_(keep).addcmul_(gradient.to(theta.dtype), torch.as_tensor(rate).to(theta), value=-1)
+    pace = -float(rate)
     for piece in slices(theta):
-        theta[piece].mul_(keep).add_(gradient[piece].to(theta.dtype), alpha=-rate)
+        theta[piece].mul_(keep).add_(gradient[piece].to(theta.dtype), alpha=pace)
     return theta
 
 
@@ -149,6 +161,9 @@ class FlatWeights:
     def write(self, *, with_grad: bool = True) -> None:
         """Bring the model's parameters to `theta`, on the objects and the memory that were theirs at the start."""
         self._placed.put(with_grad=with_grad)
+        if self._center is None:  # in one call, on all cores
+            self._placed.flat.copy_(self.theta)
+            return
         for piece in slices(self.theta):
             self._placed.flat[piece].copy_(self._values(piece))
 
@@ -162,7 +177,7 @@ class FlatWeights:
         return all(torch.equal(flat[piece], self._values(piece).to(flat.dtype)) for piece in slices(flat))
 
     def gradient(self, loss: Loss) -> Callable[[Tensor, Any], Tensor]:
-        """The function (theta, batch) -> gradient of shape (d,), float32 or float64, that the executors drive.
+        """The function (theta, batch) -> gradient of shape (d,), in the model's type, that the executors drive.
 
         Raises (when called):
             NonFinite: the loss is NaN or infinite.
@@ -188,9 +203,7 @@ class FlatWeights:
             if first:
                 self._placed.inspect(moved=not self._as_written())
                 self._inspected = True
-            grad = self._placed.grad
-            # A clip in bfloat16 would miss its radius by percents; in float32 it stays inside (`_INSIDE`).
-            return grad.float() if grad.dtype == torch.bfloat16 else grad
+            return self._placed.grad
 
         return gradient
 

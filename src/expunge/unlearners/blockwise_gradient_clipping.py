@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from expunge.accounting import Mechanism, mechanisms
+from expunge.training.descent import Descent
 from expunge.training.noise import Noise
 from expunge.training.task import Task
-from expunge.training.weights import clip_, step_
+from expunge.training.weights import clip_
 from expunge.unlearners.certified import Executor
 from expunge.unlearners.noisy import Noisy
 from expunge.unlearners.options import option
@@ -31,7 +32,7 @@ def noisy_steps(
     Args:
         mechanism: its public configuration.
         theta: the weights minus the centre, shape (d,) or (runs, d), float32 or float64.
-        gradient: (theta, batch) -> minibatch gradient on the retained data, of theta's shape; may be overwritten.
+        gradient: (theta, batch) -> minibatch gradient on the retained data, of theta's shape.
         batches: at least as many as steps are left.
         noise: of scale `mechanism.noise_std`; its count says where an interrupted run goes on.
 
@@ -51,9 +52,8 @@ def noisy_steps(
         whole = (
             _blind(gradient, theta, next(batches), block.stop) if mechanism.blind else gradient(theta, next(batches))
         )
-        g = clip_(whole[..., block], mechanism.grad_clip)
-        step_(theta[..., block], g, keep=rho, rate=eta)
-        noise.add_(theta, block, released=(done + 1) % mechanism.steps == 0)
+        descent = Descent(gradient=whole[..., block], keep=rho, rate=eta, clip=mechanism.grad_clip)
+        noise.add_(theta, block, released=(done + 1) % mechanism.steps == 0, after=descent)
         yield done + 1
 
 

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from expunge.accounting import mechanisms
+from expunge.training.descent import Descent
 from expunge.training.noise import Noise
 from expunge.training.task import Task
-from expunge.training.weights import clip_, step_
+from expunge.training.weights import clip_
 from expunge.unlearners.certified import Executor
 from expunge.unlearners.noisy import Noisy
 from expunge.unlearners.options import option
@@ -29,7 +30,7 @@ def noisy_steps(
     Args:
         mechanism: its public configuration.
         theta: the weights minus the centre, shape (d,) or (runs, d), float32 or float64.
-        gradient: (theta, batch) -> minibatch gradient on the retained data, of theta's shape; may be overwritten.
+        gradient: (theta, batch) -> minibatch gradient on the retained data, of theta's shape.
         batches: at least as many as steps are left.
         noise: of scale `mechanism.noise_std`; its count says where an interrupted run goes on.
     """
@@ -37,8 +38,9 @@ def noisy_steps(
     if noise.count == 0:
         clip_(theta, mechanism.init_clip)
     for step in range(noise.count, mechanism.steps):
-        g = clip_(gradient(theta, next(batches)), mechanism.grad_clip)
-        noise.add_(step_(theta, g, keep=rho, rate=eta), released=step + 1 == mechanism.steps)
+        g = gradient(theta, next(batches))
+        descent = Descent(gradient=g, keep=rho, rate=eta, clip=mechanism.grad_clip)
+        noise.add_(theta, released=step + 1 == mechanism.steps, after=descent)
         yield step + 1
 
 

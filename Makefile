@@ -3,7 +3,7 @@ BIN := .venv/bin
 BASE := .venv-base/bin
 INPUTS := pyproject.toml constraints.txt src/expunge/_version.py
 
-.PHONY: demo test test-long docs benchmarks figures comparison paper paper-quick lint clean
+.PHONY: demo test test-long docs benchmarks gpu-check figures comparison paper paper-quick lint clean
 
 demo: .venv/installed  ## install, then the main job on real data
 	$(BIN)/expunge demo --out demo-$$(date +%Y%m%d-%H%M%S)
@@ -20,6 +20,9 @@ docs: .venv-docs/installed  ## the documentation as a site: open site/index.html
 
 benchmarks: .venv/installed  ## docs/performance.md: speed and memory beside peers and limits; under 15 minutes
 	cd benchmarks && ../$(BIN)/python -m performance
+
+gpu-check: .venv/installed  ## on a CUDA device: its noise is that of the CPU; steps, noise and stacks beside their peers
+	cd benchmarks && ../$(BIN)/python -m performance gpu
 
 figures: .venv/installed  ## the plots of docs/accounting.md, from the code that certificates rest on
 	$(BIN)/python benchmarks/figures.py

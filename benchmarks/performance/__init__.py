@@ -7,3 +7,4 @@ A file holds `rows()`, which measures and returns rows of the table; `GROUPS` na
 """
 
 GROUPS = ("certified", "verifying", "heads", "convex", "trace")
+GPU = "gpu"  # beside them, where there is an accelerator

@@ -12,7 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from performance import GROUPS
+import torch
+
+from performance import GPU, GROUPS
 from performance.page import write
 
 RESULTS = Path(__file__).parent.parent / "results" / "performance"
@@ -52,10 +54,15 @@ def main() -> None:
     """Read the arguments."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "groups", nargs="*", choices=[[], *GROUPS], help="files of benchmarks/performance; by default all"
+        "groups",
+        nargs="*",
+        choices=[[], *GROUPS, GPU],
+        help=f"files of benchmarks/performance; by default all but {GPU}",
     )
     parser.add_argument("--here", action="store_true", help="in this process")
     options = parser.parse_args()
+    if GPU in options.groups and not torch.cuda.is_available():
+        raise SystemExit("there is no CUDA device here: nothing was checked")
     for group in options.groups or GROUPS:
         if options.here:
             measure(group)

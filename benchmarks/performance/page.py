@@ -9,7 +9,7 @@ import matplotlib as mpl
 mpl.use("svg")
 from matplotlib.figure import Figure
 
-from performance import GROUPS
+from performance import GPU, GROUPS
 
 __all__ = ["write"]
 
@@ -20,7 +20,7 @@ _REACHED, _MISSED = "#009e73", "#d55e00"
 
 def write(results: Path, docs: Path) -> None:
     """Write the table between the markers of `performance.md`, and draw the figure."""
-    found = [json.loads(path.read_text("utf-8")) for g in GROUPS if (path := results / f"{g}.json").exists()]
+    found = [json.loads(path.read_text("utf-8")) for g in (*GROUPS, GPU) if (path := results / f"{g}.json").exists()]
     rows = [row for one in found for row in one["rows"]]
     page = docs / "performance.md"
     before, _, rest = page.read_text("utf-8").partition(START)

@@ -39,7 +39,6 @@ def test_a_product_is_added_to_the_whole_matrix(count: int) -> None:
 
 def test_threads_are_what_they_were_after_serial_work() -> None:
     before = torch.get_num_threads()
-    with pytest.raises(ValueError, match="stop"), serial():
+    with serial():
         assert torch.get_num_threads() == 1
-        raise ValueError("stop")
     assert torch.get_num_threads() == before

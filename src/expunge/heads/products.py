@@ -4,7 +4,7 @@ torch, numpy and scipy each bring a BLAS, whose threads go on spinning for a whi
 that is forgotten keeps to scipy's, which alone also works in place. Elsewhere than on the CPU torch does it all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,7 +62,7 @@ def add_product_(matrix: Tensor, rows: Tensor, alpha: float, *, upper: bool = Fa
 
 
 @contextmanager
-def serial() -> Iterator[None]:
+def serial() -> Generator[None]:
     """Keep torch to one thread: what is done for every row is short, and its threads would wait for those of scipy's BLAS."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -16,10 +16,10 @@ from expunge.certificate.digests import weights_digest
 from expunge.certificate.record import NO_NOISE, UNCHECKED, RunRecord
 from expunge.data import Examples, as_examples
 from expunge.data.arrays import as_tensor
-from expunge.data.content import is_label
 from expunge.data.examples import Batch
 from expunge.errors import RunError
 from expunge.training.randomness import environment, mode
+from expunge.training.scores import inputs_of, scores_of
 from expunge.training.tensors import dtype_name, named_parameters, saved_tensors
 
 __all__ = ["Unlearned", "noiseless_record"]
@@ -88,19 +88,12 @@ class Unlearned:
             return torch.cat([self._scores(batch) for batch in batches])
 
     def _scores(self, batch: Batch | Tensor) -> Tensor:
-        inputs = _inputs(batch)
         if self.features is None:
-            found: Any = self.model(**inputs) if isinstance(inputs, dict) else self.model(inputs)
-        elif isinstance(inputs, dict):
+            return scores_of(self.model, batch)
+        inputs = inputs_of(batch)
+        if isinstance(inputs, dict):
             raise TypeError(f"the features of a head are a map of one input, and {sorted(inputs)} are given")
-        else:
-            found = self.model(self.features(inputs).double())
-        scores = found if isinstance(found, Tensor) else getattr(found, "logits", None)
-        if not isinstance(scores, Tensor):
-            raise TypeError(
-                f"the model returns no tensor of scores, but {type(found).__name__}: call done.model as the task's loss does"
-            )
-        return scores
+        return scores_of(self.model, self.features(inputs).double())
 
 
 def _batches(rows: Any) -> Iterable[Batch]:
@@ -108,18 +101,6 @@ def _batches(rows: Any) -> Iterable[Batch]:
     if examples is None:
         raise TypeError(f"predict takes Examples, or tensors of them, not {type(rows).__name__}")
     return examples.chunks(1024)
-
-
-def _inputs(batch: Batch | Tensor) -> Tensor | dict[str, Tensor]:
-    """What the model is called with: one tensor, or several by name."""
-    if isinstance(batch, Tensor):
-        return batch
-    if not isinstance(batch, dict):
-        return batch[0]
-    named = {name: tensor for name, tensor in batch.items() if not is_label(name)}
-    if not named:
-        raise TypeError(f"the fields {sorted(batch)} are labels: there is no input to predict from")
-    return named if len(named) > 1 else next(iter(named.values()))
 
 
 def noiseless_record(mechanism: Mechanism, model: nn.Module, *, coverage: str = UNCHECKED) -> RunRecord:

@@ -22,14 +22,19 @@ __all__ = ["Plain", "Unproven"]
 
 @dataclass(frozen=True)
 class Unproven:
-    """No theorem: what a run is held to that carries none. It is in no closed table, so that no certificate speaks of it."""
+    """No theorem: what a run is held to that carries none. It is in no closed table, so that no certificate speaks of it.
+
+    Args:
+        method: what was run.
+    """
 
     name: ClassVar[str] = "unproven"
     kind: ClassVar[Kind] = Kind.NONE
     theorem: ClassVar[str] = "None: nothing is proven of this method."
     covers: ClassVar[str] = "no forget set"
-    assumptions: ClassVar[tuple[str, ...]] = ("No theorem speaks of this method: a function of somebody's own.",)
+    assumptions: ClassVar[tuple[str, ...]] = ("No theorem speaks of this method.",)
 
+    method: str = "function"
     gradient_steps: int = 0
     noise_draws: int = 0
     noise_std: float = 0.0

@@ -1,0 +1,28 @@
+"""Heuristics that researchers compare with: they read the forgotten rows, and nothing is proven of them.
+
+Each is an unlearner of kind none: `expunge.unlearn(task, request, Scrub())` runs it, plans, audits and comparisons take it,
+and no certificate is issued.
+"""
+
+from expunge.unlearners.heuristics.base import Heuristic
+from expunge.unlearners.heuristics.fine_tune import FineTune
+from expunge.unlearners.heuristics.gradient_ascent import GradientAscent
+from expunge.unlearners.heuristics.jit import JustInTime
+from expunge.unlearners.heuristics.neggrad_plus import NegGradPlus
+from expunge.unlearners.heuristics.salun import Saliency
+from expunge.unlearners.heuristics.scrub import Scrub
+from expunge.unlearners.heuristics.selective_dampening import SelectiveDampening
+
+__all__ = [
+    "HEURISTICS",
+    "FineTune",
+    "GradientAscent",
+    "Heuristic",
+    "JustInTime",
+    "NegGradPlus",
+    "Saliency",
+    "Scrub",
+    "SelectiveDampening",
+]
+
+HEURISTICS = (FineTune, GradientAscent, NegGradPlus, Scrub, SelectiveDampening, Saliency, JustInTime)

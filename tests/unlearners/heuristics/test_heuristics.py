@@ -1,0 +1,258 @@
+"""Heuristics: what each of them does to the weights, exactly where that can be said, and what it reads."""
+
+from dataclasses import replace
+from math import gamma, pi, sqrt
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import expunge as ex
+import sample_tasks
+from expunge.accounting import Kind
+from expunge.errors import NonFinite
+from expunge.testing import check_unlearner
+from expunge.training.task import accuracy
+from expunge.unlearners import Run
+from expunge.unlearners.heuristics import (
+    HEURISTICS,
+    FineTune,
+    GradientAscent,
+    Heuristic,
+    JustInTime,
+    NegGradPlus,
+    Saliency,
+    Scrub,
+    SelectiveDampening,
+)
+from expunge.unlearners.heuristics.base import Material
+from expunge.unlearners.heuristics.jit import steepness
+from expunge.unlearners.heuristics.scrub import distillation
+
+BUDGET = ex.Budget(epsilon=1.0, delta=1e-5)
+
+
+def run(way: Heuristic, task: ex.Task, seed: int = 0) -> nn.Module:
+    return way.forget(task, BUDGET, ex.Relation.RETRAINED, Run(seed=seed)).model
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+
+
+def loss_on(model: nn.Module, rows: ex.Examples) -> float:
+    with torch.no_grad():
+        return float(sample_tasks.loss(model, rows.tensors))
+
+
+def gradient(model: nn.Module, rows: Any) -> Tensor:
+    found = torch.autograd.grad(sample_tasks.loss(model, rows), list(model.parameters()))
+    return torch.cat([g.reshape(-1) for g in found])
+
+
+@pytest.mark.parametrize("kind", HEURISTICS, ids=lambda kind: kind.name)
+def test_each_keeps_the_contract_of_an_unlearner_and_claims_nothing(kind: type[Heuristic]) -> None:
+    """It leaves the task as it was, repeats under a seed, is of kind none, and meets no budget in a plan."""
+    task = sample_tasks.task()
+    check_unlearner(kind(), task)
+    plan = ex.plan(task, unlearners=[kind(), ex.unlearners.Retraining()])
+    quote = plan.quote(kind.name)
+    assert not quote.applies
+    assert quote.guarantee == "none"
+    assert quote.steps > 0
+    assert plan.name == "retrain"
+    done = ex.unlearn(task, None, kind(), seed=0)
+    assert done.record.mechanism.kind is Kind.NONE
+    assert done.record.mechanism.method == kind.name
+
+
+@pytest.mark.parametrize("kind", HEURISTICS, ids=lambda kind: kind.name)
+def test_each_takes_as_many_steps_as_it_says(kind: type[Heuristic]) -> None:
+    way, task = kind(), sample_tasks.task()
+    material = Material(sample_tasks.make_model(), task.loss, task.retain, task.forget, way.batch_size, 0)
+    assert sum(1 for _ in way.steps(material)) == way.total(material)
+
+
+@pytest.mark.parametrize("kind", [GradientAscent, JustInTime], ids=lambda kind: kind.name)
+def test_what_reads_the_forgotten_rows_alone_does_not_depend_on_the_others(kind: type[Heuristic]) -> None:
+    task = sample_tasks.task()
+    other = ex.Examples(*(t.flip(0) for t in task.retain.tensors), ids=task.retain.ids)
+    assert torch.equal(flat(run(kind(), task)), flat(run(kind(), replace(task, retain=other))))
+
+
+def test_fine_tuning_does_not_depend_on_the_forgotten_rows() -> None:
+    task = sample_tasks.task()
+    fewer = replace(task, forget=task.forget.take(range(3)))
+    assert torch.equal(flat(run(FineTune(epochs=1), task)), flat(run(FineTune(epochs=1), fewer)))
+
+
+def test_gradient_ascent_is_one_step_up_the_loss_of_the_forgotten_rows() -> None:
+    task = sample_tasks.task()
+    found = run(GradientAscent(learning_rate=0.1, batch_size=30), task)
+    expected = flat(task.model) + 0.1 * gradient(task.model, task.forget.tensors)
+    assert torch.allclose(flat(found), expected, atol=1e-6)
+    assert loss_on(found, task.forget) > loss_on(task.model, task.forget)
+
+
+def test_neggrad_plus_weighs_both_losses() -> None:
+    task = sample_tasks.task()
+    task = replace(task, retain=task.retain.take(range(30)))
+    found = run(NegGradPlus(epochs=1, alpha=0.7, learning_rate=0.1, momentum=0.0, batch_size=30), task)
+    step = 0.7 * gradient(task.model, task.retain.tensors) - 0.3 * gradient(task.model, task.forget.tensors)
+    assert torch.allclose(flat(found), flat(task.model) - 0.1 * step, atol=1e-6)
+
+
+def test_scrub_stays_where_it_is_without_a_loss_of_its_own() -> None:
+    """At the trained model the distance from it has no gradient; with the loss of R it moves."""
+    task = sample_tasks.task()
+    still = run(Scrub(gamma=0.0, momentum=0.0), task)
+    assert torch.allclose(flat(still), flat(task.model), atol=1e-6)
+    assert not torch.allclose(flat(run(Scrub(momentum=0.0), task)), flat(task.model), atol=1e-4)
+
+
+def test_scrub_climbs_the_distance_from_the_trained_model_on_the_forgotten_rows() -> None:
+    """Two epochs of one batch each, against their formula: a step down L_R and KL on R, then up KL on F, then down again."""
+    task = sample_tasks.task()
+    task = replace(task, retain=task.retain.take(range(30)))
+    way = Scrub(epochs=2, ascents=2, learning_rate=0.1, alpha=0.5, gamma=0.9, momentum=0.0, batch_size=30)
+    student = sample_tasks.make_model()
+    student.load_state_dict(task.model.state_dict())
+
+    def move(rows: ex.Examples, *, own: float, apart: float) -> None:
+        with torch.no_grad():
+            wanted = task.model(rows.tensors[0])
+        objective = own * sample_tasks.loss(student, rows.tensors)
+        objective += apart * distillation(student(rows.tensors[0]), wanted, temperature=4.0)
+        found = torch.autograd.grad(objective, list(student.parameters()))
+        with torch.no_grad():
+            for parameter, g in zip(student.parameters(), found, strict=True):
+                parameter -= 0.1 * g
+
+    for _ in range(2):
+        move(task.forget, own=0.0, apart=-1.0)
+        move(task.retain, own=0.9, apart=0.5)
+    assert torch.allclose(flat(run(way, task)), flat(student), atol=1e-6)
+
+
+def test_distillation_is_a_divergence() -> None:
+    """0 for equal scores, a constant added to a row changes nothing, and it is KL in double precision."""
+    a, b = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert float(distillation(a, a, temperature=4.0)) == pytest.approx(0, abs=1e-15)
+    p, q = (b / 2).softmax(1), (a / 2).softmax(1)
+    expected = 4 * float((p * (p / q).log()).sum()) / 5
+    assert float(distillation(a, b + 3, temperature=2.0)) == pytest.approx(expected)
+
+
+def test_dampening_is_the_ratio_of_two_fishers_of_single_rows() -> None:
+    """With batches of one row; weights that are not selected keep their bits."""
+    task = sample_tasks.task()
+    task = replace(task, retain=task.retain.take(range(20)), forget=task.forget.take(range(5)))
+    way = SelectiveDampening(alpha=2.0, dampening=0.5, batch_size=1)
+    found, before = flat(run(way, task)), flat(task.model)
+
+    def fisher(rows: ex.Examples) -> Tensor:
+        x, y = rows.tensors
+        return torch.stack([gradient(task.model, (x[[k]], y[[k]])).square() for k in range(len(y))]).mean(0)
+
+    forgotten, everything = fisher(task.forget), fisher(task.retain + task.forget)
+    chosen = forgotten > 2 * everything
+    expected = torch.where(chosen, before * (0.5 * everything / forgotten).clamp(max=1), before)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-7)
+    assert 0 < int(chosen.sum()) < len(before)
+    assert torch.equal(found[~chosen], before[~chosen])
+
+
+def test_salun_moves_the_chosen_share_of_the_weights_alone() -> None:
+    """Those whose gradient on F is largest, over all layers."""
+    task = sample_tasks.task()
+    before, found = flat(task.model), flat(run(Saliency(share=0.1, epochs=1, batch_size=30), task))
+    size = gradient(task.model, task.forget.tensors).abs()
+    least = size.topk(round(0.1 * len(size))).values[-1]
+    moved = found != before
+    assert not bool(moved[size < 0.99 * least].any())
+    assert 0.05 * len(size) < int(moved.sum()) <= 0.1 * len(size) + 1
+
+
+@pytest.mark.parametrize("d", [3, 7, 64])
+def test_steepness_of_a_linear_function_ignores_the_data(d: int) -> None:
+    """E |w·ξ|/|ξ| = |w| Γ(d/2)/(√π Γ((d+1)/2)), at any x; its full gradient shrinks w, the detached one is 0 in the mean."""
+    generator = torch.Generator().manual_seed(d)
+    layer = nn.Linear(d, 1, bias=False).double()
+    x = torch.randn(200_000, d, generator=generator, dtype=torch.float64)
+    moved = x + 0.3 * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    w = layer.weight.detach()[0]
+    c = gamma(d / 2) / (sqrt(pi) * gamma((d + 1) / 2))
+    full, detached = (steepness(layer, x, moved, detached=how) for how in (False, True))
+    assert float(full.detach()) == pytest.approx(c * float(w.norm()), rel=0.01)
+    assert float(detached.detach()) == pytest.approx(float(full.detach()))
+    (whole,) = torch.autograd.grad(full, layer.weight)
+    assert torch.allclose(whole[0], c * w / w.norm(), atol=0.01)
+    (half,) = torch.autograd.grad(detached, layer.weight)
+    assert float(half.norm()) < 6 * sqrt(d / (200_000 * 0.09 * (d - 2)))  # six deviations: E 1/|ξ|² is 1/(0.09 (d - 2))
+
+
+def test_jit_refuses_inputs_that_are_no_real_numbers() -> None:
+    task = sample_tasks.task()
+
+    def whole(rows: ex.Examples) -> ex.Examples:
+        return ex.Examples((rows.tensors[0] * 16).long(), rows.tensors[1], ids=rows.ids)
+
+    model = nn.Sequential(nn.Embedding(17, 2), nn.Flatten(), nn.Linear(128, 10))
+    with pytest.raises(TypeError, match=r"jit perturbs an input of real numbers.*int64"):
+        run(JustInTime(), replace(task, model=model, retain=whole(task.retain), forget=whole(task.forget)))
+
+
+def test_public_parts_are_left_alone() -> None:
+    task = replace(sample_tasks.task(), public=["0.*"])
+    for kind in HEURISTICS:
+        found = run(kind(), task)
+        assert torch.equal(found[0].weight, task.model[0].weight)
+        assert all(p.requires_grad for p in found.parameters())
+    assert not torch.equal(run(GradientAscent(), task)[2].weight, task.model[2].weight)
+
+
+def test_a_model_that_is_destroyed_is_not_returned() -> None:
+    with pytest.raises(NonFinite):
+        run(GradientAscent(epochs=400, learning_rate=1e30), sample_tasks.task())
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "field"),
+    [
+        (NegGradPlus, {"alpha": 1.0}, "alpha"),
+        (Scrub, {"epochs": 1, "ascents": 2}, "ascents=2 must be at most epochs=1"),
+        (Saliency, {"share": 1.5}, "share"),
+        (JustInTime, {"noise": 0.0}, "noise"),
+        (SelectiveDampening, {"alpha": -1.0}, "alpha"),
+        (FineTune, {"epochs": 0}, "epochs"),
+        (GradientAscent, {"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_settings_out_of_range_are_named(kind: type[Heuristic], wrong: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        kind(**wrong)
+
+
+def test_fine_tuning_keeps_what_the_retained_rows_teach() -> None:
+    task = sample_tasks.task()
+    assert accuracy(run(FineTune(), task), task.retain) >= accuracy(task.model, task.retain) - 0.02
+
+
+def test_audits_and_comparisons_take_heuristics() -> None:
+    """An audit finds what it finds and refutes nothing, as nothing is claimed; a comparison shows them beside the others."""
+    task = sample_tasks.task()
+    tested = ex.audit(task, Scrub(epochs=1, ascents=1))
+    assert tested.audit.findings
+    assert "bounds no law" in tested.untested
+    found = ex.compare(
+        task, unlearners={"scrub": Scrub(epochs=1, ascents=1), "retrain": ex.unlearners.Retraining(epochs=1)}, seeds=1,
+        controls=False,
+    )  # fmt: skip
+    assert [curve.label for curve in found.curves][:1] == ["scrub"]
+
+
+def test_a_certificate_is_refused() -> None:
+    done = ex.unlearn(sample_tasks.task(), None, Scrub(epochs=1, ascents=1), seed=0)
+    with pytest.raises(ex.errors.RunError, match="nothing is proven"):
+        done.save("never")

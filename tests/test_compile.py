@@ -29,7 +29,7 @@ def test_code_is_compiled_where_it_cannot_be_kept(monkeypatch):
 
     monkeypatch.setattr(numba, "njit", njit)
     assert compiled("float64(float64[::1])", twice)(np.arange(4.0)) == 12
-    assert asked == [True, False]
+    assert asked[:2] == [True, False]  # numba compiles parts of its own by the same door
 
 
 def test_without_numba_the_same_is_done_by_numpy(monkeypatch):

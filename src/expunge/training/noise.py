@@ -107,7 +107,7 @@ class Noise:
 
     def _draw(self, theta: Tensor, start: int, stop: int, std: float, grid: float, move: Move | None) -> None:
         """Number i of this draw for coordinate i of the flat theta, in slices."""
-        flat = theta.view(-1)
+        flat = theta.detach().view(-1)
         key = self._secret.derive("draw", self.count)
         threads = torch.get_num_threads() if flat.device.type == "cpu" else 1
 

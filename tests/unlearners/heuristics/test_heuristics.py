@@ -1,7 +1,8 @@
 """Heuristics: what each of them does to the weights, exactly where that can be said, and what it reads."""
 
 from dataclasses import replace
-from math import gamma, pi, sqrt
+from math import exp, gamma, log, log1p, pi, sqrt
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +20,10 @@ from expunge.unlearners.heuristics import (
     HEURISTICS,
     FineTune,
     GradientAscent,
+    GradientDifference,
     Heuristic,
     JustInTime,
+    NegativePreference,
     NegGradPlus,
     Saliency,
     Scrub,
@@ -28,6 +31,7 @@ from expunge.unlearners.heuristics import (
 )
 from expunge.unlearners.heuristics.base import Material
 from expunge.unlearners.heuristics.jit import steepness
+from expunge.unlearners.heuristics.npo import log_likelihoods, preference_loss
 from expunge.unlearners.heuristics.scrub import distillation
 
 BUDGET = ex.Budget(epsilon=1.0, delta=1e-5)
@@ -133,6 +137,101 @@ def test_scrub_climbs_the_distance_from_the_trained_model_on_the_forgotten_rows(
         move(task.forget, own=0.0, apart=-1.0)
         move(task.retain, own=0.9, apart=0.5)
     assert torch.allclose(flat(run(way, task)), flat(student), atol=1e-6)
+
+
+def test_gradient_difference_weighs_both_losses() -> None:
+    task = sample_tasks.task()
+    task = replace(task, retain=task.retain.take(range(30)))
+    found = run(GradientDifference(retention=0.5, learning_rate=0.1, batch_size=30), task)
+    step = 0.5 * gradient(task.model, task.retain.tensors) - gradient(task.model, task.forget.tensors)
+    assert torch.allclose(flat(found), flat(task.model) - 0.1 * step, atol=1e-6)
+
+
+def test_negative_preference_begins_as_gradient_ascent() -> None:
+    """At the trained model its gradient is that of log π, whatever β is."""
+    task = sample_tasks.task()
+    expected = flat(task.model) + 0.1 * gradient(task.model, task.forget.tensors)
+    for beta in (1e-3, 0.1, 10.0):
+        found = run(NegativePreference(beta=beta, learning_rate=0.1, batch_size=30), task)
+        assert torch.allclose(flat(found), expected, atol=1e-6)
+
+
+def test_negative_preference_is_bounded_and_lets_unlikely_rows_alone() -> None:
+    """From 2 log 2/β at the start down to 0, where its gradient is 0; near β = 0 it is the log ratio itself."""
+    ratios = torch.tensor([0.0, -5.0, -500.0], dtype=torch.float64, requires_grad=True)
+    losses = torch.stack([preference_loss(r, beta=2.0) for r in ratios])
+    assert torch.allclose(losses, torch.tensor([log(2.0), log1p(exp(-10.0)), 0.0], dtype=torch.float64))
+    (slopes,) = torch.autograd.grad(losses.sum(), ratios)
+    assert slopes.tolist() == pytest.approx([1.0, 2 / (1 + exp(10.0)), 0.0])
+    small = preference_loss(ratios.detach()[1:2], beta=1e-6)
+    assert float(small) - 2 * log(2.0) / 1e-6 == pytest.approx(-5.0, abs=1e-3)
+
+
+class Tiny(nn.Module):
+    """A causal transformer of one layer over 11 tokens; its output has logits, as in Hugging Face's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Embedding(11, 16), nn.Parameter(torch.zeros(6, 16))
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(16, 11)
+
+    def forward(self, tokens: Tensor) -> Any:
+        mask = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1])
+        seen = self.layer(self.embed(tokens) + self.place[: tokens.shape[1]], src_mask=mask, is_causal=True)
+        return SimpleNamespace(logits=self.head(seen))
+
+
+def next_tokens(model: nn.Module, batch: Any) -> Tensor:
+    logits = model(batch["input_ids"]).logits
+    return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+
+
+def texts(count: int, seed: int) -> ex.Examples:
+    tokens = torch.randint(11, (count, 6), generator=torch.Generator().manual_seed(seed))
+    return ex.Examples(input_ids=tokens, labels=tokens.clone(), ids=[f"{seed}-{k}" for k in range(count)])
+
+
+@pytest.mark.parametrize("way", [
+    GradientDifference(epochs=10, learning_rate=0.05), NegativePreference(epochs=10, learning_rate=0.05, retention=1.0),
+    NegativePreference(epochs=10, learning_rate=0.05),
+], ids=["gradient difference", "with retention", "alone"])  # fmt: skip
+def test_a_language_model_finds_the_forgotten_texts_less_likely(way: Heuristic) -> None:
+    """A tiny transformer that knew its texts by heart; those retained stay likelier than those forgotten."""
+    torch.manual_seed(0)
+    model, retain, forget = Tiny(), texts(24, 1), texts(8, 2)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    everything = retain + forget
+    for _ in range(150):
+        optimizer.zero_grad()
+        next_tokens(model, everything.batch(torch.arange(32))).backward()
+        optimizer.step()
+    task = ex.Task(model=model, retain=retain, forget=forget, loss=next_tokens)
+    found = run(way, task)
+    with torch.no_grad():
+        kept, lost, before = (
+            float(next_tokens(m, rows.batch(torch.arange(len(rows)))))
+            for m, rows in ((found, retain), (found, forget), (model, forget))
+        )
+    assert lost > before + 0.3
+    assert lost > kept
+
+
+def test_likelihoods_are_those_of_cross_entropy() -> None:
+    """Sums over positions, shifted or not, without what is ignored."""
+    generator = torch.Generator().manual_seed(0)
+    scores, labels = torch.randn(3, 5, 7, generator=generator), torch.randint(7, (3, 5), generator=generator)
+    labels[0, 2] = -100
+
+    def expected(s: Tensor, y: Tensor) -> Tensor:
+        return -nn.functional.cross_entropy(s.transpose(1, 2), y, reduction="none").sum(1)
+
+    assert torch.allclose(log_likelihoods(scores, labels, next_token=False), expected(scores, labels))
+    assert torch.allclose(log_likelihoods(scores, labels, next_token=True), expected(scores[:, :-1], labels[:, 1:]))
+    flat_ones = log_likelihoods(scores[:, 0], labels[:, 0], next_token=True)
+    assert torch.allclose(flat_ones, scores[:, 0].log_softmax(1).gather(1, labels[:, :1])[:, 0])
+    with pytest.raises(TypeError, match="none of labels"):
+        log_likelihoods(scores, labels[:, :4], next_token=True)
 
 
 def test_distillation_is_a_divergence() -> None:

@@ -6,9 +6,11 @@ and no certificate is issued.
 
 from expunge.unlearners.heuristics.base import Heuristic
 from expunge.unlearners.heuristics.fine_tune import FineTune
+from expunge.unlearners.heuristics.grad_diff import GradientDifference
 from expunge.unlearners.heuristics.gradient_ascent import GradientAscent
 from expunge.unlearners.heuristics.jit import JustInTime
 from expunge.unlearners.heuristics.neggrad_plus import NegGradPlus
+from expunge.unlearners.heuristics.npo import NegativePreference
 from expunge.unlearners.heuristics.salun import Saliency
 from expunge.unlearners.heuristics.scrub import Scrub
 from expunge.unlearners.heuristics.selective_dampening import SelectiveDampening
@@ -17,12 +19,17 @@ __all__ = [
     "HEURISTICS",
     "FineTune",
     "GradientAscent",
+    "GradientDifference",
     "Heuristic",
     "JustInTime",
     "NegGradPlus",
+    "NegativePreference",
     "Saliency",
     "Scrub",
     "SelectiveDampening",
 ]
 
-HEURISTICS = (FineTune, GradientAscent, NegGradPlus, Scrub, SelectiveDampening, Saliency, JustInTime)
+HEURISTICS = (
+    FineTune, GradientAscent, NegGradPlus, Scrub, SelectiveDampening, Saliency, JustInTime, GradientDifference,
+    NegativePreference,
+)  # fmt: skip

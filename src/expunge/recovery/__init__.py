@@ -1,10 +1,11 @@
 """What may follow a certificate without voiding it: training on retained data with a fresh optimiser and fresh coins.
 
 Any computation on the released weights, the retained data, public data and fresh coins is post-processing. Nothing here
-takes the original model, its buffers or optimiser state, or the forgotten data. `FineTuning` is one `Recovery`; anybody's
-own class is another.
+takes the original model, its buffers or optimiser state, or the forgotten data. `FineTuning` and
+`ResilientConstrained` are each a `Recovery`; anybody's own class is another.
 """
 
+from expunge.recovery.constrained import ResilientConstrained
 from expunge.recovery.fine_tuning import FineTuning
 from expunge.recovery.progress import Progress
 from expunge.recovery.protocol import Recovery
@@ -12,4 +13,13 @@ from expunge.recovery.rescale import rescale_
 from expunge.recovery.training import Recipe, training_steps
 from expunge.recovery.verbs import recover
 
-__all__ = ["FineTuning", "Progress", "Recipe", "Recovery", "recover", "rescale_", "training_steps"]
+__all__ = [
+    "FineTuning",
+    "Progress",
+    "Recipe",
+    "Recovery",
+    "ResilientConstrained",
+    "recover",
+    "rescale_",
+    "training_steps",
+]

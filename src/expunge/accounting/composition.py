@@ -184,40 +184,25 @@ class _Counted(NamedTuple):
 
 
 def _counted(mechanisms: Iterable[Mechanism]) -> list[_Counted]:
-    """Equal mechanisms together, except plain ones; one and the same object is compared only once."""
+    """Equal mechanisms together, in the order of their first; one and the same object is compared only once."""
     if isinstance(mechanisms, Mapping | Set):  # in which equal releases count once, and numbers beside them not at all
         raise TypeError(
             f"mechanisms must be a list with one mechanism for each release, not a {type(mechanisms).__name__}"
         )
     kept = tuple(mechanisms)  # alive, so that no id is used twice
-    objects, times_of = dict(zip(map(id, kept), kept, strict=True)), Counter(map(id, kept))
-    counted: list[_Counted] = []
+    objects, times_of = {id(m): m for m in kept}, Counter(map(id, kept))
     counts: dict[Mechanism, int] = {}
-    plain = {
-        kind: _checked(kind, m) and _is_plain(kind) for kind, m in dict(zip(map(type, kept), kept, strict=True)).items()
-    }
+    checked: set[type] = set()  # to look for every attribute of every release would take longer than all else
     for key, m in objects.items():
-        if plain[type(m)]:  # their μ are added up: to find equal ones would take longer
-            counted.append(_Counted(m, times_of[key]))
-        else:
-            counts[m] = counts.get(m, 0) + times_of[key]
-    return counted + [_Counted(m, times) for m, times in counts.items()]
-
-
-def _checked(kind: type, m: object) -> bool:
-    """True for the class of mechanisms: every attribute of every release need not be looked for."""
-    if issubclass(kind, type) or not isinstance(m, Mechanism):
-        raise TypeError(f"mechanisms must hold finished mechanisms, not {_validate.shown(m)}")
-    return True
-
-
-def _of_each_kind(counted: Sequence[_Counted]) -> list[Mechanism]:
-    """One mechanism of each plain class, and every other: kind and assumptions are the class's own there."""
-    return list({type(m) if _is_plain(type(m)) else m: m for m, _ in counted}.values())
+        if type(m) not in checked and (isinstance(m, type) or not isinstance(m, Mechanism)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"mechanisms must hold finished mechanisms, not {_validate.shown(m)}")
+        checked.add(type(m))
+        counts[m] = counts.get(m, 0) + times_of[key]
+    return [_Counted(m, times) for m, times in counts.items()]
 
 
 def _check_kinds(counted: Sequence[_Counted]) -> None:
-    for m in _of_each_kind(counted):
+    for m, _ in counted:
         check_kind(m)
         if m.kind is Kind.NONE:
             raise ValueError(f"'{m.name}' is of kind 'none', which does not compose: nothing is proven about it")
@@ -225,16 +210,14 @@ def _check_kinds(counted: Sequence[_Counted]) -> None:
 
 def _composed(counted: Sequence[_Counted], delta: float, relation: Relation) -> Bound:
     _check_kinds(counted)
-    plain = [part for part in counted if _is_plain(type(part.mechanism))]
-    others = [
-        part for part in counted
-        if not _is_plain(type(part.mechanism)) and part.mechanism.kind is Kind.EPSILON_DELTA
-    ]  # fmt: skip
-    held = dict.fromkeys(m.assumptions for m in _of_each_kind(counted))
+    noisy = [part for part in counted if part.mechanism.kind is Kind.EPSILON_DELTA]
+    held = dict.fromkeys(m.assumptions for m, _ in counted)
     stated = dict.fromkeys(a for assumptions in held for a in assumptions if a != assume.ONE_RELEASE)
     assumptions = (*stated, assume.INDEPENDENT_RELEASES)
-    if not plain and not others:
+    if not noisy:
         return ExactClaim(relation=relation, theorem=_THEOREM, assumptions=assumptions)
+    plain = [part for part in noisy if _is_plain(type(part.mechanism))]
+    others = [part for part in noisy if not _is_plain(type(part.mechanism))]
     mu = hypot(*(sqrt(times) * mu_of(m, relation) for m, times in plain))
     least, mu = min(_bound(choice, mu, delta) for choice in _choices(others, delta, relation))
     return EpsilonDeltaClaim(
@@ -351,12 +334,8 @@ class _Gaussian:
 
 @cache
 def _is_plain(kind: type[Mechanism]) -> bool:
-    """Whether the profile of such mechanisms is Gaussian by construction, and certifier, kind and assumptions are the class's."""
-    of_the_class = (
-        isinstance(getattr(kind, "assumptions", None), tuple) and getattr(kind, "kind", None) is Kind.EPSILON_DELTA
-    )
-    gaussian_profile = getattr(kind, "log_delta", None) is GaussianProfile.log_delta
-    return of_the_class and gaussian_profile and not issubclass(kind, SeveralCertifiers)
+    """Whether the profile of such mechanisms is Gaussian by construction, and their certifier one."""
+    return getattr(kind, "log_delta", None) is GaussianProfile.log_delta and not issubclass(kind, SeveralCertifiers)
 
 
 def _is_gaussian(mechanism: Mechanism, relation: Relation) -> bool:

@@ -25,7 +25,6 @@ from expunge.data import Examples, new_commitment_key
 from expunge.data.arrays import Names, Numbers, as_tensor, names_in
 from expunge.errors import RunError, StillRetained
 from expunge.heads.ledger import Ledger
-from expunge.heads.products import serial
 from expunge.heads.rows import Rows, checked_grid, checked_key, checked_rows, given, name_of, real
 from expunge.heads.saved import mark_of, pack, unpack, write
 from expunge.heads.solver import Method, Solver, few
@@ -376,18 +375,17 @@ class AnalyticHead:
 
     def _shift(self, rows: Rows, sign: int) -> None:
         """Rows more (sign 1) or fewer (sign -1), in place: nothing is changed before nothing can be refused."""
-        with serial():
-            sums = cast("Sums", self._sums)
-            changed = after(sums, rows.x, rows.y, classes=rows.classes, sign=sign)
-            diagonal = sums.gram.diagonal().double() + sign * rows.x.square().sum(0)
-            whole = changed is None or not self._solver.surely_positive(diagonal, sums)
-            if whole:
-                changed = (add if sign > 0 else subtract)(sums, self._summed(rows))
-                self._solver.refuse_indefinite(changed)
-            inverse = self._solver.updated_(rows, sums, sign)
-            if not whole:
-                shift_(sums, rows.x, sign)
-            self._take(changed, inverse)
+        sums = cast("Sums", self._sums)
+        changed = after(sums, rows.x, rows.y, classes=rows.classes, sign=sign)
+        diagonal = sums.gram.diagonal().double() + sign * rows.x.square().sum(0)
+        whole = changed is None or not self._solver.surely_positive(diagonal, sums)
+        if whole:
+            changed = (add if sign > 0 else subtract)(sums, self._summed(rows))
+            self._solver.refuse_indefinite(changed)
+        inverse = self._solver.updated_(rows, sums, sign)
+        if not whole:
+            shift_(sums, rows.x, sign)
+        self._take(changed, inverse)
 
     def _take(self, sums: Sums | None, inverse: Inverse | None) -> None:
         self._sums = sums

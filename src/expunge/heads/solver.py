@@ -6,7 +6,6 @@ from typing import Literal
 from torch import Tensor
 
 from expunge.errors import RunError
-from expunge.heads.products import serial
 from expunge.heads.rows import Rows
 from expunge.heads.statistics import Inverse, Scale, Solution, Sums, cholesky, measure, solve, surely_positive, system
 
@@ -76,8 +75,7 @@ class Solver:
     def _updated_solution(self, sums: Sums) -> Solution | None:
         if self.inverse is None:
             return None
-        with serial():
-            updated = measure(self.inverse, sums, ridge=self._ridge, scale=self.scale(sums))
+        updated = measure(self.inverse, sums, ridge=self._ridge, scale=self.scale(sums))
         if updated.residual <= self._rounding:
             return updated
         _log.warning("residual %.3g of the updated inverse is too large: factorised anew", updated.residual)

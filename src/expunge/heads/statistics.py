@@ -341,7 +341,7 @@ class Inverse:
     """T = A⁻¹ and W, kept up to date by the Woodbury identity; their errors grow with cond(A).
 
     Args:
-        inverse: T, shape (d, d); its upper triangle alone is kept up to date.
+        inverse: T, shape (d, d).
         weights: W, shape (d, outputs).
         size: an upper bound on |A|.
     """
@@ -364,14 +364,14 @@ class Inverse:
         A' = A ± XᵀX has T' = T ∓ T Xᵀ C⁻¹ X T with C = I ± X T Xᵀ, hence T' Xᵀ = T Xᵀ C⁻¹, and W' = W ± T' Xᵀ (Y - X W).
         A row less makes no eigenvalue of A larger, so |A'| ≤ |A|; more rows add at most |X|².
         """
-        image = times_symmetric(self.inverse, x, upper=True)
+        image = times_symmetric(self.inverse, x)
         core = torch.eye(len(x), dtype=x.dtype, device=x.device).add_(image @ x.T, alpha=sign)
         factor, info = torch.linalg.cholesky_ex(core)
         if int(info) != 0:
             return None
         root = solve_lower(factor, image)
         missed = solve_lower(factor, targets - x @ self.weights)
-        add_product_(self.inverse, root, -sign, upper=True)
+        add_product_(self.inverse, root, -sign)
         weights = torch.addmm(self.weights, root.T, missed, alpha=sign)
         size = self.size + (_SLACK * float(x.square().sum()) if sign > 0 else 0.0)
         return Inverse(self.inverse, weights, size) if bool(torch.isfinite(weights).all()) else None

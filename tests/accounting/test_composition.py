@@ -386,3 +386,52 @@ def test_what_is_no_finished_mechanism_is_refused_by_name(wrong):
     ):
         with pytest.raises(TypeError, match="finished mechanisms"):
             ask()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said(OutputPerturbation):
+    """A Gaussian profile whose instances say of themselves what they are told to."""
+
+    said: float | None = None
+    sort: Kind = Kind.EPSILON_DELTA
+    stated: tuple[str, ...] = ()
+
+    @property
+    def kind(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.sort
+
+    @property
+    def assumptions(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.stated
+
+    def mu(self, relation=Relation.RETRAINED):
+        return super().mu(relation) if self.said is None else self.said
+
+
+MANY = [Said(init_clip=1.0, noise_std=800.0 + k % 7) for k in range(300)]
+
+
+def test_gaussian_releases_count_alike_whether_equal_or_one_object_and_between_others():
+    equal, same = compose(MANY, delta=1e-5), compose([MANY[k % 7] for k in range(300)], delta=1e-5)
+    root = sqrt(sum(m.mu() ** 2 for m in MANY))
+    assert equal.mu == pytest.approx(root * (1 + 1e-10), rel=1e-14) == pytest.approx(same.mu, rel=1e-14)
+    between = compose([*MANY[:9], MODEL, *MANY[9:]], delta=1e-5)
+    assert between.epsilon == pytest.approx(compose([MODEL, *MANY], delta=1e-5).epsilon, rel=1e-9)
+    assert between.epsilon > equal.epsilon
+
+
+@pytest.mark.parametrize("said", [float("nan"), -1.0, float("inf")])
+def test_one_release_that_says_no_number_leaves_nothing_proven_of_all(said):
+    joint = compose([*MANY, replace(MANY[0], said=said), *MANY], delta=1e-5)
+    assert joint.mu == joint.epsilon == float("inf")
+
+
+def test_a_release_whose_mu_vanishes_is_not_exact():
+    assert compose([replace(MANY[0], said=0.0)], delta=1e-5).kind is Kind.EPSILON_DELTA
+
+
+def test_every_release_is_asked_for_its_own_kind_and_assumptions():
+    with pytest.raises(ValueError, match="of kind 'none'"):
+        compose([*MANY, replace(MANY[0], sort=Kind.NONE), *MANY], delta=1e-5)
+    held = compose([*MANY, replace(MANY[0], stated=("one more",)), *MANY], delta=1e-5).assumptions
+    assert held[:1] == ("one more",)

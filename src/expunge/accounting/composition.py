@@ -20,8 +20,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
-from math import exp, expm1, hypot, inf, log, log1p, sqrt
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import groupby
+from math import exp, expm1, hypot, inf, isnan, log, log1p, sqrt
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge import _validate
 from expunge.accounting import gaussian
@@ -43,6 +45,7 @@ _THEOREM = (
     "others by dominating pairs (Zhu, Dong & Wang 2022, arXiv 2106.08567) whose profile is the chord of theirs "
     "(Doroshenko et al. 2022, arXiv 2207.04380)."
 )
+_KIND, _ASSUMPTIONS = attrgetter("kind"), attrgetter("assumptions")
 _LOW = -60.0  # log δ where a profile ends, where no smaller δ is asked for
 
 
@@ -66,10 +69,11 @@ def compose(mechanisms: Iterable[Mechanism], *, delta: float, relation: Relation
     '0.926342 1.993091'
     """
     _validate.open_unit_interval(delta=delta)
-    relation, counted = Relation(relation), _counted(mechanisms)
-    if not counted:
+    relation = Relation(relation)
+    account = _Account.of(mechanisms, relation)
+    if account.empty:
         raise ValueError("compose needs at least one mechanism")
-    return _composed(counted, delta, relation)
+    return _composed(account, delta, relation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,19 +104,20 @@ def remaining(budget: Budget, spent: Iterable[Mechanism], *, relation: Relation 
     >>> f"mu {left.mu:.4f}, epsilon {left.epsilon:.4f}, retrain {left.retrain}"
     'mu 0.2531, epsilon 0.9389, retrain False'
     """
-    relation, counted = Relation(relation), _counted(spent)
-    if counted and _composed(counted, budget.delta, relation).epsilon > budget.epsilon:
+    relation = Relation(relation)
+    account = _Account.of(spent, relation)
+    if not account.empty and _composed(account, budget.delta, relation).epsilon > budget.epsilon:
         return Remaining(mu=0.0, epsilon=0.0, retrain=True)
 
     def more(mu: float) -> OutputPerturbation:
         return OutputPerturbation(init_clip=1.0, noise_std=(2 if relation is Relation.RETRAINED else 1) / mu)
 
     def excess(mu: float) -> float:
-        return _composed([*counted, _Counted(more(mu), 1)], budget.delta, relation).epsilon - budget.epsilon
+        return _composed(account.after(more(mu), 1, relation), budget.delta, relation).epsilon - budget.epsilon
 
     whole = gaussian.mu(budget.epsilon, budget.delta)
-    if all(_is_plain(type(m)) or _is_gaussian(m, relation) for m, _ in counted):
-        joint = hypot(*(sqrt(times) * mu_of(m, relation) for m, times in counted))
+    if all(_is_gaussian(m, relation) for m, _ in account.others):
+        joint = hypot(account.mu, *(sqrt(times) * mu_of(m, relation) for m, times in account.others))
         mu = sqrt(max(whole - joint, 0.0) * (whole + joint))
     else:
         inverse = smallest(lambda x: excess(1 / x), start=1 / max(whole, 1e-290), tolerance=1e-6)
@@ -143,12 +148,13 @@ def requests_left(
         limit: the answer is at most this.
     """
     _validate.whole(limit=limit)
-    relation, counted = Relation(relation), _counted(spent)
-    _check_kinds([*counted, _Counted(mechanism, 1)])
+    relation = Relation(relation)
+    account = _Account.of(spent, relation)
+    _check_kind(mechanism)
     if mechanism.kind is Kind.EXACT:
         return limit
     over = smallest_whole(
-        lambda n: _composed([*counted, _Counted(mechanism, n)], budget.delta, relation).epsilon > budget.epsilon,
+        lambda n: _composed(account.after(mechanism, n, relation), budget.delta, relation).epsilon > budget.epsilon,
         limit=limit + 1,
     )
     return limit if over is None else over - 1
@@ -183,43 +189,98 @@ class _Counted(NamedTuple):
     times: int
 
 
-def _counted(mechanisms: Iterable[Mechanism]) -> list[_Counted]:
-    """Equal mechanisms together, in the order of their first; one and the same object is compared only once."""
-    if isinstance(mechanisms, Mapping | Set):  # in which equal releases count once, and numbers beside them not at all
-        raise TypeError(
-            f"mechanisms must be a list with one mechanism for each release, not a {type(mechanisms).__name__}"
-        )
-    kept = tuple(mechanisms)  # alive, so that no id is used twice
-    objects, times_of = {id(m): m for m in kept}, Counter(map(id, kept))
-    counts: dict[Mechanism, int] = {}
-    checked: set[type] = set()  # to look for every attribute of every release would take longer than all else
-    for key, m in objects.items():
-        if type(m) not in checked and (isinstance(m, type) or not isinstance(m, Mechanism)):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"mechanisms must hold finished mechanisms, not {_validate.shown(m)}")
-        checked.add(type(m))
-        counts[m] = counts.get(m, 0) + times_of[key]
-    return [_Counted(m, times) for m, times in counts.items()]
+class _Account(NamedTuple):
+    """Releases about the same data, taken together as far as their types say that they may be.
+
+    Args:
+        gaussian: how many have a profile that is Gaussian by construction.
+        mu: of those together.
+        others: the rest, equal ones together, in the order of their first.
+        assumptions: of each mechanism, without repetition, in the order of their first.
+    """
+
+    gaussian: int
+    mu: float
+    others: tuple[_Counted, ...]
+    assumptions: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, mechanisms: Iterable[Mechanism], relation: Relation) -> "_Account":
+        """Of one mechanism for each release; the errors of `compose`. Nothing is hashed whose profile is Gaussian."""
+        if isinstance(
+            mechanisms, Mapping | Set
+        ):  # in which equal releases count once, and numbers beside them not at all
+            raise TypeError(
+                f"mechanisms must be a list with one mechanism for each release, not a {type(mechanisms).__name__}"
+            )
+        kept = tuple(mechanisms)  # alive, so that no id is used twice
+        kinds = _runs(map(type, kept))
+        _check_types(kept, kinds)
+        once, times = kept, None
+        if len(set(map(id, kept))) < len(kept):
+            once, times = tuple({id(m): m for m in kept}.values()), Counter(map(id, kept))
+        alike, apart = once, ()
+        if not all(map(_is_plain, kinds)) or _runs(map(_KIND, once)) != [Kind.EPSILON_DELTA]:
+            for m in once:
+                _check_kind(m)
+            plain = [_is_plain(type(m)) and m.kind is Kind.EPSILON_DELTA for m in once]
+            alike, apart = (
+                tuple(m for m, like in zip(once, plain, strict=True) if like is which) for which in (True, False)
+            )
+        counts: dict[Mechanism, int] = {}
+        for m in apart:
+            counts[m] = counts.get(m, 0) + (1 if times is None else times[id(m)])
+        others = tuple(_Counted(m, many) for m, many in counts.items())
+        mu = _joint_mu(alike, None if times is None else [times[id(m)] for m in alike], relation)
+        return cls(len(alike), mu, others, tuple(dict.fromkeys(_runs(map(_ASSUMPTIONS, once)))))
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no release."""
+        return not self.gaussian and not self.others
+
+    def after(self, mechanism: Mechanism, times: int, relation: Relation) -> "_Account":
+        """With so many more releases by `mechanism`."""
+        assumptions = tuple(dict.fromkeys((*self.assumptions, mechanism.assumptions)))
+        if _is_plain(type(mechanism)):
+            mu = hypot(self.mu, sqrt(times) * mu_of(mechanism, relation))
+            return _Account(self.gaussian + 1, mu, self.others, assumptions)
+        return _Account(self.gaussian, self.mu, (*self.others, _Counted(mechanism, times)), assumptions)
 
 
-def _check_kinds(counted: Sequence[_Counted]) -> None:
-    for m, _ in counted:
-        check_kind(m)
-        if m.kind is Kind.NONE:
-            raise ValueError(f"'{m.name}' is of kind 'none', which does not compose: nothing is proven about it")
+def _runs(items: Iterable[Any]) -> list[Any]:
+    """The items without those that equal the one before, which is quicker than to hash them all."""
+    return [item for item, _ in groupby(items)]
 
 
-def _composed(counted: Sequence[_Counted], delta: float, relation: Relation) -> Bound:
-    _check_kinds(counted)
-    noisy = [part for part in counted if part.mechanism.kind is Kind.EPSILON_DELTA]
-    held = dict.fromkeys(m.assumptions for m, _ in counted)
-    stated = dict.fromkeys(a for assumptions in held for a in assumptions if a != assume.ONE_RELEASE)
+def _joint_mu(mechanisms: Sequence[Mechanism], times: Sequence[int] | None, relation: Relation) -> float:
+    """The root of the sum of squares, each so many times; infinite where `mu_of` is for one of them."""
+    said = [m.mu(relation) for m in mechanisms]
+    joint = hypot(*said) if times is None else hypot(*(sqrt(n) * mu for n, mu in zip(times, said, strict=True)))
+    return inf if isnan(joint) or min(said, default=0.0) < 0 else joint
+
+
+def _check_types(mechanisms: Sequence[Mechanism], kinds: Iterable[type]) -> None:
+    # One of each type: to look for every attribute of every release would take longer than all else.
+    for kind in set(kinds):
+        one = next(m for m in mechanisms if type(m) is kind)
+        if isinstance(one, type) or not isinstance(one, Mechanism):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"mechanisms must hold finished mechanisms, not {_validate.shown(one)}")
+
+
+def _check_kind(mechanism: Mechanism) -> None:
+    check_kind(mechanism)
+    if mechanism.kind is Kind.NONE:
+        raise ValueError(f"'{mechanism.name}' is of kind 'none', which does not compose: nothing is proven about it")
+
+
+def _composed(account: _Account, delta: float, relation: Relation) -> Bound:
+    stated = dict.fromkeys(a for assumptions in account.assumptions for a in assumptions if a != assume.ONE_RELEASE)
     assumptions = (*stated, assume.INDEPENDENT_RELEASES)
-    if not noisy:
+    noisy = [part for part in account.others if part.mechanism.kind is Kind.EPSILON_DELTA]
+    if not noisy and not account.gaussian:
         return ExactClaim(relation=relation, theorem=_THEOREM, assumptions=assumptions)
-    plain = [part for part in noisy if _is_plain(type(part.mechanism))]
-    others = [part for part in noisy if not _is_plain(type(part.mechanism))]
-    mu = hypot(*(sqrt(times) * mu_of(m, relation) for m, times in plain))
-    least, mu = min(_bound(choice, mu, delta) for choice in _choices(others, delta, relation))
+    least, mu = min(_bound(choice, account.mu, delta) for choice in _choices(noisy, delta, relation))
     return EpsilonDeltaClaim(
         epsilon=least * (1 + ROUNDING), delta=delta, mu=max(mu * (1 + ROUNDING), 1e-290),
         relation=relation, theorem=_THEOREM, assumptions=assumptions,

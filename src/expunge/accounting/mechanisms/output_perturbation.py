@@ -12,6 +12,7 @@ from expunge.accounting.mechanisms.gaussian_profile import GaussianProfile
 __all__ = ["OutputPerturbation"]
 
 _MU_ROUNDING = 2.0**-50
+_RETRAINED = Relation.RETRAINED  # a member of an enumeration is slow to reach, and a ledger asks each of its releases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ class OutputPerturbation(GaussianProfile):
 
     def mu(self, relation: Relation = Relation.RETRAINED) -> float:
         """2 C0/σ, or C0/σ against the centre; rounded up."""
-        reach = 2.0 if Relation(relation) is Relation.RETRAINED else 1.0
+        reach = 2.0 if relation is _RETRAINED or Relation(relation) is _RETRAINED else 1.0
         return reach * self.init_clip / self.noise_std * (1 + _MU_ROUNDING)
 
     def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:

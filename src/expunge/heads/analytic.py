@@ -24,11 +24,12 @@ from expunge.certificate.record import UNCHECKED
 from expunge.data import Examples, new_commitment_key
 from expunge.data.arrays import Names, Numbers, as_tensor, names_in
 from expunge.errors import RunError, StillRetained
+from expunge.heads.inverse import Inverse
 from expunge.heads.ledger import Ledger
 from expunge.heads.rows import Rows, checked_grid, checked_key, checked_rows, given, name_of, real
 from expunge.heads.saved import mark_of, pack, unpack, write
 from expunge.heads.solver import Method, Solver, few
-from expunge.heads.statistics import Inverse, Sums, add, after, shift_, subtract, sums_of
+from expunge.heads.statistics import Sums, add, after, shift_, subtract, sums_of
 from expunge.training.unlearned import Unlearned, noiseless_record
 
 __all__ = ["GRID", "UNDECLARED", "AnalyticHead"]
@@ -163,7 +164,7 @@ class AnalyticHead:
         else:
             total = self._summed(rows) if self._sums is None else add(self._sums, self._summed(rows))
             self._solver.refuse_indefinite(total)
-            self._take(total, self._solver.updated_(rows, self._sums, 1))
+            self._take(total, self._solver.updated_(rows, self._sums, 1).inverse)
         self._ledger.enter(records)
 
     def forget(self, X: Numbers | Examples, Y: Numbers | None = None, *, ids: Names | None = None) -> None:  # noqa: N803
@@ -183,7 +184,7 @@ class AnalyticHead:
         else:
             rest = subtract(cast("Sums", self._sums), self._summed(rows))
             self._solver.refuse_indefinite(rest)
-            self._take(rest, self._solver.updated_(rows, self._sums, -1))
+            self._take(rest, self._solver.updated_(rows, self._sums, -1).inverse)
         self._ledger.strike(records)
 
     def remove_class(self, label: int, X: Numbers, *, ids: Names) -> None:  # noqa: N803
@@ -379,13 +380,14 @@ class AnalyticHead:
         changed = after(sums, rows.x, rows.y, classes=rows.classes, sign=sign)
         diagonal = sums.gram.diagonal().double() + sign * rows.x.square().sum(0)
         whole = changed is None or not self._solver.surely_positive(diagonal, sums)
-        if whole:
+        if changed is None or whole:
             changed = (add if sign > 0 else subtract)(sums, self._summed(rows))
             self._solver.refuse_indefinite(changed)
-        inverse = self._solver.updated_(rows, sums, sign)
+        updated = self._solver.updated_(rows, sums, sign)
         if not whole:
             shift_(sums, rows.x, sign)
-        self._take(changed, inverse)
+        self._take(changed, updated.inverse)
+        self._solver.follow(updated, changed)
 
     def _take(self, sums: Sums | None, inverse: Inverse | None) -> None:
         self._sums = sums

@@ -1,7 +1,9 @@
 """Products of float64 matrices as the exact head needs them: in place, and on the CPU by one BLAS.
 
-torch, numpy and scipy each bring a BLAS, whose threads go on spinning for a while after a call: what is done for every row
-that is forgotten keeps to scipy's, which alone also works in place. Elsewhere than on the CPU torch does it all.
+torch, numpy and scipy each bring a BLAS, whose threads go on spinning for a while after a call, and where other programs
+keep the cores busy a call of OpenBLAS waits for its last thread a hundred times longer than it works. What is done for a
+single row is bound by memory and left to torch; for several rows scipy's BLAS alone works in place. Elsewhere than on the
+CPU torch does it all.
 """
 
 from typing import Any
@@ -25,24 +27,21 @@ def gram(x: Tensor) -> Tensor:
 
 def times_symmetric(matrix: Tensor, rows: Tensor) -> Tensor:
     """`rows` @ `matrix`, shape (k, d), for a symmetric matrix of shape (d, d)."""
-    if matrix.device.type != "cpu":
+    if matrix.device.type != "cpu" or len(rows) == 1:
         return rows @ matrix
     square, right = matrix.numpy().T, rows.contiguous().numpy()
-    if len(right) == 1:
-        return torch.from_numpy(blas.dgemv(1.0, square, right[0])[None])
     return torch.from_numpy(blas.dgemm(1.0, square, right.T).T)
 
 
 def add_product_(matrix: Tensor, rows: Tensor, alpha: float) -> None:
     """Add alpha `rows`ᵀ `rows` to a contiguous matrix of shape (d, d), in place; rows of shape (k, d)."""
-    if matrix.device.type != "cpu":
+    if len(rows) == 1:
+        matrix.addr_(rows[0], rows[0], alpha=alpha)
+    elif matrix.device.type != "cpu":
         matrix.addmm_(rows.T, rows, alpha=alpha)
-        return
-    assert matrix.is_contiguous()  # of another one scipy would change a copy
-    square, left = matrix.numpy().T, rows.contiguous().numpy()
-    if len(left) == 1:
-        blas.dger(alpha, left[0], left[0], a=square, overwrite_a=1)
     else:
+        assert matrix.is_contiguous()  # of another one scipy would change a copy
+        square, left = matrix.numpy().T, rows.contiguous().numpy()
         blas.dgemm(alpha, left.T, left.T, beta=1.0, c=square, trans_b=1, overwrite_c=1)
 
 

@@ -1,21 +1,31 @@
 """From sums to weights: what is released, and what predicts between releases. Kept until the sums change."""
 
 import logging
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from expunge.errors import RunError
+from expunge.heads.inverse import Defect, Inverse, Step
 from expunge.heads.rows import Rows
-from expunge.heads.statistics import Inverse, Scale, Solution, Sums, cholesky, measure, solve, surely_positive, system
+from expunge.heads.statistics import Scale, Solution, Sums, cholesky, solve, surely_positive, system
 
-__all__ = ["Method", "Solver", "few"]
+__all__ = ["Method", "Solver", "Updated", "few"]
 
 Method = Literal["statistics", "woodbury"]
 
 _WOODBURY_UP_TO = 8  # d/8 rows: beyond, a new factorisation is as fast
 
 _log = logging.getLogger("expunge")
+
+
+class Updated(NamedTuple):
+    """An inverse of changed sums, where there is one; and of a single row the step, with the defect before it."""
+
+    inverse: Inverse | None
+    step: Step | None = None
+    defect: Defect | None = None
 
 
 class Solver:
@@ -34,6 +44,7 @@ class Solver:
     ) -> None:
         self._ridge, self._rounding, self._method = ridge, rounding, method
         self._grid, self._target_grid = grid, target_grid
+        self._scale: Scale | None = None
         self.restart(None)
 
     def restart(self, inverse: Inverse | None) -> None:
@@ -73,25 +84,44 @@ class Solver:
         return self._predicting
 
     def _updated_solution(self, sums: Sums) -> Solution | None:
-        if self.inverse is None:
+        """By the defect as it was followed, else as it is measured now; None where that is too large."""
+        if (inverse := self.inverse) is None:
             return None
-        updated = measure(self.inverse, sums, ridge=self._ridge, scale=self.scale(sums))
+        scale, ridge = self.scale(sums), self._ridge
+        followed = inverse.defect is not None
+        held = inverse if followed else inverse.measured(sums, ridge=ridge, scale=scale)
+        updated = held.solution(sums, ridge=ridge, scale=scale)
+        if followed and not updated.residual <= self._rounding:  # it grows by each rounding on the way
+            held = inverse.measured(sums, ridge=ridge, scale=scale)
+            updated = held.solution(sums, ridge=ridge, scale=scale)
         if updated.residual <= self._rounding:
+            self.inverse = held
             return updated
         _log.warning("residual %.3g of the updated inverse is too large: factorised anew", updated.residual)
         return None
 
-    def updated_(self, rows: Rows, sums: Sums | None, sign: int) -> Inverse | None:
+    def updated_(self, rows: Rows, sums: Sums | None, sign: int) -> Updated:
         """The inverse with these rows more or fewer, by Woodbury, where there is one and the batch is small.
 
         It is changed in place: the one from before is gone.
         """
         inverse, self.inverse = self.inverse, None
         if sums is None or inverse is None or not few(rows):
-            return None
+            return Updated(None)
         scale = self.scale(sums)
         x, targets = (rows.x, rows.targets) if scale is None else (rows.x * scale.x, rows.targets * scale.y)
-        return inverse.updated_(x, targets, sign)
+        if len(x) > 1 or x.device.type != "cpu":
+            return Updated(inverse.updated_(x, targets, sign))
+        stepped = inverse.stepped_(x[0], targets[0], sign)
+        return Updated(None) if stepped is None else Updated(*stepped, inverse.defect)
+
+    def follow(self, updated: Updated, sums: Sums) -> None:
+        """Measure what an update of one row did to the defect; `sums` are those after it, exact."""
+        scale = self.scale(sums)
+        if updated.inverse is None or updated.step is None or updated.defect is None or scale is None:
+            return
+        if sums.gram.dtype == torch.float64:
+            self.inverse = updated.inverse.followed(updated.step, updated.defect, sums, ridge=self._ridge, scale=scale)
 
     def refuse_indefinite(self, sums: Sums) -> None:
         """Factorise where a cheap bound cannot rule out that this fails, so that a batch is refused as it comes."""
@@ -104,7 +134,12 @@ class Solver:
 
     def scale(self, sums: Sums) -> Scale | None:
         """The steps that the sums count."""
-        return None if self._grid is None else Scale.of(sums, self._grid, self._target_grid)
+        if self._grid is None:
+            return None
+        shape, device = sums.moment.shape, sums.moment.device
+        if self._scale is None or (self._scale.x.shape + self._scale.y.shape, self._scale.x.device) != (shape, device):
+            self._scale = Scale.of(sums, self._grid, self._target_grid)
+        return self._scale
 
 
 def few(rows: Rows) -> bool:

@@ -15,30 +15,35 @@ from torch.nn import functional as F
 
 from expunge._progress import track
 from expunge.errors import NonFinite, RunError
-from expunge.heads.products import add_product_, gram, solve_lower, times_symmetric
+from expunge.heads.products import add_product_, gram
 
 __all__ = [
-    "Inverse",
+    "SLACK",
+    "UNIT",
     "Scale",
     "Solution",
     "Sums",
     "add",
     "after",
     "cholesky",
-    "measure",
+    "judged",
+    "moment_error",
+    "norm",
+    "product_error",
     "shift_",
     "solve",
     "subtract",
     "sums_of",
     "surely_positive",
     "system",
+    "targets_of",
 ]
 
 UNIT = 2.0**-53
 LARGEST_SUM = 2.0**62  # of integer sums: one more factor of two fits in int64
 LARGEST_WHOLE = 2.0**53  # up to which float64 adds whole numbers exactly
 
-_SLACK = 1.01  # terms of second order, and the rounding of the bounds themselves
+SLACK = 1.01  # terms of second order, and the rounding of the bounds themselves
 _CHUNK = 1024  # rows in one product: more, and the bound grows; fewer, and the products are slow
 _BAR_FROM = 8  # chunks
 
@@ -141,7 +146,7 @@ def sums_of(x: Tensor, y: Tensor, *, classes: int | None, exact: bool) -> Sums:
     trace = float(total.diagonal().sum())
     if not (math.isfinite(trace) and math.isfinite(square)):
         raise NonFinite("the sums over the rows overflow float64: scale the features down")
-    unit = _SLACK * UNIT * (min(size, len(x)) + chunks)
+    unit = SLACK * UNIT * (min(size, len(x)) + chunks)
     return Sums(total, moment, counts, len(x), unit * trace, unit * math.sqrt(trace * square))
 
 
@@ -220,11 +225,11 @@ def _combine(first: Sums, second: Sums, sign: int) -> Sums:
     rows = first.rows + sign * second.rows
     if first.exact:
         return Sums(total, moment, counts, rows, 0.0, 0.0)
-    size, moment_size = _norm(total), _norm(moment)
+    size, moment_size = norm(total), norm(moment)
     if not math.isfinite(size + moment_size):
         raise NonFinite("the sums over the rows overflow float64: scale the features down")
-    gram_error = first.gram_error + second.gram_error + _SLACK * UNIT * size
-    moment_error = first.moment_error + second.moment_error + _SLACK * UNIT * moment_size
+    gram_error = first.gram_error + second.gram_error + SLACK * UNIT * size
+    moment_error = first.moment_error + second.moment_error + SLACK * UNIT * moment_size
     return Sums(total, moment, counts, rows, gram_error, moment_error)
 
 
@@ -266,41 +271,33 @@ def solve(sums: Sums, *, ridge: float, scale: Scale | None) -> Solution:
     """
     a, b = system(sums, ridge, scale)
     weights = torch.cholesky_solve(b, cholesky(a))
-    return _judged(weights, a @ weights - b, sums, ridge=ridge, size=_norm(a), target=_norm(b))
-
-
-def measure(inverse: "Inverse", sums: Sums, *, ridge: float, scale: Scale | None) -> Solution:
-    """The weights of an updated inverse, with the residual that they have; A is not formed."""
-    weights = inverse.weights
-    if sums.counts is not None and bool((empty := sums.counts == 0).any()):
-        weights = weights.masked_fill(empty.to(weights.device), 0.0)
-    b = _targets(sums, scale)
-    if scale is None:
-        product = _product(sums.gram, weights)
-    else:
-        product = scale.x[:, None] * _product(sums.gram, scale.x[:, None] * weights)
-    defect = product.add_(weights, alpha=ridge).sub_(b)
-    return _judged(weights, defect, sums, ridge=ridge, size=inverse.size, target=_norm(b))
+    return _judged(weights, a @ weights - b, sums, ridge=ridge, size=norm(a), target=norm(b))
 
 
 def _judged(weights: Tensor, defect: Tensor, sums: Sums, *, ridge: float, size: float, target: float) -> Solution:
     """Weights with what A W - B came out as; `size` is at least |A|, `target` is |B|."""
-    norm = _norm(weights)
-    # A: whole number, product of two steps, its product, the ridge. B likewise, without a ridge. `measure` rounds as often.
-    gram_error = sums.gram_error + _SLACK * UNIT * size * (4 if sums.exact else 1)
-    moment_error = sums.moment_error + (_SLACK * UNIT * target * 3 if sums.exact else 0.0)
-    measured = _norm(defect) + _SLACK * UNIT * (len(weights) + 2) * (size * norm + target)
-    total = measured + gram_error * norm + moment_error
-    least = target - moment_error
+    error = product_error(weights, sums, size=size, target=target)
+    return judged(weights, norm(defect) + error, sums, ridge=ridge, target=target)
+
+
+def product_error(weights: Tensor, sums: Sums, *, size: float, target: float) -> float:
+    """An upper bound on the distance of A W - B, as computed, from that without any rounding."""
+    # A: whole number, product of two steps, its product, the ridge. `Inverse.measured` rounds as often.
+    gram_error = sums.gram_error + SLACK * UNIT * size * (4 if sums.exact else 1)
+    rounded = SLACK * UNIT * (len(weights) + 2) * (size * norm(weights) + target)
+    return rounded + gram_error * norm(weights) + moment_error(sums, target)
+
+
+def moment_error(sums: Sums, target: float) -> float:
+    """An upper bound on that of B, of norm `target`: whole number, product of two steps, its product."""
+    return sums.moment_error + (SLACK * UNIT * target * 3 if sums.exact else 0.0)
+
+
+def judged(weights: Tensor, total: float, sums: Sums, *, ridge: float, target: float) -> Solution:
+    """Weights where |A W - B|, without any rounding, is at most `total`; `target` is |B| as computed."""
+    least = target - moment_error(sums, target)
     residual = total / least if least > 0 else 0.0 if total == 0 else math.inf
-    return Solution(weights, residual, _SLACK * total / ridge)
-
-
-def _product(matrix: Tensor, weights: Tensor) -> Tensor:
-    """G W in float64."""
-    if matrix.dtype != torch.float64:
-        return torch.cat([rows.double() @ weights for rows in matrix.split(_CHUNK)])
-    return times_symmetric(matrix, weights.T).T
+    return Solution(weights, residual, SLACK * total / ridge)
 
 
 def cholesky(a: Tensor) -> Tensor:
@@ -322,60 +319,21 @@ def surely_positive(diagonal: Tensor, gram_error: float, *, ridge: float, scale:
     """Whether Cholesky cannot fail (Higham, theorem 10.7): ridge exceeds what rounding can take from an eigenvalue."""
     largest = float((diagonal if scale is None else diagonal * scale.x.square()).max()) + ridge
     d = len(diagonal)
-    return ridge > _SLACK * (gram_error + UNIT * (4 * d + d * (d + 2)) * largest)
+    return ridge > SLACK * (gram_error + UNIT * (4 * d + d * (d + 2)) * largest)
 
 
 def system(sums: Sums, ridge: float, scale: Scale | None) -> tuple[Tensor, Tensor]:
     """A, with the ridge, and B, in float64."""
     a = sums.gram.clone() if scale is None else torch.outer(scale.x, scale.x).mul_(sums.gram.double())
     a.diagonal().add_(ridge)
-    return a, _targets(sums, scale)
+    return a, targets_of(sums, scale)
 
 
-def _targets(sums: Sums, scale: Scale | None) -> Tensor:
+def targets_of(sums: Sums, scale: Scale | None) -> Tensor:
+    """B, in float64."""
     return sums.moment if scale is None else sums.moment.double() * torch.outer(scale.x, scale.y)
 
 
-@dataclass(frozen=True, eq=False)
-class Inverse:
-    """T = A⁻¹ and W, kept up to date by the Woodbury identity; their errors grow with cond(A).
-
-    Args:
-        inverse: T, shape (d, d).
-        weights: W, shape (d, outputs).
-        size: an upper bound on |A|.
-    """
-
-    inverse: Tensor
-    weights: Tensor
-    size: float
-
-    @classmethod
-    def of(cls, sums: Sums, *, ridge: float, scale: Scale | None = None) -> "Inverse":
-        """By Cholesky."""
-        a, b = system(sums, ridge, scale)
-        factor = cholesky(a)
-        size = _SLACK * (_norm(a) + sums.gram_error)
-        return cls(torch.cholesky_inverse(factor).T.contiguous(), torch.cholesky_solve(b, factor), size)
-
-    def updated_(self, x: Tensor, targets: Tensor, sign: int) -> "Inverse | None":
-        """With k rows more (sign 1) or fewer (sign -1), T in place: O(k d²). None, and T spoilt, where rounding forbids it.
-
-        A' = A ± XᵀX has T' = T ∓ T Xᵀ C⁻¹ X T with C = I ± X T Xᵀ, hence T' Xᵀ = T Xᵀ C⁻¹, and W' = W ± T' Xᵀ (Y - X W).
-        A row less makes no eigenvalue of A larger, so |A'| ≤ |A|; more rows add at most |X|².
-        """
-        image = times_symmetric(self.inverse, x)
-        core = torch.eye(len(x), dtype=x.dtype, device=x.device).add_(image @ x.T, alpha=sign)
-        factor, info = torch.linalg.cholesky_ex(core)
-        if int(info) != 0:
-            return None
-        root = solve_lower(factor, image)
-        missed = solve_lower(factor, targets - x @ self.weights)
-        add_product_(self.inverse, root, -sign)
-        weights = torch.addmm(self.weights, root.T, missed, alpha=sign)
-        size = self.size + (_SLACK * float(x.square().sum()) if sign > 0 else 0.0)
-        return Inverse(self.inverse, weights, size) if bool(torch.isfinite(weights).all()) else None
-
-
-def _norm(matrix: Tensor) -> float:
+def norm(matrix: Tensor) -> float:
+    """Of Frobenius."""
     return float(torch.linalg.vector_norm(matrix))

@@ -1,0 +1,184 @@
+"""The inverse of the system and the ridge weights, kept up to date row by row, and how well they still solve it.
+
+A W - B is measured once by a product of the sums with W, O(d² outputs). From then on every single row changes it by what a
+product of the sums with one vector measures, O(d²): docs/methods/grid_ridge.md. Matrix norms are Frobenius norms.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expunge.heads.products import add_product_, solve_lower, times_symmetric
+from expunge.heads.statistics import (
+    SLACK,
+    UNIT,
+    Scale,
+    Solution,
+    Sums,
+    cholesky,
+    judged,
+    norm,
+    product_error,
+    system,
+    targets_of,
+)
+
+__all__ = ["Defect", "Inverse", "Step"]
+
+_CHUNK = 1024  # rows of whole numbers beyond 2^53 that are turned into float64 at once
+
+
+@dataclass(frozen=True, eq=False)
+class Defect:
+    """A W - B as measured.
+
+    Args:
+        matrix: shape (d, outputs), float64.
+        error: an upper bound on its distance from A W - B without any rounding.
+    """
+
+    matrix: Tensor
+    error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """How one row x with targets y changed the weights: W' = W ± z pᵀ, z = T' x, p = y - Wᵀ x.
+
+    Args:
+        sign: 1 for a row more, -1 for one fewer.
+        x: shape (d,), with the steps of the grid.
+        z: shape (d,).
+        missed: p, shape (outputs,).
+        before: |W|.
+        target: |y|.
+    """
+
+    sign: int
+    x: Tensor
+    z: Tensor
+    missed: Tensor
+    before: float
+    target: float
+
+
+@dataclass(frozen=True, eq=False)
+class Inverse:
+    """T = A⁻¹ and W, kept up to date by the Woodbury identity; their errors grow with cond(A).
+
+    Args:
+        inverse: T, shape (d, d).
+        weights: W, shape (d, outputs).
+        size: an upper bound on |A|.
+        defect: A W - B; None where it was not measured since more than one row changed.
+    """
+
+    inverse: Tensor
+    weights: Tensor
+    size: float
+    defect: Defect | None = None
+
+    @classmethod
+    def of(cls, sums: Sums, *, ridge: float, scale: Scale | None = None) -> "Inverse":
+        """By Cholesky."""
+        a, b = system(sums, ridge, scale)
+        factor = cholesky(a)
+        size = SLACK * (norm(a) + sums.gram_error)
+        return cls(torch.cholesky_inverse(factor).T.contiguous(), torch.cholesky_solve(b, factor), size)
+
+    def updated_(self, x: Tensor, targets: Tensor, sign: int) -> "Inverse | None":
+        """With k rows more (sign 1) or fewer (sign -1), T in place: O(k d²). None, and T spoilt, where rounding forbids it.
+
+        A' = A ± XᵀX has T' = T ∓ T Xᵀ C⁻¹ X T with C = I ± X T Xᵀ, hence T' Xᵀ = T Xᵀ C⁻¹, and W' = W ± T' Xᵀ (Y - X W).
+        A row less makes no eigenvalue of A larger, so |A'| ≤ |A|; more rows add at most |X|².
+        """
+        image = times_symmetric(self.inverse, x)
+        core = torch.eye(len(x), dtype=x.dtype, device=x.device).add_(image @ x.T, alpha=sign)
+        factor, info = torch.linalg.cholesky_ex(core)
+        if int(info) != 0:
+            return None
+        root = solve_lower(factor, image)
+        missed = solve_lower(factor, targets - x @ self.weights)
+        add_product_(self.inverse, root, -sign)
+        weights = torch.addmm(self.weights, root.T, missed, alpha=sign)
+        size = self.size + (SLACK * float(x.square().sum()) if sign > 0 else 0.0)
+        return Inverse(self.inverse, weights, size) if bool(torch.isfinite(weights).all()) else None
+
+    def stepped_(self, x: Tensor, targets: Tensor, sign: int) -> "tuple[Inverse, Step] | None":
+        """`updated_` with one row, x of shape (d,) and targets of shape (outputs,), on the CPU: each of few passes over T.
+
+        The new inverse has no defect yet: `followed` gives it one.
+        """
+        row, weights = x.numpy(), self.weights.numpy()
+        image = self.inverse @ x
+        core = 1.0 + sign * float(row @ image.numpy())
+        if not 0.0 < core < np.inf:
+            return None
+        missed = targets.numpy() - row @ weights
+        z = image / core
+        add_product_(self.inverse, (image / core**0.5)[None], -sign)
+        changed = np.multiply(z.numpy()[:, None], sign * missed)
+        changed += weights
+        size = self.size + (SLACK * float(np.square(row).sum()) if sign > 0 else 0.0)
+        after = Inverse(self.inverse, torch.from_numpy(changed), size)
+        if not np.isfinite(np.add.reduce(changed, axis=None)):
+            return None
+        return after, Step(sign, x, z, torch.from_numpy(missed), norm(self.weights), norm(targets))
+
+    def followed(self, step: Step, defect: Defect, sums: Sums, *, ridge: float, scale: Scale) -> "Inverse":
+        """With the defect after a step: that before, `defect`, and what a product of z with the changed, exact sums says.
+
+        A' W' - B' = A W - B ± (A' z - x) pᵀ, and each rounding on the way is bounded.
+        """
+        x, p, steps = step.x.numpy(), step.missed.numpy(), scale.x.numpy()
+        moved = steps * (sums.gram @ (scale.x * step.z)).numpy()
+        moved += ridge * step.z.numpy()
+        moved -= x
+        matrix = np.multiply(moved[:, None], step.sign * p)
+        matrix += defect.matrix.numpy()
+        weights = self.weights
+        if sums.counts is not None and bool((empty := sums.counts.numpy() == 0).any()):
+            matrix[:, empty] = 0.0  # there B is 0, and so are the weights
+            weights = weights.clone()
+            weights.numpy()[:, empty] = 0.0
+        found = torch.from_numpy(matrix)
+        width, row, change = len(x) + 6, _size(x), _size(step.z.numpy()) * _size(p)
+        rounding = width * self.size * change  # of A' z
+        rounding += 2 * row * _size(p)  # of x, to float64 and in the difference
+        rounding += width * row * (step.before * row + step.target)  # of p
+        rounding += self.size * (norm(self.weights) + 2 * change)  # of W'
+        rounding += norm(found) + 2 * _size(moved) * _size(p)  # of this sum
+        return replace(self, weights=weights, defect=Defect(found, defect.error + SLACK * UNIT * rounding))
+
+    def measured(self, sums: Sums, *, ridge: float, scale: Scale | None) -> "Inverse":
+        """With its defect measured against the sums; A is not formed."""
+        weights = self.weights
+        if sums.counts is not None and bool((empty := sums.counts == 0).any()):
+            weights = weights.masked_fill(empty.to(weights.device), 0.0)
+        b = targets_of(sums, scale)
+        if scale is None:
+            product = _product(sums.gram, weights)
+        else:
+            product = scale.x[:, None] * _product(sums.gram, scale.x[:, None] * weights)
+        defect = product.add_(weights, alpha=ridge).sub_(b)
+        error = product_error(weights, sums, size=self.size, target=norm(b))
+        return replace(self, weights=weights, defect=Defect(defect, error))
+
+    def solution(self, sums: Sums, *, ridge: float, scale: Scale | None) -> Solution:
+        """The weights, with what their defect says of them."""
+        assert self.defect is not None
+        total = norm(self.defect.matrix) + self.defect.error
+        return judged(self.weights, total, sums, ridge=ridge, target=norm(targets_of(sums, scale)))
+
+
+def _product(matrix: Tensor, weights: Tensor) -> Tensor:
+    """G W in float64."""
+    if matrix.dtype != torch.float64:
+        return torch.cat([rows.double() @ weights for rows in matrix.split(_CHUNK)])
+    return times_symmetric(matrix, weights.T).T
+
+
+def _size(vector: np.ndarray) -> float:
+    return float(np.sqrt(np.square(vector).sum()))

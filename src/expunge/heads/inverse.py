@@ -4,13 +4,15 @@ A W - B is measured once by a product of the sums with W, O(d² outputs). From t
 product of the sums with one vector measures, O(d²): docs/methods/grid_ridge.md. Matrix norms are Frobenius norms.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from expunge.heads.products import add_product_, solve_lower, times_symmetric
+from expunge.heads.products import add_product_, solve_lower, times_symmetric, times_vector
 from expunge.heads.statistics import (
     SLACK,
     UNIT,
@@ -26,6 +28,8 @@ from expunge.heads.statistics import (
 )
 
 __all__ = ["Defect", "Inverse", "Step"]
+
+Vector = NDArray[np.float64]
 
 _CHUNK = 1024  # rows of whole numbers beyond 2^53 that are turned into float64 at once
 
@@ -49,7 +53,7 @@ class Step:
 
     Args:
         sign: 1 for a row more, -1 for one fewer.
-        x: shape (d,), with the steps of the grid.
+        x: shape (d,), with the steps of the grid, float64, as all arrays here.
         z: shape (d,).
         missed: p, shape (outputs,).
         before: |W|.
@@ -57,9 +61,9 @@ class Step:
     """
 
     sign: int
-    x: Tensor
-    z: Tensor
-    missed: Tensor
+    x: Vector
+    z: Vector
+    missed: Vector
     before: float
     target: float
 
@@ -112,45 +116,47 @@ class Inverse:
         The new inverse has no defect yet: `followed` gives it one.
         """
         row, weights = x.numpy(), self.weights.numpy()
-        image = self.inverse @ x
-        core = 1.0 + sign * float(row @ image.numpy())
+        image = times_vector(self.inverse, x).numpy()
+        core = 1.0 + sign * float(row @ image)
         if not 0.0 < core < np.inf:
             return None
         missed = targets.numpy() - row @ weights
         z = image / core
-        add_product_(self.inverse, (image / core**0.5)[None], -sign)
-        changed = np.multiply(z.numpy()[:, None], sign * missed)
+        image *= core**-0.5
+        add_product_(self.inverse, torch.from_numpy(image)[None], -sign)
+        changed = np.multiply(z[:, None], sign * missed)
         changed += weights
-        size = self.size + (SLACK * float(np.square(row).sum()) if sign > 0 else 0.0)
-        after = Inverse(self.inverse, torch.from_numpy(changed), size)
         if not np.isfinite(np.add.reduce(changed, axis=None)):
             return None
-        return after, Step(sign, x, z, torch.from_numpy(missed), norm(self.weights), norm(targets))
+        size = self.size + (SLACK * _size(row) ** 2 if sign > 0 else 0.0)
+        after = Inverse(self.inverse, torch.from_numpy(changed), size)
+        return after, Step(sign, row, z, missed, _size(weights), _size(targets.numpy()))
 
     def followed(self, step: Step, defect: Defect, sums: Sums, *, ridge: float, scale: Scale) -> "Inverse":
         """With the defect after a step: that before, `defect`, and what a product of z with the changed, exact sums says.
 
         A' W' - B' = A W - B ± (A' z - x) pᵀ, and each rounding on the way is bounded.
         """
-        x, p, steps = step.x.numpy(), step.missed.numpy(), scale.x.numpy()
-        moved = steps * (sums.gram @ (scale.x * step.z)).numpy()
-        moved += ridge * step.z.numpy()
+        x, z, p, steps = step.x, step.z, step.missed, scale.x.numpy()
+        moved = times_vector(sums.gram, torch.from_numpy(steps * z)).numpy()
+        moved *= steps
+        moved += ridge * z
         moved -= x
         matrix = np.multiply(moved[:, None], step.sign * p)
         matrix += defect.matrix.numpy()
-        weights = self.weights
-        if sums.counts is not None and bool((empty := sums.counts.numpy() == 0).any()):
-            matrix[:, empty] = 0.0  # there B is 0, and so are the weights
-            weights = weights.clone()
-            weights.numpy()[:, empty] = 0.0
-        found = torch.from_numpy(matrix)
-        width, row, change = len(x) + 6, _size(x), _size(step.z.numpy()) * _size(p)
+        weights = self.weights.numpy()
+        if sums.counts is not None and not sums.counts.numpy().all():
+            empty = sums.counts.numpy() == 0
+            weights = weights.copy()
+            matrix[:, empty] = weights[:, empty] = 0.0  # there B is 0, and so are the weights
+        width, row, missed, change = len(x) + 6, _size(x), _size(p), _size(z) * _size(p)
         rounding = width * self.size * change  # of A' z
-        rounding += 2 * row * _size(p)  # of x, to float64 and in the difference
+        rounding += 2 * row * missed  # of x, to float64 and in the difference
         rounding += width * row * (step.before * row + step.target)  # of p
-        rounding += self.size * (norm(self.weights) + 2 * change)  # of W'
-        rounding += norm(found) + 2 * _size(moved) * _size(p)  # of this sum
-        return replace(self, weights=weights, defect=Defect(found, defect.error + SLACK * UNIT * rounding))
+        rounding += self.size * (_size(weights) + 2 * change)  # of W'
+        rounding += _size(matrix) + 2 * _size(moved) * missed  # of this sum
+        found = Defect(torch.from_numpy(matrix), defect.error + SLACK * UNIT * rounding)
+        return Inverse(self.inverse, torch.from_numpy(weights), self.size, found)
 
     def measured(self, sums: Sums, *, ridge: float, scale: Scale | None) -> "Inverse":
         """With its defect measured against the sums; A is not formed."""
@@ -180,5 +186,5 @@ def _product(matrix: Tensor, weights: Tensor) -> Tensor:
     return times_symmetric(matrix, weights.T).T
 
 
-def _size(vector: np.ndarray) -> float:
-    return float(np.sqrt(np.square(vector).sum()))
+def _size(array: Vector) -> float:
+    return math.sqrt(float(np.add.reduce(np.square(array), axis=None)))

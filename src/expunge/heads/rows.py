@@ -105,7 +105,8 @@ def checked_rows(
     if len(set(names)) < len(names):
         twice = next(name for k, name in enumerate(names) if name in names[:k])
         raise ValueError(f"ids: {twice!r} is given twice")
-    return Rows(_in_steps("X", x, grid, first=first), _in_steps("Y", y, target_grid, first=first), classes, names)
+    targets = y.contiguous() if classes is not None else _in_steps("Y", y, target_grid, first=first)
+    return Rows(_in_steps("X", x, grid, first=first), targets, classes, names)
 
 
 def given(x: Any, y: Any, ids: Any) -> tuple[Any, Any, Any]:
@@ -242,7 +243,7 @@ def checked_key(key: bytes) -> bytes:
 
 def _labels(y: object, classes: int) -> Tensor:
     given = wholes("Y", y, f"labels, whole numbers below classes={classes}")
-    wrong = (given < 0) | (given >= classes)
-    if bool(wrong.any()):
+    if given.numel() and not 0 <= int(given.min()) <= int(given.max()) < classes:
+        wrong = (given < 0) | (given >= classes)
         raise ValueError(f"Y must hold labels from 0 to {classes - 1}, not {int(given[wrong][0])}")
     return given

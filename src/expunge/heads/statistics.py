@@ -7,7 +7,7 @@ absolute values, with u = 2^-53. Matrix norms are Frobenius norms.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -180,15 +180,18 @@ def after(sums: Sums, x: Tensor, y: Tensor, *, classes: int | None, sign: int) -
     """
     if not sums.exact or sums.gram.dtype != torch.float64:
         return None
-    squares = x.square().sum(0)
-    largest = [float((sums.gram.diagonal() + max(sign, 0) * squares).max())]
-    largest += [] if classes is not None else [float(y.square().sum(0).max())]
-    if not max(largest) < LARGEST_WHOLE:
+    largest = float((sums.gram.diagonal() + x.square().sum(0)).max()) if sign > 0 else 0.0
+    largest = max(largest, 0.0 if classes is not None else float(y.square().sum(0).max()))
+    if not largest < LARGEST_WHOLE:
         return None
-    moment = torch.add(sums.moment, _moment(x, y, classes), alpha=sign)
-    _refuse_large(float(moment.abs().max()))
+    if len(x) == 1 and classes is not None:
+        moment, label = sums.moment.clone(), int(y)
+        moment[:, label].add_(x[0].to(torch.int64), alpha=sign)
+    else:
+        moment = torch.add(sums.moment, _moment(x, y, classes), alpha=sign)
+        _refuse_large(float(moment.abs().max()))
     counts = None if sums.counts is None else sums.counts + sign * torch.bincount(y, minlength=len(sums.counts)).cpu()
-    return replace(sums, moment=moment, counts=counts, rows=sums.rows + sign * len(x))
+    return Sums(sums.gram, moment, counts, sums.rows + sign * len(x), sums.gram_error, sums.moment_error)
 
 
 def shift_(sums: Sums, x: Tensor, sign: int) -> None:

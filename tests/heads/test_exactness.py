@@ -16,6 +16,7 @@ import expunge as ex
 from expunge.accounting import WITHDRAWN
 from expunge.errors import RunError
 from expunge.heads import AnalyticHead
+from expunge.heads.digests import RowDigests, multipliers
 from expunge.heads.rows import checked_rows
 from expunge.heads.statistics import sums_of
 
@@ -395,15 +396,57 @@ OF_BEFORE = {
 
 @pytest.mark.parametrize("kind", OF_BEFORE)
 def test_a_state_has_the_bytes_that_the_first_version_wrote(kind: str, tmp_path: Path):
-    """Digests of files of commit 8fb218f, when the sums were kept in int64 and the digests in a dictionary."""
+    """Digests of files of commit 8fb218f, of a head that goes on from one, whose digests are HMACs of whole rows."""
     coins = torch.Generator().manual_seed(5)
     x = torch.randint(-(2**20), 2**20, (60, 12), generator=coins).double() * 2.0**-12
     labels, ids = torch.randint(4, (60,), generator=coins), [f"r{k}" for k in range(60)]
     y = x[:, :2] * 0.5 if kind == "targets" else labels
     options = {"woodbury": {"method": "woodbury"}, "large": {"grid": 2.0**-18}}.get(kind, {})
     head = AnalyticHead(ridge=1.0, provenance="p", key=KEY, classes=None if kind == "targets" else 4, **options)
+    head._digests = RowDigests(KEY, exact=True, version=1)
     head.learn(x, y, ids=ids)
     _ = head.scores(x[:1])
     head.forget(x[3:4], y[3:4], ids=ids[3:4])
     head.save(tmp_path / "state")
     assert hashlib.sha256((tmp_path / "state").read_bytes()).hexdigest() == OF_BEFORE[kind]
+    back = AnalyticHead.load(tmp_path / "state", key=KEY)
+    with pytest.raises(ValueError, match="another X or Y"):
+        back.forget(x[4:5] + 2.0**-12, y[4:5], ids=ids[4:5])
+    back.forget(x[4:5], y[4:5], ids=ids[4:5])
+    back.save(tmp_path / "state")
+    assert (tmp_path / "state").read_bytes().startswith(b"expunge.analytic_head/1\n")
+    new = AnalyticHead(ridge=1.0, provenance="p", key=KEY, classes=None if kind == "targets" else 4, **options)
+    new.learn(x[:1], y[:1], ids=["another"])
+    with pytest.raises(ValueError, match="earlier version"):
+        new.merge(back)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 513, 600, 4097])
+def test_fingerprints_are_exact_for_the_largest_rows_and_one_step_changes_them(width: int):
+    """In float64 as in whole numbers of Python, and the same for a row alone and among others."""
+    secret, coins = multipliers(bytes(32), width), np.random.default_rng(width)
+    columns, bits = secret.shape[1], int(secret.max()).bit_length()
+    assert columns * bits >= 128
+    assert width * 2**26 * int(secret.max()) <= 2**53
+    rows = [np.full(width, sign * 2.0**26) for sign in (1, -1)] + [coins.integers(-(2**26), 2**26, width).astype(float)]
+    rows += [np.where(np.arange(width) == k, rows[2] + 1, rows[2]) for k in {0, width // 2, width - 1}]
+    head = AnalyticHead(ridge=1.0, classes=2, grid=1.0, key=KEY)
+    whole = torch.from_numpy(np.stack(rows))
+    found = head._digests._features(whole)
+    assert found.tolist() == [
+        [sum(int(a) * int(b) for a, b in zip(row, column, strict=True)) for column in head._digests._multipliers.T]
+        for row in rows
+    ]
+    assert len({tuple(row) for row in found.tolist()}) == len({tuple(row) for row in rows})
+    for k in range(len(rows)):
+        assert head._digests._features(whole[k : k + 1]).tolist() == found[k : k + 1].tolist()
+
+
+def test_a_row_is_known_in_a_batch_of_any_size_and_zeros_of_either_sign_are_one_row():
+    x, y, ids = torch.zeros(3, 40).double(), torch.arange(3), ["a", "b", "c"]
+    x[1, 3], x[2] = -0.5, -0.0
+    head = make(grid=0.5)
+    head.learn(x, y, ids=ids)
+    for k in range(3):
+        head.forget((-0.0 if k == 0 else 1.0) * x[k : k + 1], y[k : k + 1], ids=ids[k : k + 1])
+    assert len(head) == 0

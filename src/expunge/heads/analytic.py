@@ -24,12 +24,13 @@ from expunge.certificate.record import UNCHECKED
 from expunge.data import Examples, new_commitment_key
 from expunge.data.arrays import Names, Numbers, as_tensor, names_in
 from expunge.errors import RunError, StillRetained
+from expunge.heads.digests import RowDigests
 from expunge.heads.inverse import Inverse
 from expunge.heads.ledger import Ledger
-from expunge.heads.rows import Rows, checked_grid, checked_key, checked_rows, given, name_of, real
+from expunge.heads.rows import Rows, alike, checked_grid, checked_key, checked_rows, given, real
 from expunge.heads.saved import mark_of, pack, unpack, write
 from expunge.heads.solver import Method, Solver, few
-from expunge.heads.statistics import Sums, add, after, shift_, subtract, sums_of
+from expunge.heads.statistics import Sums, add, after, norm, shift_, subtract, sums_of
 from expunge.training.unlearned import Unlearned, noiseless_record
 
 __all__ = ["GRID", "UNDECLARED", "AnalyticHead"]
@@ -104,6 +105,7 @@ class AnalyticHead:
         )
         self._key = new_commitment_key() if key is None else checked_key(key)
         self._sums: Sums | None = None
+        self._digests = RowDigests(self._key, exact=self._grid is not None)
         self._ledger = Ledger()
         self._states = set[bytes]()  # the files of which this head is the continuation
         self._solver = Solver(ridge=self.ridge, rounding=self.rounding, method=method, **self._grids)
@@ -114,7 +116,7 @@ class AnalyticHead:
 
     def __contains__(self, row_id: str) -> bool:
         """Whether a row of this id is learned and not forgotten."""
-        return name_of(row_id, self._key) in self._ledger
+        return self._digests.name(row_id) in self._ledger
 
     @property
     def key(self) -> bytes:
@@ -157,7 +159,7 @@ class AnalyticHead:
         The state is unchanged where anything is raised.
         """
         rows = self._checked(*given(X, Y, ids), first=self._sums is None)
-        records = rows.records(self._key)
+        records = self._digests.records(rows)
         self._ledger.refuse_known(rows, records)
         if self._in_place(rows):
             self._shift(rows, 1)
@@ -175,7 +177,7 @@ class AnalyticHead:
                 learned with another x or y. Features must be the same to the last bit, or with `grid` to the same step.
         """
         rows = self._checked(*given(X, Y, ids))
-        records = rows.records(self._key)
+        records = self._digests.records(rows)
         self._ledger.refuse_other(rows, records)
         if len(records) == len(self):
             self._take(None, None)
@@ -217,10 +219,12 @@ class AnalyticHead:
             if getattr(self, name) != getattr(other, name):
                 raise ValueError(f"{name} must be the same in both: {getattr(self, name)!r}, {getattr(other, name)!r}")
         for name, steps in self._grids.items():
-            if not _same(steps, other._grids[name]):
+            if not alike(steps, other._grids[name]):
                 raise ValueError(f"{name} must be the same in both")
         if not hmac.compare_digest(self._key, other._key):
             raise ValueError("key must be the same in both: give it to each head as it is made")
+        if len(self) and other._digests.version != self._digests.version:
+            raise ValueError("one of the two was saved by an earlier version, with other digests: learn its rows anew")
         records = other._ledger.records()
         if common := int(np.count_nonzero(self._ledger.found(records))):
             raise ValueError(f"{common} ids are learned in both: each row may count once")
@@ -233,6 +237,7 @@ class AnalyticHead:
             total = add(self._sums, other._sums)
         self._solver.refuse_indefinite(total)
         self._take(total, None)
+        self._digests = other._digests
         self._ledger.enter(records)
         self._states |= other._states
 
@@ -303,7 +308,7 @@ class AnalyticHead:
                 "without a grid the last bits of the weights depend on the forgotten rows, and no certificate is made: make "
                 "the head with a grid (the default), and learn the rows anew"
             )
-        layer, size = self.module(), float(torch.linalg.vector_norm(self._solver.released(self._sums).weights))
+        layer, size = self.module(), norm(self._solver.released(self._sums).weights)
         if self.error_bound > _POOR * size:
             _log.warning(
                 "these weights, of norm %.3g, may lie %.3g from ridge regression in real arithmetic: they are, bit for bit, "
@@ -328,9 +333,8 @@ class AnalyticHead:
             StateError, OutputError: see `saved.write`; the old file is untouched. A file that this head was neither loaded
                 from nor saved to is not overwritten: another process may have saved requests there.
         """
-        names = ("ridge", "classes", "provenance", "rounding", "method")
-        settings = {name: getattr(self, name) for name in names}
-        content = pack(settings, self._ledger, self._sums, self._grids, key=self._key)
+        settings = {name: getattr(self, name) for name in ("ridge", "classes", "provenance", "rounding", "method")}
+        content = pack(settings, self._ledger, self._sums, self._grids, key=self._key, version=self._digests.version)
         self._states.add(write(path, content, over=self._states))
 
     @classmethod
@@ -342,8 +346,10 @@ class AnalyticHead:
         """
         mark = mark_of(path)
         settings, ledger, sums, grids = unpack(path, key=checked_key(key), device=device)
+        version = settings.pop("digests")
         head = cls(**settings, grid=grids["grid"], target_grid=grids["target_grid"], key=key)
         head._ledger, head._sums, head._states = ledger, sums, {mark or b""}
+        head._digests = RowDigests(key, exact=head._grid is not None, version=version)
         return head
 
     @property
@@ -392,9 +398,3 @@ class AnalyticHead:
     def _take(self, sums: Sums | None, inverse: Inverse | None) -> None:
         self._sums = sums
         self._solver.restart(inverse)
-
-
-def _same(first: Tensor | None, second: Tensor | None) -> bool:
-    if first is None or second is None:
-        return first is second
-    return torch.equal(first, second)

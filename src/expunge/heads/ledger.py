@@ -7,7 +7,7 @@ __all__ = ["Ledger"]
 
 
 class Ledger(PackedDigests):
-    """Records (digest of the id, digest of id and content) of the rows learned and not forgotten; see `Rows.records`."""
+    """Records (digest of the id, digest of id and content) of the rows learned and not forgotten; see `RowDigests.records`."""
 
     def __init__(self) -> None:
         super().__init__(DIGEST)
@@ -21,7 +21,8 @@ class Ledger(PackedDigests):
     def enter(self, records: Bytes) -> None:
         """Rows are learned."""
         self.add(records)
-        self._struck.remove(records)
+        if len(self._struck):
+            self._struck.remove(records)
 
     def strike(self, records: Bytes) -> None:
         """Rows are forgotten."""

@@ -11,6 +11,7 @@ DIGEST = 16  # bytes: among 10^9 rows two collide with odds below 10^-20
 
 _HALF = 8  # bytes of a digest that are searched as one number
 _MANY = 1000  # digests looked up at once
+_WAITING = 64  # additions that may wait for the next look
 _LARGER = 8  # how many times larger each part is than the next: more parts are slow to search, fewer to add to
 
 Bytes = NDArray[np.uint8]
@@ -29,7 +30,16 @@ class PackedDigests:
 
     def __init__(self, value: int = 0) -> None:
         self._value = value
-        self._parts: list[_Part] = []
+        self._sorted: list[_Part] = []
+        self._waiting: list[Bytes] = []  # added since anything was looked up
+
+    @property
+    def _parts(self) -> "list[_Part]":
+        if self._waiting:
+            self._sorted.append(_Part.of(np.concatenate(self._waiting)))
+            self._waiting = []
+            self._settle()
+        return self._sorted
 
     @classmethod
     def of(cls, records: Bytes, *, value: int = 0) -> "PackedDigests":
@@ -55,7 +65,7 @@ class PackedDigests:
     def copy(self) -> "PackedDigests":
         """A set of its own."""
         made = PackedDigests(self._value)
-        made._parts = [_Part(part.first, part.second, part.value, part.gone.copy()) for part in self._parts]
+        made._sorted = [_Part(part.first, part.second, part.value, part.gone.copy()) for part in self._parts]
         return made
 
     def places(self, names: Bytes) -> NDArray[np.intp]:
@@ -93,17 +103,22 @@ class PackedDigests:
         """Hold records of shape (n, 16 + value), none of which is held."""
         if not len(records):
             return
-        self._parts.append(_Part.of(records))
-        while len(self._parts) > 1 and len(self._parts[-2].first) < _LARGER * len(self._parts[-1].first):
-            last = [self._parts.pop().records(), self._parts.pop().records()]
-            self._parts.append(_Part.of(np.concatenate(last)))
+        self._waiting.append(records.copy())
+        if len(self._waiting) == _WAITING or len(records) > _MANY:
+            _ = self._parts
+
+    def _settle(self) -> None:
+        parts = self._sorted
+        while len(parts) > 1 and len(parts[-2].first) < _LARGER * len(parts[-1].first):
+            last = [parts.pop().records(), parts.pop().records()]
+            parts.append(_Part.of(np.concatenate(last)))
 
     def remove(self, names: Bytes) -> None:
         """Hold these digests, of shape (n, 16), no longer; those that are not held are passed over."""
         for part, at in list(self._looked_up(names)):
             if part.remove(at[at >= 0]) * _LARGER > len(part.first):
                 self._parts[self._parts.index(part)] = _Part.of(part.records())
-        self._parts = [part for part in self._parts if part.held]
+        self._sorted = [part for part in self._parts if part.held]
 
     def records(self) -> Bytes:
         """All that is held, shape (n, 16 + value), sorted: a function of the set alone."""
@@ -136,6 +151,8 @@ class _Part:
     def of(cls, records: Bytes) -> "_Part":
         """Of records of shape (n, 16 + value), in any order."""
         first, second = _halves(records)
+        if len(first) == 1:
+            return cls(first, second, records[:, DIGEST:].copy(), np.zeros(1, dtype=bool))
         order = np.argsort(first, kind="stable")
         if bool((np.diff(first[order]) == 0).any()):  # among digests of different ids: hardly ever
             order = np.lexsort((second, first))
@@ -151,6 +168,8 @@ class _Part:
         at = np.searchsorted(self.first, first)
         np.minimum(at, len(self.first) - 1, out=at)
         near = self.first[at] == first
+        if not near.any():
+            return np.full(len(at), -1)
         same = near & (self.second[at] == second)
         while bool((near != same).any()):  # the first half is that of another digest: look at the next
             wrong = np.flatnonzero(near & ~same)
@@ -177,5 +196,5 @@ class _Part:
 
 def _halves(names: Bytes) -> tuple[_Numbers, _Numbers]:
     """Both halves of digests, the first 16 of each row's bytes, as numbers of the same order."""
-    numbers = np.ascontiguousarray(names[:, :DIGEST]).view(">u8").astype(np.uint64)
-    return numbers[:, 0].copy(), numbers[:, 1].copy()
+    numbers = np.ascontiguousarray(names[:, :DIGEST]).view(">u8")
+    return numbers[:, 0].astype(np.uint64), numbers[:, 1].astype(np.uint64)

@@ -1,27 +1,22 @@
-"""A batch of rows, checked, in float64, with keyed digests of its ids and contents."""
+"""A batch of rows, checked, in float64."""
 
-import hashlib
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expunge._progress import track
 from expunge.data import Examples
 from expunge.data.arrays import as_tensor, names_in, numbers, wholes
 from expunge.errors import NonFinite
-from expunge.heads.packed import DIGEST, Bytes
 
-__all__ = ["LARGEST_STEP", "Rows", "checked_grid", "checked_key", "checked_rows", "given", "name_of", "real"]
+__all__ = ["LARGEST_STEP", "Rows", "alike", "checked_grid", "checked_key", "checked_rows", "given", "real"]
 
 LARGEST_STEP = 2**26  # of an entry on a grid: its square is an exact float64
-_BAR_FROM = 20_000  # rows
 _AT_ONCE = 2**16  # entries, which stay in the cache of one core
-_SHA_BLOCK = 64  # bytes
 _MOVED = 0.1  # of the length of the first batch, by rounding to the grid
 
 
@@ -45,25 +40,6 @@ class Rows:
     def targets(self) -> Tensor:
         """Shape (n, outputs), float64: labels as one-hot rows."""
         return self.y if self.classes is None else F.one_hot(self.y, self.classes).to(torch.float64)
-
-    def records(self, key: bytes) -> Bytes:
-        """HMAC-SHA256, cut to 16 bytes, of each id, and of id, x and y together; shape (n, 32)."""
-        named, filled, outer = _started(key, b"expunge.row.id"), _started(key, b"expunge.row.content"), _outer(key)
-        features, targets = (memoryview(cast("Any", t.cpu().numpy())).cast("B") for t in (self.x, self.y))
-        wide, deep = len(features) // len(self.names), len(targets) // len(self.names)
-        steps, found = iter(range(len(self.names))), list[bytes]()
-        for k in steps if len(self.names) < _BAR_FROM else track(steps, total=len(self.names), label="digests of rows"):
-            inner, end = named.copy(), outer.copy()
-            inner.update(self.names[k].encode())
-            end.update(inner.digest())
-            name = end.digest()[:DIGEST]
-            inner, end = filled.copy(), outer.copy()
-            inner.update(name)
-            inner.update(features[k * wide : (k + 1) * wide])
-            inner.update(targets[k * deep : (k + 1) * deep])
-            end.update(inner.digest())
-            found += name, end.digest()[:DIGEST]
-        return np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, 2 * DIGEST)
 
 
 def checked_rows(
@@ -182,29 +158,6 @@ def _moved(values: Tensor, whole: Tensor, step: Tensor) -> float:
     return moved / length if length else 0.0
 
 
-def name_of(row_id: str, key: bytes) -> bytes:
-    """The keyed digest of an id: HMAC-SHA256, cut to 16 bytes."""
-    if not isinstance(row_id, str):
-        raise TypeError(f"ids must be texts, not {row_id!r} of type {type(row_id).__name__}")
-    inner, outer = _started(key, b"expunge.row.id"), _outer(key)
-    inner.update(row_id.encode())
-    outer.update(inner.digest())
-    return outer.digest()[:DIGEST]
-
-
-def _started(key: bytes, what: bytes) -> Any:
-    """The inner hash of HMAC-SHA256 (RFC 2104) of a message that begins so: a copy of it is quicker than one made anew."""
-    return hashlib.sha256(bytes(b ^ 0x36 for b in _padded(key)) + what)
-
-
-def _outer(key: bytes) -> Any:
-    return hashlib.sha256(bytes(b ^ 0x5C for b in _padded(key)))
-
-
-def _padded(key: bytes) -> bytes:
-    return (key if len(key) <= _SHA_BLOCK else hashlib.sha256(key).digest()).ljust(_SHA_BLOCK, b"\0")
-
-
 def real(name: str, value: object, dim: int) -> Tensor:
     """`value` in float64, exactly; see `numbers`.
 
@@ -230,6 +183,13 @@ def checked_grid(name: str, grid: object) -> Tensor:
     if not bool((torch.isfinite(steps) & (steps > 0)).all()):
         raise ValueError(f"{name} must hold finite numbers above 0")
     return steps
+
+
+def alike(first: Tensor | None, second: Tensor | None) -> bool:
+    """Whether two grids are the same."""
+    if first is None or second is None:
+        return first is second
+    return torch.equal(first, second)
 
 
 def checked_key(key: bytes) -> bytes:

@@ -17,6 +17,7 @@ from torch import Tensor
 from expunge._files import sweep, write_over
 from expunge._lock import held
 from expunge.errors import StateError
+from expunge.heads.digests import VERSION
 from expunge.heads.ledger import Ledger
 from expunge.heads.packed import DIGEST
 from expunge.heads.statistics import LARGEST_WHOLE, Sums
@@ -24,13 +25,15 @@ from expunge.heads.statistics import LARGEST_WHOLE, Sums
 __all__ = ["ANALYTIC", "CONVEX", "kind_of", "mark_of", "pack", "seal", "unpack", "unseal", "write"]
 
 ANALYTIC, CONVEX = "analytic_head", "convex_head"
+_LAST = {ANALYTIC: VERSION, CONVEX: 1}  # version; the earlier ones are read too
 _MAC = 64  # hexadecimal digits
 
 
-def seal(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, key: bytes) -> bytes:
+def seal(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, key: bytes, version: int = 1) -> bytes:
     """A file's content: a function of its arguments alone."""
     payload = safetensors.torch.save(dict(tensors), {"config": json.dumps(config, sort_keys=True)})
-    return b"".join((_magic(kind), _mac(kind, payload, key), payload))
+    magic = _magic(kind, version)
+    return b"".join((magic, _mac(magic, payload, key), payload))
 
 
 def unseal(kind: str, path: str | os.PathLike[str], *, key: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -44,12 +47,12 @@ def unseal(kind: str, path: str | os.PathLike[str], *, key: bytes) -> tuple[dict
         content = Path(path).read_bytes()
     except OSError as error:
         raise StateError(f"cannot read {where}: {error.strerror}") from error
-    magic = _magic(kind)
+    magic = next((m for m in _magics(kind) if content.startswith(m)), None)
+    if magic is None or len(content) < len(magic) + _MAC:
+        raise StateError(f"{where} is not a whole state of {_words(kind)}, {_versions(kind)}")
     head = len(magic) + _MAC
-    if not content.startswith(magic) or len(content) < head:
-        raise StateError(f"{where} is not a whole state of {_words(kind)}, version 1")
     mac, payload = content[len(magic) : head], content[head:]
-    if not hmac.compare_digest(_mac(kind, payload, key), mac):
+    if not hmac.compare_digest(_mac(magic, payload, key), mac):
         raise StateError(f"{where} is truncated, was altered, or was saved under another key")
     # Whoever wrote this had the key.
     size = int.from_bytes(payload[:8], "little")
@@ -115,9 +118,9 @@ def kind_of(path: str | os.PathLike[str]) -> str:
     except OSError as error:
         raise StateError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
     for kind in (ANALYTIC, CONVEX):
-        if start.startswith(_magic(kind)):
+        if start.startswith(_magics(kind)):
             return kind
-    raise StateError(f"{os.fspath(path)} is not a whole state of a head, version 1")
+    raise StateError(f"{os.fspath(path)} is not a whole state of a head, {_versions(ANALYTIC)}")
 
 
 def pack(
@@ -127,6 +130,7 @@ def pack(
     grids: Mapping[str, Tensor | None],
     *,
     key: bytes,
+    version: int = VERSION,
 ) -> bytes:
     """A file's content: a function of the state alone, digests sorted, so that equal states give equal bytes.
 
@@ -136,6 +140,7 @@ def pack(
         sums: None where no row is learned.
         grids: "grid" and "target_grid", tensors or None.
         key: of the file's digest.
+        version: of the digests of rows, which is that of the file.
     """
     config = {
         **settings,
@@ -143,25 +148,28 @@ def pack(
         "gram_error": 0.0 if sums is None else sums.gram_error,
         "moment_error": 0.0 if sums is None else sums.moment_error,
     }
+    if version > 1:
+        config["digests"] = version
     tensors = {"digests": torch.from_numpy(ledger.records().reshape(-1))}
     tensors |= {name: steps for name, steps in grids.items() if steps is not None}
     if sums is not None:
         kind = sums.moment.dtype  # whole numbers are written as such
         tensors |= {"gram": sums.gram.to(kind).cpu().contiguous(), "moment": sums.moment.cpu().contiguous()}
         tensors |= {} if sums.counts is None else {"counts": sums.counts}
-    return seal(ANALYTIC, config, tensors, key=key)
+    return seal(ANALYTIC, config, tensors, key=key, version=version)
 
 
 def unpack(
     path: str | os.PathLike[str], *, key: bytes, device: torch.device | str
 ) -> tuple[dict[str, Any], Ledger, Sums | None, dict[str, Tensor | None]]:
-    """Settings, ledger, sums and grids of a file.
+    """Settings, the version of its digests among them, ledger, sums and grids of a file.
 
     Raises:
         StateError: as `unseal`; or sums of another type than their settings say.
     """
     where = os.fspath(path)
     config, tensors = unseal(ANALYTIC, path, key=key)
+    config.setdefault("digests", 1)
     ledger = Ledger()
     ledger.enter(tensors["digests"].numpy().reshape(-1, 2 * DIGEST))
     rows, errors = config.pop("rows"), (config.pop("gram_error"), config.pop("moment_error"))
@@ -182,8 +190,16 @@ def unpack(
     return config, ledger, Sums(gram.to(device), moment.to(device), counts, rows, *errors), grids
 
 
-def _magic(kind: str) -> bytes:
-    return f"expunge.{kind}/1\n".encode()
+def _magic(kind: str, version: int) -> bytes:
+    return f"expunge.{kind}/{version}\n".encode()
+
+
+def _magics(kind: str) -> tuple[bytes, ...]:
+    return tuple(_magic(kind, version) for version in range(1, _LAST[kind] + 1))
+
+
+def _versions(kind: str) -> str:
+    return "version " + " or ".join(map(str, range(1, _LAST[kind] + 1)))
 
 
 def _mark(content: bytes) -> bytes:
@@ -195,5 +211,5 @@ def _words(kind: str) -> str:
     return f"a{'n' if kind == ANALYTIC else ''} {kind.replace('_', ' ')}"
 
 
-def _mac(kind: str, payload: bytes, key: bytes) -> bytes:
-    return hmac.digest(key, _magic(kind) + payload, "sha256").hex().encode()
+def _mac(magic: bytes, payload: bytes, key: bytes) -> bytes:
+    return hmac.digest(key, magic + payload, "sha256").hex().encode()

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,8 +18,9 @@ from expunge.accounting import WITHDRAWN
 from expunge.errors import RunError
 from expunge.heads import AnalyticHead
 from expunge.heads.digests import RowDigests, multipliers
+from expunge.heads.inverse import Inverse
 from expunge.heads.rows import checked_rows
-from expunge.heads.statistics import sums_of
+from expunge.heads.statistics import Scale, Sums, sums_of
 
 KEY = bytes(range(32))
 CLASSES = 3
@@ -450,3 +452,82 @@ def test_a_row_is_known_in_a_batch_of_any_size_and_zeros_of_either_sign_are_one_
     for k in range(3):
         head.forget((-0.0 if k == 0 else 1.0) * x[k : k + 1], y[k : k + 1], ids=ids[k : k + 1])
     assert len(head) == 0
+
+
+def exact_defect(head: AnalyticHead) -> tuple[Any, float]:
+    """A W - B, shape (d, outputs), of the weights that a head predicts by, and |B|, in rational arithmetic."""
+    sums, inverse = cast("Sums", head._sums), cast("Inverse", head._solver.inverse)
+    scale = cast("Scale", head._solver.scale(sums))
+    step, targets = ([Fraction(s) for s in steps.tolist()] for steps in (scale.x, scale.y))
+    gram, moment, ridge = sums.gram.long().tolist(), sums.moment.tolist(), Fraction(head.ridge)
+    weights = [[Fraction(w) for w in row] for row in inverse.weights.tolist()]
+    b = [[step[i] * entry * t for entry, t in zip(row, targets, strict=True)] for i, row in enumerate(moment)]
+    defect = [
+        [
+            sum(step[i] * gram[i][j] * step[j] * weights[j][k] for j in range(len(step)))
+            + ridge * weights[i][k]
+            - b[i][k]
+            for k in range(len(targets))
+        ]
+        for i in range(len(step))
+    ]
+    return np.array(defect), float(sum(entry**2 for row in b for entry in row)) ** 0.5
+
+
+def rational_norm(matrix: Any) -> float:
+    return float((matrix**2).sum()) ** 0.5
+
+
+@pytest.mark.parametrize("kind", ["labels", "targets", "grids", "poor"])
+def test_the_followed_residual_is_that_of_the_weights_within_its_bound(kind: str):
+    """Rows come and go one by one, a class empties and comes back; against rational arithmetic after each."""
+    coins = torch.Generator().manual_seed(7)
+    x = torch.randn(60, 9, generator=coins, dtype=torch.float64) * (1e-3 if kind == "poor" else 1.0)
+    x[:, 1] = x[:, 0] if kind == "poor" else x[:, 1]
+    y, ids = torch.randint(3, (60,), generator=coins), [str(k) for k in range(60)]
+    y[:2] = 3
+    options: dict[str, Any] = {"classes": 4, "ridge": 1e-5 if kind == "poor" else 0.3, "rounding": 1.0, "key": KEY}
+    options["grid"] = torch.tensor([0.3, 0.1, 1e-3] * 3).double() if kind == "grids" else 2.0**-20
+    if kind == "targets":
+        y, options["classes"] = x[:, :2] - 1, None
+    head = AnalyticHead(method="woodbury", **options)
+    head.learn(x[:50], y[:50], ids=ids[:50])
+    _ = head.scores(x[:1])
+    head.forget(x[9:10], y[9:10], ids=ids[9:10])  # of an inverse made anew the first defect is measured in full
+    _ = head.scores(x[:1])
+    for k, act in [
+        (0, head.forget),
+        (1, head.forget),
+        (50, head.learn),
+        (1, head.learn),
+        (7, head.forget),
+        (51, head.learn),
+    ]:
+        act(x[k : k + 1], y[k : k + 1], ids=ids[k : k + 1])
+        followed = cast("Inverse", head._solver.inverse).defect
+        assert followed is not None
+        exact, size = exact_defect(head)
+        off = exact - np.array([[Fraction(entry) for entry in row] for row in followed.matrix.tolist()])
+        assert rational_norm(off) <= followed.error < 1e-10
+        assert rational_norm(exact) / size <= head._solver.predicting(head._sums).residual < 1e-6
+
+
+def test_a_residual_that_grew_on_the_way_is_measured_anew_before_anything_is_factorised(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    coins = torch.Generator().manual_seed(3)
+    x, y = torch.randn(60, 12, generator=coins, dtype=torch.float64), torch.arange(60) % CLASSES
+    ids = [str(k) for k in range(60)]
+    head = make(method="woodbury")
+    head.learn(x, y, ids=ids)
+    for k in range(2):
+        _ = head.scores(x[:1])
+        head.forget(x[k : k + 1], y[k : k + 1], ids=ids[k : k + 1])
+    inverse = cast("Inverse", head._solver.inverse)
+    assert inverse.defect is not None
+    head._solver.inverse = replace(inverse, defect=replace(inverse.defect, error=1.0))  # as after very many rows
+    monkeypatch.setattr(Inverse, "of", None)
+    _ = head.scores(x[:1])
+    measured = cast("Inverse", head._solver.inverse).defect
+    assert measured is not None
+    assert measured.error < 1e-10

@@ -266,8 +266,8 @@ class AnalyticHead:
         x = real("X", X, 2)
         if x.shape[1] != len(weights):
             raise ValueError(f"X must have {len(weights)} features, not {x.shape[1]}")
-        scores = x @ weights
-        return scores if self.classes is None else scores.masked_fill((self.counts == 0).to(x.device), -math.inf)
+        scores, counts = x @ weights, cast("Sums", self._sums).counts
+        return scores if counts is None or counts.all() else scores.masked_fill((counts == 0).to(x.device), -math.inf)
 
     def predict(self, X: Numbers) -> Tensor:  # noqa: N803
         """The label of the highest score, shape (n,); never one without a row."""

@@ -144,19 +144,14 @@ class Inverse:
         moved -= x
         matrix = np.multiply(moved[:, None], step.sign * p)
         matrix += defect.matrix.numpy()
-        weights = self.weights.numpy()
-        if sums.counts is not None and not sums.counts.numpy().all():
-            empty = sums.counts.numpy() == 0
-            weights = weights.copy()
-            matrix[:, empty] = weights[:, empty] = 0.0  # there B is 0, and so are the weights
         width, row, missed, change = len(x) + 6, _size(x), _size(p), _size(z) * _size(p)
         rounding = width * self.size * change  # of A' z
         rounding += 2 * row * missed  # of x, to float64 and in the difference
         rounding += width * row * (step.before * row + step.target)  # of p
-        rounding += self.size * (_size(weights) + 2 * change)  # of W'
+        rounding += self.size * (_size(self.weights.numpy()) + 2 * change)  # of W'
         rounding += _size(matrix) + 2 * _size(moved) * missed  # of this sum
         found = Defect(torch.from_numpy(matrix), defect.error + SLACK * UNIT * rounding)
-        return Inverse(self.inverse, torch.from_numpy(weights), self.size, found)
+        return Inverse(self.inverse, self.weights, self.size, found)
 
     def measured(self, sums: Sums, *, ridge: float, scale: Scale | None) -> "Inverse":
         """With its defect measured against the sums; A is not formed."""
@@ -176,7 +171,11 @@ class Inverse:
         """The weights, with what their defect says of them."""
         assert self.defect is not None
         total = norm(self.defect.matrix) + self.defect.error
-        return judged(self.weights, total, sums, ridge=ridge, target=norm(targets_of(sums, scale)))
+        if scale is None or sums.moment.device.type != "cpu":
+            target = norm(targets_of(sums, scale))
+        else:  # as `targets_of`, which takes longer than all else here
+            target = _size(sums.moment.numpy() * scale.x.numpy()[:, None] * scale.y.numpy())
+        return judged(self.weights, total, sums, ridge=ridge, target=target)
 
 
 def _product(matrix: Tensor, weights: Tensor) -> Tensor:

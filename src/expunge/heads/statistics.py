@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -184,13 +185,16 @@ def after(sums: Sums, x: Tensor, y: Tensor, *, classes: int | None, sign: int) -
     largest = max(largest, 0.0 if classes is not None else float(y.square().sum(0).max()))
     if not largest < LARGEST_WHOLE:
         return None
-    if len(x) == 1 and classes is not None:
-        moment, label = sums.moment.clone(), int(y)
-        moment[:, label].add_(x[0].to(torch.int64), alpha=sign)
-    else:
+    if classes is None:
         moment = torch.add(sums.moment, _moment(x, y, classes), alpha=sign)
         _refuse_large(float(moment.abs().max()))
-    counts = None if sums.counts is None else sums.counts + sign * torch.bincount(y, minlength=len(sums.counts)).cpu()
+        return Sums(sums.gram, moment, None, sums.rows + sign * len(x), sums.gram_error, sums.moment_error)
+    counts = None if sums.counts is None else sums.counts + sign * torch.bincount(y, minlength=classes).cpu()
+    if len(x) == 1 and x.device.type == "cpu":  # no entry exceeds a sum of squares
+        moment = torch.from_numpy(sums.moment.numpy().copy())
+        moment.numpy()[:, int(y)] += sign * x.numpy()[0].astype(np.int64)
+    else:
+        moment = torch.add(sums.moment, _moment(x, y, classes), alpha=sign)
     return Sums(sums.gram, moment, counts, sums.rows + sign * len(x), sums.gram_error, sums.moment_error)
 
 

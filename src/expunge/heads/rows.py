@@ -1,6 +1,7 @@
 """A batch of rows, checked, in float64."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ __all__ = ["LARGEST_STEP", "Rows", "alike", "checked_grid", "checked_key", "chec
 
 LARGEST_STEP = 2**26  # of an entry on a grid: its square is an exact float64
 _AT_ONCE = 2**16  # entries, which stay in the cache of one core
+_FEW = 2**21  # entries, which one thread rounds as fast
 _MOVED = 0.1  # of the length of the first batch, by rounding to the grid
 
 
@@ -67,7 +69,7 @@ def checked_rows(
         TypeError, ValueError: types, shapes, device, labels, ids; or a grid that is too coarse or too fine.
         NonFinite: NaN or infinity.
     """
-    x = real("X", x, 2)
+    x = real("X", x, 2) if grid is None else numbers("X", x, 2)  # on a grid NaN and infinity are found on the way
     if len(x) == 0 or x.shape[1] == 0:
         raise ValueError(f"X must hold at least one row and one feature, not shape {tuple(x.shape)}")
     y = real("Y", y, 2) if classes is None else _labels(y, classes)
@@ -115,6 +117,8 @@ def _in_steps(name: str, values: Tensor, grid: Tensor | None, *, first: bool) ->
     step = grid.to(values.device)
     whole, most = _rounded(values, step)
     if not math.isfinite(most):
+        if not bool(torch.isfinite(values).all()):
+            raise NonFinite(f"{name} holds NaN or infinity")
         raise NonFinite(f"{name} overflows float64 in steps of the grid: use a coarser {option}")
     if most > LARGEST_STEP:
         raise ValueError(
@@ -134,16 +138,22 @@ def _rounded(values: Tensor, step: Tensor) -> tuple[Tensor, float]:
     if values.device.type != "cpu":
         whole = torch.round(values / step).add_(0.0)
         return whole, float(whole.abs().max())
-    given, steps, size, most = values.numpy(), step.numpy(), max(1, _AT_ONCE // values.shape[1]), 0.0
+    given, steps, size = values.numpy(), step.numpy(), max(1, _AT_ONCE // values.shape[1])
     found = np.empty(given.shape)
-    with np.errstate(over="ignore"):
-        for start in range(0, len(found), size):
-            part = found[start : start + size]
+
+    def rounded(start: int) -> float:
+        part = found[start : start + size]
+        with np.errstate(over="ignore", invalid="ignore"):
             np.divide(given[start : start + size], steps, out=part)
             np.rint(part, out=part)
             part += 0.0
-            most = max(most, float(part.max()), -float(part.min()))
-    return torch.from_numpy(found), most
+            return float(np.maximum(part.max(), -part.min()))  # NaN where there is one
+
+    starts = range(0, len(found), size)
+    if found.size < _FEW:
+        return torch.from_numpy(found), float(np.max([rounded(start) for start in starts]))
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        return torch.from_numpy(found), float(np.max(list(threads.map(rounded, starts))))
 
 
 def _moved(values: Tensor, whole: Tensor, step: Tensor) -> float:

@@ -79,7 +79,7 @@ def _sums() -> list[Row]:
             peer_is="numpy normal equations", before="3.6 × numpy", target=1.5, ratio=True, note=note),
         Row(work="exact head: forget 5,000 of them", unit="ms", ours=1000 * forgot["ours"], peer=1000 * forgot["numpy"],
             peer_is="numpy subtraction", before="3.5 × numpy", target=2, ratio=True,
-            note="the digests of the rows, checked against those learned, are most of it"),
+            note="beside the sums the rows are rounded and digested, and their digests looked up and struck"),
     ]  # fmt: skip
 
 

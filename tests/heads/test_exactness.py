@@ -1,6 +1,7 @@
 """Exact means exact: what is released after forgetting has the bits of never having learned, whatever the history."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -531,3 +532,14 @@ def test_a_residual_that_grew_on_the_way_is_measured_anew_before_anything_is_fac
     measured = cast("Inverse", head._solver.inverse).defect
     assert measured is not None
     assert measured.error < 1e-10
+
+
+@pytest.mark.parametrize("wrong", [math.nan, -math.inf, 1e305])
+@pytest.mark.parametrize("at", [0, 2999])
+def test_one_wrong_number_in_a_batch_that_all_cores_round_is_found(wrong: float, at: int):
+    x = torch.ones(3000, 800, dtype=torch.float64)
+    x[at, 799] = wrong
+    head = make()
+    with pytest.raises(ex.errors.NonFinite, match="overflows" if wrong == 1e305 else "NaN or infinity"):
+        head.learn(x, torch.zeros(3000, dtype=torch.int64), ids=[str(k) for k in range(3000)])
+    assert len(head) == 0

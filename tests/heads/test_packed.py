@@ -53,3 +53,17 @@ def test_a_row_takes_no_more_than_forty_bytes():
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held <= 40 * len(packed)
+
+
+def test_additions_that_nobody_looked_at_are_held_too_and_a_caller_may_reuse_its_array():
+    coins, packed = np.random.default_rng(1), PackedDigests()
+    given, one = coins.integers(0, 256, (500, 16), dtype=np.uint8), np.zeros((1, 16), dtype=np.uint8)
+    for k in range(500):
+        one[:] = given[k]
+        packed.add(one)
+    other = packed.copy()
+    packed.remove(given[:7])
+    assert len(packed) == 493
+    assert len(other) == 500
+    assert other.found(given).all()
+    assert packed == PackedDigests.of(given[7:])

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from expunge.data import Examples
 from expunge.data.arrays import as_tensor, names_in, numbers, wholes
@@ -41,7 +40,10 @@ class Rows:
     @property
     def targets(self) -> Tensor:
         """Shape (n, outputs), float64: labels as one-hot rows."""
-        return self.y if self.classes is None else F.one_hot(self.y, self.classes).to(torch.float64)
+        if self.classes is None:
+            return self.y
+        hot = torch.zeros(len(self.y), self.classes, dtype=torch.float64, device=self.y.device)
+        return hot.scatter_(1, self.y[:, None], 1.0)
 
 
 def checked_rows(
@@ -151,7 +153,7 @@ def _rounded(values: Tensor, step: Tensor) -> tuple[Tensor, float]:
 
     starts = range(0, len(found), size)
     if found.size < _FEW:
-        return torch.from_numpy(found), float(np.max([rounded(start) for start in starts]))
+        return torch.from_numpy(found), float(np.maximum.reduce([rounded(start) for start in starts]))
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         return torch.from_numpy(found), float(np.max(list(threads.map(rounded, starts))))
 

@@ -29,6 +29,7 @@ from expunge.data import Request
 from expunge.heads.convex import ConvexHead
 from expunge.heads.corrections import Corrections, digests
 from expunge.heads.fairness import EqualScores, equalised_odds_gap
+from expunge.heads.near import Near
 from expunge.heads.packed import PackedDigests
 from expunge.heads.preconditioners import Kronecker
 
@@ -121,7 +122,7 @@ def one_step(regularization: float) -> dict[str, Any]:
     target, start = again.solution.weights, head.solution.weights
     of = objective(head, corrected)
     here = of.measure(start)
-    hessian = of.hessian(start, torch.float64)
+    hessian = Near(of, start, torch.float64).product
     newton = start + conjugate(hessian, -here.gradient, Kronecker(of).at(here))
     first_order = start - here.gradient  # the step of Warnecke et al. with a rate of 1
     head.unlearn(train, Request.labels([train.ids[i] for i in chosen.tolist()], new[chosen].tolist()))

@@ -20,6 +20,7 @@ from expunge.heads.blocks import Blocks
 from expunge.heads.convex import ConvexHead, noise_for
 from expunge.heads.corrections import Corrections, digests
 from expunge.heads.fairness import EqualScores
+from expunge.heads.near import Near
 from expunge.heads.newton import minimise
 from expunge.heads.objectives import LOSSES, Measured, Objective
 from expunge.heads.packed import PackedDigests
@@ -157,13 +158,13 @@ def test_newton_converges_quadratically_with_exact_directions(monkeypatch: pytes
     """With H p = -g solved exactly the residual is squared at every step: |g'| ≤ c |g|², one c for all steps."""
     of = objective(data(), lam=1e-3)
 
-    def exact(hessian: Any, here: Measured, *_: object) -> tuple[Tensor, int]:
+    def exact(near: Near, here: Measured, *_: object) -> tuple[Tensor, int]:
         size = here.gradient.numel()
-        columns = [hessian(e.view(CLASSES, -1)).reshape(-1) for e in torch.eye(size, dtype=torch.float64)]
+        columns = [near.product(e.view(CLASSES, -1)).reshape(-1) for e in torch.eye(size, dtype=torch.float64)]
         return -torch.linalg.solve(torch.stack(columns), here.gradient.reshape(-1)).view_as(here.gradient), size
 
     monkeypatch.setattr(newton, "_direction", exact)
-    monkeypatch.setattr(of, "hessian", lambda w, dtype=None, real=of.hessian: real(w, torch.float64))
+    monkeypatch.setattr(newton, "Near", lambda of, w, dtype: Near(of, w, torch.float64))
     found = minimise(of, torch.zeros(CLASSES, WIDTH + 1).double(), residual=1e-13, preconditioner=Kronecker(of))
     sizes = [found.start, *(s.residual for s in found.steps)]
     late = [(a, b) for a, b in pairwise(sizes) if 1e-6 < a < 1e-1]
@@ -212,7 +213,7 @@ def test_the_kept_blocks_are_close_to_the_inverse_of_the_hessian(loss: str, weig
         blocks, LOSSES[loss], regularization=1e-3, outputs=CLASSES, width=WIDTH + 1, fairness=penalty
     )  # fmt: skip
     w = minimise(of, torch.zeros(CLASSES, WIDTH + 1).double(), residual=1e-9, preconditioner=Kronecker(of)).weights
-    hessian, here = of.hessian(w, torch.float64), of.measure(w)
+    hessian, here = Near(of, w, torch.float64).product, of.measure(w)
     kept = spread(ClassBlocks(of, w).at(here), hessian, w)
     assert kept < (1.01 if loss == "smooth_hinge" else 3)
     assert kept < spread(Kronecker(of).at(here), hessian, w)

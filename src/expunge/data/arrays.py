@@ -10,13 +10,14 @@ from torch import Tensor
 
 from expunge import _validate
 
-__all__ = ["Names", "Numbers", "as_tensor", "names_in", "numbers", "wholes"]
+__all__ = ["Names", "Numbers", "as_tensor", "names_in", "narrow", "numbers", "wholes"]
 
 Numbers: TypeAlias = Tensor | NDArray[Any]
 Names: TypeAlias = Sequence[str] | NDArray[np.str_]
 
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64, *_WHOLE)
+_NARROW = (torch.float16, torch.bfloat16, torch.float32, torch.uint8, torch.int8, torch.int16)
 _LARGEST = 2**53  # float64 holds every whole number up to here
 
 
@@ -35,6 +36,12 @@ def numbers(name: str, value: object, dim: int) -> Tensor:
     if given.dtype == torch.int64 and given.numel() and not _within(given):
         raise ValueError(f"{name} holds whole numbers beyond 2^53, which float64 does not hold exactly")
     return given.to(torch.float64)
+
+
+def narrow(name: str, value: object, dim: int) -> Tensor:
+    """As `numbers`, but in float32 where the type of `value` is one of which float32 holds every number."""
+    given = as_tensor(name, value)
+    return given.to(torch.float32) if given.dtype in _NARROW and given.dim() == dim else numbers(name, value, dim)
 
 
 def wholes(name: str, value: object, what: str = "whole numbers") -> Tensor:

@@ -4,6 +4,7 @@ import hmac
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from math import log10
 from typing import Any, Literal, cast
 
 import torch
@@ -35,7 +36,7 @@ __all__ = ["ConvexHead", "noise_for"]
 
 _WIDEST = 4096  # features of which a Gram matrix is decomposed
 _NEAR = (1e-2, 1e-4)  # of the gradient at zero: where blocks are made, and made anew where they have aged
-_STALE = 15  # products in one step: about what making blocks costs is lost in two or three such steps
+_STALE = 15  # products for each power of ten: twice what blocks need, which pays for new ones in five or six
 _LARGEST_KEPT = 1e30  # regularisation: beyond, float32 holds no inverse, and none is worth keeping
 
 
@@ -289,8 +290,7 @@ class ConvexHead:
         for share in _NEAR if self._blocks_fit(objective) else ():
             part = minimise(objective, w, residual=max(self._residual, share * first.norm), preconditioner=factor)
             w, steps = part.weights, [*steps, *part.steps]
-            slow = bool(part.steps) and part.steps[-1].products > _STALE
-            if slow or (keep and not isinstance(factor, ClassBlocks)):
+            if _slow(part) or (keep and not isinstance(factor, ClassBlocks)):
                 factor = ClassBlocks(objective, w)
         end = minimise(objective, w, residual=self._residual, preconditioner=factor)
         return replace(end, start=first.certified, steps=(*steps, *end.steps)), factor
@@ -324,6 +324,11 @@ class ConvexHead:
             coverage=coverage,
         )
         return Unlearned(model, record)
+
+
+def _slow(part: Solution) -> bool:
+    """Whether the search took more products than blocks of the Hessian would have."""
+    return sum(step.products for step in part.steps) > _STALE * log10(part.start / part.residual)
 
 
 def _start_factor(objective: Objective) -> Preconditioner:

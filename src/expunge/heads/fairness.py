@@ -66,7 +66,7 @@ class Moments:
         known = block.group >= 0
         cell = torch.where(known, block.y * self._groups + block.group, len(self._counts))
         member = torch.nn.functional.one_hot(cell, len(self._counts) + 1)[:, :-1].double()
-        self._sums += member.T @ block.x
+        self._sums += member.T @ block.cast(torch.float64)
         self._norms += member.T @ block.norms
         self._counts += member.sum(0)
 

@@ -6,6 +6,7 @@ certificate rests on is `Measured.certified` at the point that is returned.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from math import inf
 from typing import Protocol
 
 import torch
@@ -13,12 +14,16 @@ from torch import Tensor
 
 from expunge._progress import track
 from expunge.errors import RunError
+from expunge.heads.near import Near
 from expunge.heads.objectives import Measured, Objective
 
 __all__ = ["Preconditioner", "Solution", "Step", "minimise"]
 
 _MOST_STEPS = 100
 _MOST_PRODUCTS = 1000  # in one direction
+_FINEST = 1e-6  # relative, of the gradient: what float32 tells apart from zero
+_SHRINK = 0.5  # of the gradient in a round: by less, the next is better begun from a measured point
+_ROUGH = (0.1, 0.3)  # relative, to which a round solves at most: the first, and where a quadratic describes F badly
 _ARMIJO = 1e-4
 _CUTS = 60  # of a step, each to between a hundredth and a half
 _FALL = 1e-4  # relative, of the objective: below it a step is no progress by that
@@ -93,8 +98,8 @@ def minimise(objective: Objective, start: Tensor, *, residual: float, preconditi
                 raise RunError(_stalled(residual, best, len(done)))
             exact = exact or idle == _PATIENCE  # from now on all products in float64
             idle = 0 if idle == _PATIENCE else idle
-            hessian = objective.hessian(w, torch.float64 if exact else torch.float32)
-            direction, products = _direction(hessian, here, preconditioner.at(here), residual - here.bound)
+            near = Near(objective, w, torch.float64 if exact else torch.float32)
+            direction, products = _direction(near, here, preconditioner.at(here), residual - here.bound)
             found = _line_search(objective, w, here, direction) if bool(torch.isfinite(direction).all()) else None
             if found is None and exact:
                 raise RunError(_stalled(residual, best, len(done)))
@@ -113,18 +118,39 @@ def minimise(objective: Objective, start: Tensor, *, residual: float, preconditi
     return Solution(w, here.certified, here.bound, first, tuple(done))
 
 
-def _direction(
-    hessian: Callable[[Tensor], Tensor],
-    here: Measured,
-    precondition: Callable[[Tensor], Tensor],
-    room: float,
-) -> tuple[Tensor, int]:
-    """Conjugate gradients for H p = -g, to a quarter of the room that the rounding bound leaves, or as `minimise` says.
+def _direction(near: Near, here: Measured, precondition: Callable[[Tensor], Tensor], room: float) -> tuple[Tensor, int]:
+    """Newton's method from `here` in the arithmetic of `near`, to half the room that the rounding bound leaves.
+
+    Each round solves H p = -g at the point reached and moves there: to a tenth first, then as far as the round before has
+    shown that a quadratic describes F. It ends at what that arithmetic tells apart from zero, and before a round that does
+    not shrink the gradient. Returns the way gone, and the number of products.
+    """
+    goal = max(0.5 * room, _FINEST * here.norm)
+    gone, left, bent, products = torch.zeros_like(here.gradient), here.gradient, inf, 0
+    while True:
+        size = float(left.norm())
+        tolerance = max(min(_ROUGH[bent < inf], bent * size) * size, 0.5 * goal)
+        step, linear, used = _solve(near.product, left, precondition, tolerance)
+        products += used
+        if bent * size**2 + tolerance <= goal:
+            return gone + step, products
+        now = here.gradient + near.move(gone + step)
+        shrunk, first, products = float(now.norm()), bent == inf, products + 1
+        if first or shrunk < size:
+            gone = gone + step
+        if not goal < shrunk < _SHRINK * size:
+            return gone, products
+        left, bent = now, float((now - linear).norm()) / size / size
+
+
+def _solve(
+    hessian: Callable[[Tensor], Tensor], gradient: Tensor, precondition: Callable[[Tensor], Tensor], tolerance: float
+) -> tuple[Tensor, Tensor, int]:
+    """Conjugate gradients for H p = -g: p, the gradient g + H p that is left by them, and the number of products.
 
     Ends early where the curvature is not positive, which only rounding can bring about.
     """
-    tolerance = max(min(0.1, here.norm**0.5) * here.norm, 0.25 * room)
-    direction, r = torch.zeros_like(here.gradient), -here.gradient
+    direction, r = torch.zeros_like(gradient), -gradient
     z = precondition(r)
     q, rho, products = z.clone(), float((r * z).sum()), 0
     while float(r.norm()) > tolerance and products < _MOST_PRODUCTS:
@@ -132,13 +158,13 @@ def _direction(
         products += 1
         curvature = float((q * bent).sum())
         if not (curvature > 0 and rho > 0):
-            return (direction, products) if products > 1 else (-here.gradient, products)
+            return (direction if products > 1 else -gradient), -r, products
         direction += rho / curvature * q
         r -= rho / curvature * bent
         z = precondition(r)
         rho, before = float((r * z).sum()), rho
         q = z + rho / before * q
-    return direction, products
+    return direction, -r, products
 
 
 def _line_search(

@@ -1,20 +1,20 @@
-"""F(W) = mean loss(W x, y) + penalty(W) + (λ/2)|W|²: value, gradient with a proven rounding bound, Hessian products.
+"""F(W) = mean loss(W x, y) + penalty(W) + (λ/2)|W|²: value, and gradient with a proven rounding bound.
 
 The bound. u = 2⁻⁵³, γ(n) = n u/(1 - n u). A sum of n products in float64, in any order, with or without fused
 operations, errs by at most γ(n) Σ |a||b| (Higham 2002, section 3.1). With r = ∂loss/∂scores of a row x:
 
-- scores W x err by at most γ(D)|x||W| in L2, hence r by L γ(D)|x||W|, L the Lipschitz constant of r in the scores;
+- scores W x, summed in slices of s = 128 columns, err by at most γ(S)|x||W| in L2, S = min(D, s) + ⌈D/s⌉ - 1, as each
+  product passes through at most S roundings; hence r by L γ(S)|x||W|, L the Lipschitz constant of r in the scores;
 - evaluating r errs by at most e(r), in L2 (`slope_error` of each loss);
 - Σ r xᵀ over blocks of b rows, C blocks and the division by n err by at most γ(b + C + 1) mean |x||r|;
 - λ W, the penalty and three additions err by at most γ(4) of the norms of the terms, and the penalty by its own bound.
 
-Together: |error| ≤ mean |x|(L γ(D)|x||W| + e(r)) + γ(b + C + 1) mean |x||r| + γ(4)(...) + penalty's. The bound is
+Together: |error| ≤ mean |x|(L γ(S)|x||W| + e(r)) + γ(b + C + 1) mean |x||r| + γ(4)(...) + penalty's. The bound is
 computed in float64 from at most 2²⁹ rows, all terms positive, so a factor 1 + 1e-6 covers its own rounding. Rows have
 norms below 1e14, so that what is lost to underflow (2⁻¹⁰²² an operation) is below 1e-190. The proof needs conventional
 matrix products (no Strassen), and an exponential within 4 units in the last place.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, Protocol
@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expunge.errors import NonFinite
-from expunge.heads.blocks import BLOCK, Block, Blocks
+from expunge.heads.blocks import BLOCK, Blocks
 from expunge.heads.fairness import EqualScores, Moments, Penalty, gamma
+from expunge.heads.products import gram, times, times_rows
 
 __all__ = ["LOSSES", "ConvexLoss", "Measured", "Objective"]
 
@@ -33,6 +34,7 @@ _U = 2.0**-53
 _OWN_ROUNDING = 1 + 1e-6
 _UNDERFLOW = 1e-190
 _MOST_ROWS = 2**29
+_SLICE = 128  # columns of which scores are summed by themselves: the rounding bound grows with it
 
 Curvature = tuple[Tensor, Tensor | None]
 
@@ -217,7 +219,7 @@ class Objective:
     ) -> None:
         self.blocks, self.loss, self.regularization = blocks, loss, regularization
         self.shape = (outputs, width)
-        self._penalty = self._penalty_of(fairness)
+        self.penalty = self._penalty_of(fairness)
         self._last: tuple[Tensor, Measured] | None = None
 
     def _penalty_of(self, fairness: EqualScores | None) -> Penalty | None:
@@ -243,16 +245,17 @@ class Objective:
     def _measured(self, w: Tensor) -> Measured:
         gradient, spread = torch.zeros(self.shape, dtype=torch.float64), torch.zeros(2 * self.shape[:1]).double()
         value, rows, count, slopes, moved = 0.0, 0, 0, 0.0, 0.0
-        size, across = float(w.norm()), self.loss.lipschitz * gamma(self.shape[1])
+        size, across = float(w.norm()), self.loss.lipschitz * gamma(_terms(self.shape[1]))
         for block in self.blocks:
-            z = block.x @ w.T
+            x = block.cast(torch.float64)
+            z = _scores(x, w)
             r = self.loss.slope(z, block.y)
-            gradient += r.T @ block.x
+            gradient += times_rows(r, x)
             value += float(self.loss.value(z, block.y).sum())
             norms = block.norms
             slopes += float(norms @ torch.linalg.vector_norm(r, dim=1))
             moved += float(norms @ (across * size * norms + self.loss.slope_error(r)))
-            diagonal, outer = self.loss.curvature(z, block.y)
+            diagonal, outer = self.loss.curvature(z.float(), block.y)  # no certified number: float32 is enough
             spread += torch.diag(diagonal.sum(0)) - (0.0 if outer is None else outer.T @ outer)
             rows, count = rows + len(block.y), count + 1
         if rows > _MOST_ROWS:
@@ -260,10 +263,10 @@ class Objective:
         terms = [gradient / rows, self.regularization * w]
         error = (moved + gamma(min(rows, BLOCK) + count + 1) * slopes) / rows
         value = value / rows + 0.5 * self.regularization * size**2
-        if self._penalty is not None:
-            terms.append(self._penalty.product(w))
-            error += self._penalty.error(w)
-            value += self._penalty.value(w)
+        if self.penalty is not None:
+            terms.append(self.penalty.product(w))
+            error += self.penalty.error(w)
+            value += self.penalty.value(w)
         total = sum(terms[1:], terms[0])
         if not bool(torch.isfinite(total).all()):
             raise NonFinite("the gradient holds NaN or infinity: scale the features, or regularise more")
@@ -272,51 +275,29 @@ class Objective:
         bound = error * _OWN_ROUNDING + gamma(total.numel() + 2) * norm + _UNDERFLOW
         return Measured(value, total, norm, bound, spread / rows)
 
-    def hessian(self, w: Tensor, dtype: torch.dtype = torch.float32) -> Callable[[Tensor], Tensor]:
-        """The function v -> ∇²F(w) v for v of shape (outputs, D), float64; the sums over rows are taken in `dtype`.
-
-        A direction may err as it likes: the residual of what it leads to is measured. In memory the curvature of each
-        row is kept between products; a stream computes it again.
-        """
-        rows = sum(len(block.y) for block in self.blocks) if self.blocks.in_memory else 0
-        held = list(self._curved(w, dtype)) if self.blocks.in_memory else None
-
-        def product(v: Tensor) -> Tensor:
-            cast = v.to(dtype)
-            total, seen = torch.zeros(self.shape, dtype=dtype), 0
-            for x, (diagonal, outer) in held if held is not None else self._curved(w, dtype):
-                u = x @ cast.T
-                t = diagonal * u
-                if outer is not None:
-                    t -= outer * (outer * u).sum(1, keepdim=True)
-                total += t.T @ x
-                seen += len(x)
-            assert not rows or seen == rows
-            result = total.double() / seen + self.regularization * v
-            return result if self._penalty is None else result + self._penalty.product(v)
-
-        return product
-
-    def _curved(self, w: Tensor, dtype: torch.dtype) -> Iterator[tuple[Tensor, Curvature]]:
-        cast = w.to(dtype)
-        for block in self.blocks:
-            x = _in(block, dtype)
-            yield x, self.loss.curvature(x @ cast.T, block.y)
-
     def gram(self) -> Tensor:
         """Mean x xᵀ, shape (D, D), float64, summed in float32."""
         total, rows = torch.zeros(self.shape[1], self.shape[1]), 0
         for block in self.blocks:
-            total += block.single.T @ block.single
+            total += gram(block.single)
             rows += len(block.y)
         return total.double() / rows
 
     def gaps(self) -> Tensor:
         """√weight times the gaps of the penalty, shape (pairs, D): the penalty's Hessian is their Gram matrix."""
-        if self._penalty is None:
+        if self.penalty is None:
             return torch.zeros(0, self.shape[1], dtype=torch.float64)
-        return self._penalty.weight**0.5 * self._penalty.gaps
+        return self.penalty.weight**0.5 * self.penalty.gaps
 
 
-def _in(block: Block, dtype: torch.dtype) -> Tensor:
-    return block.single if dtype == torch.float32 else block.x.to(dtype)
+def _scores(x: Tensor, w: Tensor) -> Tensor:
+    """Scores x wᵀ, shape (b, outputs), summed slice of columns by slice: no entry passes through more than `_terms` additions."""
+    total = times(x[:, :_SLICE], w[:, :_SLICE])
+    for start in range(_SLICE, x.shape[1], _SLICE):
+        total += times(x[:, start : start + _SLICE], w[:, start : start + _SLICE])
+    return total
+
+
+def _terms(width: int) -> int:
+    """The n for which `_scores` errs by at most γ(n)|x||W|: products of a slice, and sums of slices (Higham 2002, section 4.2)."""
+    return min(width, _SLICE) + max(0, -(-width // _SLICE) - 1)

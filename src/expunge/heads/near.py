@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from expunge.heads.blocks import Block
-from expunge.heads.objectives import Objective
+from expunge.heads.objectives import Objective, spread_of
 from expunge.heads.products import times, times_rows
 
 __all__ = ["Near"]
@@ -30,6 +30,7 @@ class Near:
     def __init__(self, objective: Objective, w: Tensor, dtype: torch.dtype = torch.float32) -> None:
         self._objective, self._w, self._dtype = objective, w, dtype
         self._p: Tensor | None = None
+        self.spread: Tensor | None = None  # see Measured, once there was a move
         self._held: list[_Row] | None = list(self._rows()) if objective.blocks.in_memory else None
 
     def product(self, v: Tensor) -> Tensor:
@@ -48,16 +49,18 @@ class Near:
     def move(self, p: Tensor) -> Tensor:
         """∇F(w + p) - ∇F(w); products are those of w + p from now on."""
         cast, total, seen, held = p.to(self._dtype), torch.zeros(p.shape, dtype=self._dtype), 0, list[_Row]()
-        loss, self._p = self._objective.loss, p
+        loss, spread = self._objective.loss, torch.zeros(2 * p.shape[:1], dtype=torch.float64)
         for block, scores, _, _ in self._held if self._held is not None else self._rows(curved=False):
             x = block.cast(self._dtype)
             there = scores.double() + times(x, cast)
             change = loss.slope(there, block.y) - loss.slope(scores.double(), block.y)
             total += times_rows(change.to(self._dtype), x)
+            diagonal, outer = loss.curvature(there.to(self._dtype), block.y)
+            spread += spread_of(diagonal, outer)
             seen += len(x)
             if self._held is not None:
-                held.append((block, scores, *loss.curvature(there.to(self._dtype), block.y)))
-        self._held = held if self._held is not None else None
+                held.append((block, scores, diagonal, outer))
+        self._held, self._p, self.spread = held if self._held is not None else None, p, spread / seen
         return self._whole(total, seen, p)
 
     def _whole(self, total: Tensor, rows: int, v: Tensor) -> Tensor:
@@ -67,9 +70,9 @@ class Near:
         return result if penalty is None else result + penalty.product(v)
 
     def _rows(self, *, curved: bool = True) -> Iterator[_Row]:
-        cast, p = self._w.to(self._dtype), None if self._p is None else self._p.to(self._dtype)
+        cast, p = self._w.to(self._dtype), None if self._p is None or not curved else self._p.to(self._dtype)
         for block in self._objective.blocks:
             x = block.cast(self._dtype)
             scores = times(x, cast)
-            there = (scores if p is None else (scores.double() + times(x, p)).to(self._dtype)) if curved else scores
+            there = scores if p is None else (scores.double() + times(x, p)).to(self._dtype)
             yield block, scores, *self._objective.loss.curvature(there, block.y)

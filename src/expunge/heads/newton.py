@@ -5,7 +5,7 @@ certificate rests on is `Measured.certified` at the point that is returned.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Protocol
 
@@ -23,7 +23,7 @@ _MOST_STEPS = 100
 _MOST_PRODUCTS = 1000  # in one direction
 _FINEST = 1e-6  # relative, of the gradient: what float32 tells apart from zero
 _SHRINK = 0.5  # of the gradient in a round: by less, the next is better begun from a measured point
-_ROUGH = (0.1, 0.3)  # relative, to which a round solves at most: the first, and where a quadratic describes F badly
+_ROUGH = 0.1  # relative, to which a round solves where a quadratic describes F badly, or may
 _ARMIJO = 1e-4
 _CUTS = 60  # of a step, each to between a hundredth and a half
 _FALL = 1e-4  # relative, of the objective: below it a step is no progress by that
@@ -99,7 +99,7 @@ def minimise(objective: Objective, start: Tensor, *, residual: float, preconditi
             exact = exact or idle == _PATIENCE  # from now on all products in float64
             idle = 0 if idle == _PATIENCE else idle
             near = Near(objective, w, torch.float64 if exact else torch.float32)
-            direction, products = _direction(near, here, preconditioner.at(here), residual - here.bound)
+            direction, products = _direction(near, here, preconditioner, residual - here.bound)
             found = _line_search(objective, w, here, direction) if bool(torch.isfinite(direction).all()) else None
             if found is None and exact:
                 raise RunError(_stalled(residual, best, len(done)))
@@ -118,18 +118,19 @@ def minimise(objective: Objective, start: Tensor, *, residual: float, preconditi
     return Solution(w, here.certified, here.bound, first, tuple(done))
 
 
-def _direction(near: Near, here: Measured, precondition: Callable[[Tensor], Tensor], room: float) -> tuple[Tensor, int]:
+def _direction(near: Near, here: Measured, preconditioner: Preconditioner, room: float) -> tuple[Tensor, int]:
     """Newton's method from `here` in the arithmetic of `near`, to half the room that the rounding bound leaves.
 
-    Each round solves H p = -g at the point reached and moves there: to a tenth first, then as far as the round before has
-    shown that a quadratic describes F. It ends at what that arithmetic tells apart from zero, and before a round that does
-    not shrink the gradient. Returns the way gone, and the number of products.
+    Each round solves H p = -g at the point reached and moves there: to a tenth, and once a round has shown F to be near its
+    quadratic, as far as that one will hold. It ends at what that arithmetic tells apart from zero, and before a round that
+    does not shrink the gradient. Returns the way gone, and the number of products.
     """
     goal = max(0.5 * room, _FINEST * here.norm)
-    gone, left, bent, products = torch.zeros_like(here.gradient), here.gradient, inf, 0
+    gone, left, products, share, bent = torch.zeros_like(here.gradient), here.gradient, 0, _ROUGH, inf
     while True:
         size = float(left.norm())
-        tolerance = max(min(_ROUGH[bent < inf], bent * size) * size, 0.5 * goal)
+        tolerance = max(share * size, 0.5 * goal)
+        precondition = preconditioner.at(here if near.spread is None else replace(here, spread=near.spread))
         step, linear, used = _solve(near.product, left, precondition, tolerance)
         products += used
         if bent * size**2 + tolerance <= goal:
@@ -140,7 +141,9 @@ def _direction(near: Near, here: Measured, precondition: Callable[[Tensor], Tens
             gone = gone + step
         if not goal < shrunk < _SHRINK * size:
             return gone, products
-        left, bent = now, float((now - linear).norm()) / size / size
+        beyond = float((now - linear).norm()) / size  # what the quadratic did not say
+        left, bent = now, beyond / size
+        share = min(_ROUGH, bent * shrunk) if beyond < _ROUGH else _ROUGH
 
 
 def _solve(

@@ -28,7 +28,7 @@ from expunge.heads.blocks import BLOCK, Blocks
 from expunge.heads.fairness import EqualScores, Moments, Penalty, gamma
 from expunge.heads.products import gram, times, times_rows
 
-__all__ = ["LOSSES", "ConvexLoss", "Measured", "Objective"]
+__all__ = ["LOSSES", "ConvexLoss", "Measured", "Objective", "spread_of"]
 
 _U = 2.0**-53
 _OWN_ROUNDING = 1 + 1e-6
@@ -255,8 +255,7 @@ class Objective:
             norms = block.norms
             slopes += float(norms @ torch.linalg.vector_norm(r, dim=1))
             moved += float(norms @ (across * size * norms + self.loss.slope_error(r)))
-            diagonal, outer = self.loss.curvature(z.float(), block.y)  # no certified number: float32 is enough
-            spread += torch.diag(diagonal.sum(0)) - (0.0 if outer is None else outer.T @ outer)
+            spread += spread_of(*self.loss.curvature(z.float(), block.y))  # no certified number: float32 is enough
             rows, count = rows + len(block.y), count + 1
         if rows > _MOST_ROWS:
             raise ValueError(f"the rounding bound holds for at most {_MOST_ROWS} rows, not {rows}")
@@ -288,6 +287,11 @@ class Objective:
         if self.penalty is None:
             return torch.zeros(0, self.shape[1], dtype=torch.float64)
         return self.penalty.weight**0.5 * self.penalty.gaps
+
+
+def spread_of(diagonal: Tensor, outer: Tensor | None) -> Tensor:
+    """The sum over rows of ∂²loss/∂z², shape (outputs, outputs); see `ConvexLoss.curvature`."""
+    return torch.diag(diagonal.sum(0)) - (0.0 if outer is None else times_rows(outer, outer))
 
 
 def _scores(x: Tensor, w: Tensor) -> Tensor:

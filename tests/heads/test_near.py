@@ -117,3 +117,15 @@ def test_a_request_of_narrow_rows_ends_where_that_of_wide_ones_does():
         for t in (x.float(), x.float().double())
     ]
     torch.testing.assert_close(heads[0].solution.weights, heads[1].solution.weights, rtol=0, atol=2e-8)
+
+
+def test_rows_that_are_too_long_are_refused_in_single_precision_too():
+    """Also where their squares overflow float32; just below the limit, rows are taken."""
+    x, y = data().tensors
+    for size, says in ((1e14, r"norm 1e\+14"), (1e30, r"norm 1e\+30")):
+        single = torch.zeros_like(x).float()
+        single[7, 0] = size
+        with pytest.raises(ValueError, match=says):
+            objective(ex.Examples(single, y))
+    single[7, 0] = 0.999e14
+    objective(ex.Examples(single, y))

@@ -59,7 +59,7 @@ class Block:
     @cached_property
     def norms(self) -> Tensor:
         """L2 norms of the rows, shape (b,), float64."""
-        return torch.linalg.vector_norm(self.x, dim=1, dtype=torch.float64)
+        return torch.linalg.vector_norm(self.cast(torch.float64), dim=1)
 
 
 class Blocks:
@@ -146,14 +146,7 @@ class Blocks:
             raise ValueError(f"x must have {self._width} features, not {x.shape[1]}")
         if len(x) != len(ids) or len(y) != len(ids):
             raise ValueError(f"x, y and ids must have one length, not {len(x)}, {len(y)} and {len(ids)}")
-        norm = float(torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).max()) if len(x) else 0.0
-        if not norm < LARGEST_NORM and not bool(torch.isfinite(x).all()):
-            raise NonFinite("x holds NaN or infinity")
-        if not norm < LARGEST_NORM:
-            raise ValueError(
-                f"a row of x has norm {norm:g}: scale the features so that all norms lie below {LARGEST_NORM:g}, by a number "
-                "chosen without the rows that may be forgotten"
-            )
+        _small(x)
         _within("y must hold labels", y, 0, self._classes)
         if not self._groups:
             return x, y, None
@@ -212,6 +205,20 @@ def _chunks(rows: Rows) -> Iterator[tuple[Any, Any, list[str], Any]]:
 def _is_chunk(rows: object) -> bool:
     """Whether these are arrays of one chunk, and not chunks."""
     return isinstance(rows, tuple) and bool(rows) and isinstance(cast("Chunk", rows)[0], (Tensor, np.ndarray))
+
+
+def _small(x: Tensor) -> None:
+    """Refuse rows that are not finite or too long. Norms in the type of x, which is quicker, settle all but close cases."""
+    if not len(x) or float(torch.linalg.vector_norm(x, dim=1).max()) < 0.99 * LARGEST_NORM:
+        return
+    if not bool(torch.isfinite(x).all()):
+        raise NonFinite("x holds NaN or infinity")
+    norm = float(torch.linalg.vector_norm(x.double(), dim=1).max())
+    if not norm < LARGEST_NORM:
+        raise ValueError(
+            f"a row of x has norm {norm:g}: scale the features so that all norms lie below {LARGEST_NORM:g}, by a number "
+            "chosen without the rows that may be forgotten"
+        )
 
 
 def _within(what: str, value: Tensor, least: int, above: int) -> None:

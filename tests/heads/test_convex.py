@@ -158,7 +158,7 @@ def test_newton_converges_quadratically_with_exact_directions(monkeypatch: pytes
     """With H p = -g solved exactly the residual is squared at every step: |g'| ≤ c |g|², one c for all steps."""
     of = objective(data(), lam=1e-3)
 
-    def exact(near: Near, here: Measured, *_: object) -> tuple[Tensor, int]:
+    def exact(near: Near, here: Measured, *_: object, **__: object) -> tuple[Tensor, int]:
         size = here.gradient.numel()
         columns = [near.product(e.view(CLASSES, -1)).reshape(-1) for e in torch.eye(size, dtype=torch.float64)]
         return -torch.linalg.solve(torch.stack(columns), here.gradient.reshape(-1)).view_as(here.gradient), size
@@ -235,10 +235,10 @@ def test_a_step_of_the_wrong_sign_is_never_certified(monkeypatch: pytest.MonkeyP
     made = fitted(rows)
     real = newton._direction
     before = made.solution
-    monkeypatch.setattr(newton, "_direction", lambda *a: (-real(*a)[0], 1))
+    monkeypatch.setattr(newton, "_direction", lambda *a, **k: (-real(*a, **k)[0], 1))
     with pytest.raises(RunError, match="the search stalls after 0 steps"):
         made.unlearn(rows, Request.rows(rows.ids[:40]))
-    monkeypatch.setattr(newton, "_direction", lambda *a: (1e-9 * real(*a)[0], 1))
+    monkeypatch.setattr(newton, "_direction", lambda *a, **k: (1e-9 * real(*a, **k)[0], 1))
     with pytest.raises(RunError, match="the search stalls"):
         made.unlearn(rows, Request.rows(rows.ids[:40]))
     monkeypatch.undo()

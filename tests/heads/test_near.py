@@ -9,7 +9,7 @@ from torch import Tensor
 
 import expunge as ex
 from expunge.data import Request
-from expunge.heads import near, objectives
+from expunge.heads import near, newton, objectives
 from expunge.heads.blocks import Blocks
 from expunge.heads.corrections import Corrections, digests
 from expunge.heads.fairness import EqualScores
@@ -81,6 +81,20 @@ def test_wrong_changes_of_the_gradient_cost_steps_and_never_the_residual(monkeyp
         assert made.solution.residual <= 1e-10
         assert len(made.solution.steps) >= len(expected.solution.steps)
         torch.testing.assert_close(made.solution.weights, expected.solution.weights, rtol=0, atol=2e-7)
+
+
+def test_where_several_rounds_lead_uphill_the_search_goes_on_with_one(monkeypatch: pytest.MonkeyPatch):
+    """In float32: no product in float64 is needed."""
+    rows, real, used = data(3000), newton._direction, set[torch.dtype]()
+
+    def uphill(near: Near, *rest: Any, single: bool) -> tuple[Tensor, int]:
+        used.add(near._dtype)
+        direction, products = real(near, *rest, single=single)
+        return (direction if single else -direction), products
+
+    monkeypatch.setattr(newton, "_direction", uphill)
+    assert fitted(rows, Request.rows(rows.ids[:300]), regularization=1e-3).solution.residual <= 1e-10
+    assert used == {torch.float32}
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.uint8])

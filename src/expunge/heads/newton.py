@@ -70,8 +70,9 @@ class Solution:
 def minimise(objective: Objective, start: Tensor, *, residual: float, preconditioner: Preconditioner) -> Solution:
     """The first point of a Newton-CG search whose certified gradient norm is at most `residual`.
 
-    Directions solve H p = -g by preconditioned conjugate gradients to a relative min(0.1, √|g|), which makes the search
-    converge faster than linearly; a step is halved until F falls by Armijo's rule, up to the rounding of F. From any
+    Directions solve H p = -g by preconditioned conjugate gradients, through several rounds where F is near its quadratic
+    (`_direction`), which makes the search converge faster than linearly; where they lead uphill, or a step had to be cut,
+    there is one round. A step is halved until F falls by Armijo's rule, up to the rounding of F. From any
     start this converges for a strongly convex F with a Lipschitz gradient (Nocedal & Wright 2006, sections 3.2 and 7.1).
 
     Args:
@@ -87,10 +88,10 @@ def minimise(objective: Objective, start: Tensor, *, residual: float, preconditi
     """
     here, w = objective.measure(start), start
     first, done, best, idle = here.certified, list[Step](), here, 0
-    exact = False
+    exact = careful = False
 
     def steps() -> Iterator[None]:
-        nonlocal here, w, best, idle, exact
+        nonlocal here, w, best, idle, exact, careful
         while here.certified > residual:
             if here.bound * (1 + 1e-6) >= residual and here.norm <= here.bound:
                 raise RunError(_unreachable(residual, here))
@@ -99,15 +100,17 @@ def minimise(objective: Objective, start: Tensor, *, residual: float, preconditi
             exact = exact or idle == _PATIENCE  # from now on all products in float64
             idle = 0 if idle == _PATIENCE else idle
             near = Near(objective, w, torch.float64 if exact else torch.float32)
-            direction, products = _direction(near, here, preconditioner, residual - here.bound)
+            room = residual - here.bound
+            direction, products = _direction(near, here, preconditioner, room, single=careful or exact)
             found = _line_search(objective, w, here, direction) if bool(torch.isfinite(direction).all()) else None
             if found is None and exact:
                 raise RunError(_stalled(residual, best, len(done)))
-            if found is None:
-                exact = True
+            if found is None:  # several rounds may lead uphill: first without them, then in float64
+                exact, careful = careful, True
                 continue
             before, (here, w, length) = here, found
             done.append(Step(here.certified, length, products))
+            careful = length < 1.0
             fallen = before.value - here.value > _FALL * abs(before.value)
             idle = 0 if here.norm < 0.9 * best.norm or fallen else idle + 1
             best = min(best, here, key=lambda m: m.norm)
@@ -118,12 +121,14 @@ def minimise(objective: Objective, start: Tensor, *, residual: float, preconditi
     return Solution(w, here.certified, here.bound, first, tuple(done))
 
 
-def _direction(near: Near, here: Measured, preconditioner: Preconditioner, room: float) -> tuple[Tensor, int]:
+def _direction(
+    near: Near, here: Measured, preconditioner: Preconditioner, room: float, *, single: bool = False
+) -> tuple[Tensor, int]:
     """Newton's method from `here` in the arithmetic of `near`, to half the room that the rounding bound leaves.
 
     Each round solves H p = -g at the point reached and moves there: to a tenth, and once a round has shown F to be near its
     quadratic, as far as that one will hold. It ends at what that arithmetic tells apart from zero, and before a round that
-    does not shrink the gradient. Returns the way gone, and the number of products.
+    does not shrink the gradient; with `single` after the first. Returns the way gone, and the number of products.
     """
     goal = max(0.5 * room, _FINEST * here.norm)
     gone, left, products, share, bent = torch.zeros_like(here.gradient), here.gradient, 0, _ROUGH, inf
@@ -133,7 +138,7 @@ def _direction(near: Near, here: Measured, preconditioner: Preconditioner, room:
         precondition = preconditioner.at(here if near.spread is None else replace(here, spread=near.spread))
         step, linear, used = _solve(near.product, left, precondition, tolerance)
         products += used
-        if bent * size**2 + tolerance <= goal:
+        if single or bent * size**2 + tolerance <= goal:
             return gone + step, products
         now = here.gradient + near.move(gone + step)
         shrunk, first, products = float(now.norm()), bent == inf, products + 1

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from expunge.heads.blocks import Block
 from expunge.heads.objectives import Objective, spread_of
-from expunge.heads.products import times, times_rows
 
 __all__ = ["Near"]
 
@@ -38,11 +37,11 @@ class Near:
         cast, total, seen = v.to(self._dtype), torch.zeros(v.shape, dtype=self._dtype), 0
         for block, _, diagonal, outer in self._held if self._held is not None else self._rows():
             x = block.cast(self._dtype)
-            u = times(x, cast)
+            u = x @ cast.T
             t = diagonal * u
             if outer is not None:
                 t -= outer * (outer * u).sum(1, keepdim=True)
-            total += times_rows(t, x)
+            total += t.T @ x
             seen += len(x)
         return self._whole(total, seen, v)
 
@@ -52,9 +51,9 @@ class Near:
         loss, spread = self._objective.loss, torch.zeros(2 * p.shape[:1], dtype=torch.float64)
         for block, scores, _, _ in self._held if self._held is not None else self._rows(curved=False):
             x = block.cast(self._dtype)
-            there = scores.double() + times(x, cast)
+            there = scores.double() + x @ cast.T
             change = loss.slope(there, block.y) - loss.slope(scores.double(), block.y)
-            total += times_rows(change.to(self._dtype), x)
+            total += change.to(self._dtype).T @ x
             diagonal, outer = loss.curvature(there.to(self._dtype), block.y)
             spread += spread_of(diagonal, outer)
             seen += len(x)
@@ -73,6 +72,6 @@ class Near:
         cast, p = self._w.to(self._dtype), None if self._p is None or not curved else self._p.to(self._dtype)
         for block in self._objective.blocks:
             x = block.cast(self._dtype)
-            scores = times(x, cast)
-            there = scores if p is None else (scores.double() + times(x, p)).to(self._dtype)
+            scores = x @ cast.T
+            there = scores if p is None else (scores.double() + x @ p.T).to(self._dtype)
             yield block, scores, *self._objective.loss.curvature(there, block.y)

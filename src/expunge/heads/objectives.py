@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from expunge.errors import NonFinite
 from expunge.heads.blocks import BLOCK, Blocks
 from expunge.heads.fairness import EqualScores, Moments, Penalty, gamma
-from expunge.heads.products import gram, times, times_rows
+from expunge.heads.products import gram
 
 __all__ = ["LOSSES", "ConvexLoss", "Measured", "Objective", "spread_of"]
 
@@ -250,7 +250,7 @@ class Objective:
             x = block.cast(torch.float64)
             z = _scores(x, w)
             r = self.loss.slope(z, block.y)
-            gradient += times_rows(r, x)
+            gradient += r.T @ x
             value += float(self.loss.value(z, block.y).sum())
             norms = block.norms
             slopes += float(norms @ torch.linalg.vector_norm(r, dim=1))
@@ -291,14 +291,14 @@ class Objective:
 
 def spread_of(diagonal: Tensor, outer: Tensor | None) -> Tensor:
     """The sum over rows of ∂²loss/∂z², shape (outputs, outputs); see `ConvexLoss.curvature`."""
-    return torch.diag(diagonal.sum(0)) - (0.0 if outer is None else times_rows(outer, outer))
+    return torch.diag(diagonal.sum(0)) - (0.0 if outer is None else outer.T @ outer)
 
 
 def _scores(x: Tensor, w: Tensor) -> Tensor:
     """Scores x wᵀ, shape (b, outputs), summed slice of columns by slice: no entry passes through more than `_terms` additions."""
-    total = times(x[:, :_SLICE], w[:, :_SLICE])
+    total = x[:, :_SLICE] @ w[:, :_SLICE].T
     for start in range(_SLICE, x.shape[1], _SLICE):
-        total += times(x[:, start : start + _SLICE], w[:, start : start + _SLICE])
+        total += x[:, start : start + _SLICE] @ w[:, start : start + _SLICE].T
     return total
 
 

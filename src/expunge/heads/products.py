@@ -13,7 +13,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-__all__ = ["add_product_", "gram", "solve_lower", "times", "times_rows", "times_symmetric", "times_vector"]
+__all__ = ["add_product_", "gram", "solve_lower", "times_symmetric", "times_vector"]
 
 blas: Any = scipy.linalg.blas
 
@@ -27,22 +27,6 @@ def gram(x: Tensor) -> Tensor:
         return (x.T @ x).add_(0.0)
     rows = x.numpy()
     return torch.from_numpy(rows.T @ rows).add_(0.0)
-
-
-def times(x: Tensor, w: Tensor) -> Tensor:
-    """Products of rows x of shape (n, d) with few rows w of shape (k, d), x wᵀ: by numpy, which is quicker at narrow shapes."""
-    if x.device.type != "cpu":
-        return x @ w.T
-    with np.errstate(over="ignore", invalid="ignore"):  # what becomes of infinity is for the caller to judge
-        return torch.from_numpy(x.numpy() @ w.numpy().T)
-
-
-def times_rows(r: Tensor, x: Tensor) -> Tensor:
-    """Sums over rows rᵀ x, shape (k, d), of r of shape (n, k) and x of shape (n, d)."""
-    if x.device.type != "cpu":
-        return r.T @ x
-    with np.errstate(over="ignore", invalid="ignore"):
-        return torch.from_numpy(r.numpy().T @ x.numpy())
 
 
 def times_symmetric(matrix: Tensor, rows: Tensor) -> Tensor:

@@ -39,7 +39,8 @@ def shown(value: object) -> str:
 
 
 def _finite(name: str, value: object, must: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
+    # A plain float first: to ask an abstract class takes longer than all else, and schedules have hundreds of thousands.
+    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
         raise TypeError(f"{name} must be {must}, not {shown(value)} of type {type(value).__name__}")
     number = float(value)
     if not math.isfinite(number):
@@ -71,7 +72,7 @@ def open_unit_interval(**fields: object) -> None:
 def whole(least: int = 1, **fields: object) -> None:
     """Raise unless every field is a whole number of at least `least`."""
     for name, value in fields.items():
-        if isinstance(value, bool) or not isinstance(value, Integral):
+        if type(value) is not int and (isinstance(value, bool) or not isinstance(value, Integral)):
             raise TypeError(f"{name} must be a whole number, not {shown(value)} of type {type(value).__name__}")
         if int(value) < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, not {shown(value)}")

@@ -18,6 +18,9 @@ DRAWS = re.compile(
 PUBLIC = "public by design: chosen without the data and written down"
 STARTER = "a task file for newcomers, to be changed: made-up data, and a training that stands for theirs"
 MEASURED = "coins of an audit or experiment, reported with its seed: no release is made of them"
+UNPROVEN = (
+    "perturbations and labels of a heuristic, of which nothing is proven; torch's global coins, forked from the run's"
+)
 ORDERED = "orders of batches, initialisation, dropout: the theorems hold for any that ignore the forgotten data"
 # file -> what it draws, and why it need not come from the room
 LISTED: dict[str, tuple[set[str], str]] = {
@@ -53,6 +56,8 @@ LISTED: dict[str, tuple[set[str], str]] = {
     "cli/starters/vision.py": ({"torch.Generator(", "manual_seed("}, STARTER),
     "unlearners/costs.py": ({"torch.Generator(", "manual_seed("}, "a rehearsal whose result is thrown away"),
     "unlearners/replay.py": ({"torch.randint"}, "the key of an experiment's trace, from its seed; a release draws a secret one"),
+    "unlearners/heuristics/jit.py": ({"torch.randn_like"}, UNPROVEN),
+    "unlearners/heuristics/salun.py": ({"torch.randint"}, UNPROVEN),
     "unlearners/working.py": ({"torch.Generator(", "manual_seed("}, MEASURED),
     "unlearners/dp_training.py": ({"set_rng_state("}, "dropout, from a generator of the room"),
     "trace/engine.py": ({"torch.Generator(", "manual_seed("}, "a replay draws again what the trace's key says"),

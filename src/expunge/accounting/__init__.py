@@ -17,11 +17,10 @@ from expunge.accounting.claims import (
 from expunge.accounting.composition import (
     Remaining,
     compose,
-    group_epsilon_delta,
-    group_mu,
     remaining,
     requests_left,
 )
+from expunge.accounting.groups import group_epsilon_delta, group_mu
 from expunge.accounting.mechanisms import (
     MECHANISMS,
     WITHDRAWN,

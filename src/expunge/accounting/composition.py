@@ -1,4 +1,4 @@
-"""Several releases about the same data, and groups.
+"""Several releases about the same data: what they prove together.
 
 What composes. A release is computed from weights that the forgotten data influenced. If several releases were (a first
 answer and a repaired one, every request served from the one original model), whoever holds them all holds more: their
@@ -38,7 +38,7 @@ from expunge.accounting.search import smallest, smallest_whole
 if TYPE_CHECKING:
     from expunge.accounting.losses import Source
 
-__all__ = ["Remaining", "compose", "group_epsilon_delta", "group_mu", "remaining", "requests_left"]
+__all__ = ["Remaining", "compose", "remaining", "requests_left"]
 
 _THEOREM = (
     "Adaptive composition: Gaussian parts by the root of the sum of squares (Dong, Roth & Su 2019, arXiv 1905.02383), "
@@ -158,28 +158,6 @@ def requests_left(
         limit=limit + 1,
     )
     return limit if over is None else over - 1
-
-
-def group_mu(mu: float, size: int) -> float:
-    """μ for a group of `size` records where a single one has μ (Dong, Roth & Su 2019, Theorem 2.14).
-
-    Needed for guarantees about single records. The mechanisms of this package that take a forget set of any size need
-    no such factor.
-    """
-    _validate.positive(mu=mu)
-    _validate.whole(size=size)
-    return mu * size * (1 + 2.0**-52)
-
-
-def group_epsilon_delta(epsilon: float, delta: float, size: int) -> tuple[float, float]:
-    """(ε, δ) for a group of `size` records, every factor kept: size ε, and δ (e^(size ε) - 1)/(e^ε - 1), at most 1."""
-    _validate.non_negative(epsilon=epsilon)
-    _validate.open_unit_interval(delta=delta)
-    _validate.whole(size=size)
-    if epsilon * size > 700:
-        return epsilon * size * (1 + ROUNDING), 1.0
-    factor = float(size) if epsilon == 0 else expm1(size * epsilon) / expm1(epsilon)
-    return epsilon * size * (1 + ROUNDING), min(delta * factor * (1 + ROUNDING), 1.0)
 
 
 class _Counted(NamedTuple):

@@ -32,12 +32,48 @@ def test_code_is_compiled_where_it_cannot_be_kept(monkeypatch):
     assert asked[:2] == [True, False]  # numba compiles parts of its own by the same door
 
 
-def test_without_numba_the_same_is_done_by_numpy(monkeypatch):
+@pytest.fixture
+def afresh():
+    """Rooms that ask for compiled code again, before and after."""
+    for room in (gaussian, pieces):
+        room._compiled.cache_clear()
+    yield
+    for room in (gaussian, pieces):
+        room._compiled.cache_clear()
+
+
+@pytest.mark.parametrize("wrong", ["a bit", "the step", "few words"])
+def test_noise_that_is_compiled_wrongly_is_not_used(wrong, afresh, monkeypatch, caplog):
+    """One number off in its last bit, a step left out, or pairs that need more bits not told of: numpy makes the noise."""
+    own = pytest.importorskip("expunge.randomness.compiled")
+    real = own.transform
+
+    def transform(words, target, scale, keep, shift, pace):
+        few = real(words, target, scale, keep, np.empty(0) if wrong == "the step" else shift, pace)
+        if wrong == "a bit":
+            target[-1] = np.nextafter(target[-1], np.inf)
+        return few and wrong != "few words"
+
+    assert gaussian._compiled() is real
+    gaussian._compiled.cache_clear()
+    monkeypatch.setattr(own, "transform", transform)
+    assert gaussian._compiled() is None
+    assert "is not used" in caplog.text
+
+
+def test_norms_that_are_compiled_wrongly_are_not_used(afresh, monkeypatch):
+    """One that is too small would let gradients through the clip."""
+    pytest.importorskip("numba")
+    assert pieces._compiled() is not None
+    pieces._compiled.cache_clear()
+    monkeypatch.setattr(pieces, "compiled", lambda signatures, loop: lambda x: 0.999 * float(x.astype(float) @ x))
+    assert pieces._compiled() is None
+
+
+def test_without_numba_the_same_is_done_by_numpy(afresh, monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.delitem(sys.modules, "expunge.randomness.compiled", raising=False)
     for room in (gaussian, pieces):
-        room._compiled.cache_clear()
         assert room._compiled() is None
-        room._compiled.cache_clear()
     with pytest.raises(ImportError):
         compiled("float64(float64[::1])", twice)

@@ -81,3 +81,13 @@ def test_a_scaled_draw_is_caught_beside_a_step_too(factor: float, monkeypatch: p
     theta, g = made()
     with pytest.raises(RunError, match="variance"):
         noise().add_(theta, after=Descent(gradient=g, **SETTING))
+
+
+@pytest.mark.parametrize("size", [0, SIZE - 1, SIZE + 1])
+def test_a_gradient_of_another_length_is_refused(size: int) -> None:
+    """Compiled code would read beyond its end; one of no length would be no step at all."""
+    theta, _ = made()
+    before = theta.clone()
+    with pytest.raises(RunError, match=rf"shape \({size},\) moves no weights of shape \({SIZE},\)"):
+        noise().add_(theta, after=Descent(gradient=torch.ones(size), **SETTING))
+    assert torch.equal(theta, before)

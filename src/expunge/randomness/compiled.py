@@ -1,6 +1,6 @@
 """The transform of `boxmuller`, compiled by numba: the same bits, several times as fast, and threads do not wait for each other.
 
-Only who has long vectors to fill imports this module: without numba it raises `ImportError`.
+Imported where a long vector is to be filled; without numba that raises `ImportError`.
 """
 
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def _make(words: Any, out: Any) -> Any:
 
 
 def _move(words: Any, target: Any, scale: Any, keep: Any, shift: Any, pace: Any) -> Any:
-    """A few numbers at a time, which do not leave the core."""
+    """The rest of `Transform.__call__`, a few numbers at a time, which do not leave the core; the least first word is returned."""
     least = VALUE
     numbers = np.empty(_AT_ONCE)
     for start in range(0, len(target), _AT_ONCE):

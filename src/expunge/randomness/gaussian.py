@@ -5,6 +5,7 @@ Where the first word without its sign is below 2^43, one pair in 2^20, 64 more b
 tail and resolution there are those of 127 bits: the largest number is 13.27.
 """
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,9 @@ __all__ = ["Move", "add", "each_slice", "normals"]
 _PAIRS = 1 << 16  # at a time: with fewer, calls cost more than they compute; with more, buffers leave the cache
 _MORE = 1 << 64  # where the blocks begin that are read beside first words below `FEW`
 _NONE = np.empty(0)
+_SAMPLE = 4096  # pairs
+
+_log = logging.getLogger("expunge")
 
 Visit = Callable[[int, int, Doubles], object]
 
@@ -148,14 +152,30 @@ class _Desk:
 
 @cache
 def _compiled() -> Callable[[Words, Doubles, float, float, Reals, float], bool] | None:
-    """The transform as machine code; None where numba is not there, or does not read this machine's words."""
+    """The transform as machine code; None where numba is not there, or its code does not give the bits of numpy's here."""
     if sys.byteorder != "little":
         return None
     try:
         from expunge.randomness.compiled import transform
     except ImportError:
         return None
+    if not _same_bits(transform):
+        _log.warning("code compiled by numba does not compute noise as numpy does on this machine, and is not used")
+        return None
     return transform
+
+
+def _same_bits(transform: Callable[[Words, Doubles, float, float, Reals, float], bool]) -> bool:
+    """Whether compiled code agrees with `Transform` on a sample of public words, with a step and without."""
+    words = stream.words(bytes(32), 0, 2 * _SAMPLE).reshape(-1, 2)
+    words[0] = 1  # of those for which more bits are read
+    line = np.linspace(-1.0, 1.0, 2 * _SAMPLE)
+    for shift in (_NONE, line.astype(np.float32), line):
+        one, other = line.copy(), line.copy()
+        few = transform(words, one, 0.3, 0.9, shift, -0.7), Transform(_SAMPLE)(words, other, 0.3, 0.9, shift, -0.7)
+        if few != (True, True) or not np.array_equal(one.view(np.uint64), other.view(np.uint64)):
+            return False
+    return True
 
 
 def _read_more(key: bytes, first: int, words: Words, rows: Doubles, scale: float) -> None:

@@ -80,7 +80,7 @@ class Noise:
 
         Raises:
             NonFinite: the step's gradient holds NaN or infinity.
-            RunError: what reached the weights is not of scale σ.
+            RunError: the step's gradient has another shape than the weights that move, or what reached them is not of scale σ.
         """
         std = self._next_std()
         if theta.dtype not in (torch.float32, torch.float64):
@@ -89,6 +89,11 @@ class Noise:
             raise RunError("noise is added to weights that lie together in memory: call theta.contiguous()")
         start, stop, _ = (block or slice(None)).indices(theta.shape[-1])
         target = theta[..., start:stop]
+        if after and after.gradient.shape != target.shape:
+            raise RunError(
+                f"a gradient of shape {tuple(after.gradient.shape)} moves no weights of shape {tuple(target.shape)}: give one "
+                "number for each"
+            )
         grid = grid_of(std) if released else 0.0
         in_place = theta.device.type == "cpu" and theta.dtype == torch.float64 and not grid
         move = after.move(start) if after and in_place and theta.dim() == 1 else None

@@ -37,7 +37,7 @@ def scores_of(model: nn.Module, batch: Batch | Tensor) -> Tensor:
     scores = found if isinstance(found, Tensor) else getattr(found, "logits", None)
     if not isinstance(scores, Tensor):
         raise TypeError(
-            f"the model returns no tensor of scores, but {type(found).__name__}: call done.model as the task's loss does"
+            f"the model returns no tensor of scores, but {type(found).__name__}: call it as the task's loss does"
         )
     return scores
 

@@ -56,6 +56,7 @@ LISTED: dict[str, tuple[set[str], str]] = {
     "cli/starters/vision.py": ({"torch.Generator(", "manual_seed("}, STARTER),
     "unlearners/costs.py": ({"torch.Generator(", "manual_seed("}, "a rehearsal whose result is thrown away"),
     "unlearners/replay.py": ({"torch.randint"}, "the key of an experiment's trace, from its seed; a release draws a secret one"),
+    "unlearners/heuristics/base.py": ({"torch.randperm"}, UNPROVEN),
     "unlearners/heuristics/jit.py": ({"torch.randn_like"}, UNPROVEN),
     "unlearners/heuristics/salun.py": ({"torch.randint"}, UNPROVEN),
     "unlearners/working.py": ({"torch.Generator(", "manual_seed("}, MEASURED),

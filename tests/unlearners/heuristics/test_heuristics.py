@@ -311,6 +311,43 @@ def test_public_parts_are_left_alone() -> None:
     assert not torch.equal(run(GradientAscent(), task)[2].weight, task.model[2].weight)
 
 
+@pytest.mark.parametrize(
+    ("rows", "size", "parts"), [(30, 20, [15, 15]), (21, 20, [11, 10]), (1, 20, [1]), (30, 64, [30])]
+)
+def test_every_forgotten_row_is_in_every_pass(rows: int, size: int, parts: list[int]) -> None:
+    """In batches of nearly one size: none holds a single row where there are two, which BatchNorm could not take."""
+    task = sample_tasks.task()
+    task, seen = replace(task, forget=task.forget.take(range(rows))), list[Tensor]()
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        seen.append(batch[0])
+        return sample_tasks.loss(model, batch)
+
+    run(GradientAscent(epochs=2, batch_size=size), replace(task, loss=loss))
+    assert [len(x) for x in seen] == 2 * parts
+    for epoch in (seen[: len(parts)], seen[len(parts) :]):
+        found = torch.cat(epoch)
+        assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, task.forget.tensors[0].tolist()))
+    assert len(parts) == 1 or not torch.equal(seen[0], seen[len(parts)])
+
+
+@pytest.mark.parametrize("kind", HEURISTICS, ids=lambda kind: kind.name)
+def test_public_statistics_stay_as_they_are(kind: type[Heuristic]) -> None:
+    """Those of a BatchNorm layer that the task declares public, its parameters too; others move."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+    heuristic = (
+        SelectiveDampening(alpha=0.5) if kind is SelectiveDampening else kind()
+    )  # what it selects by default is nothing
+    found = run(heuristic, replace(sample_tasks.task(), model=model, public=["1.*"]))
+    for name, tensor in model[1].state_dict().items():
+        assert torch.equal(found[1].state_dict()[name], tensor), name
+    assert not torch.equal(flat(found), flat(model))
+    assert found.training == model.training
+    assert found[1].training == model[1].training
+
+
 def test_a_model_that_is_destroyed_is_not_returned() -> None:
     with pytest.raises(NonFinite):
         run(GradientAscent(epochs=400, learning_rate=1e30), sample_tasks.task())

@@ -1,4 +1,4 @@
-"""Heuristics that researchers compare with: they read the forgotten rows, and nothing is proven of them.
+"""Heuristics that researchers compare with: nothing is proven of them, and most of them train on the forgotten rows.
 
 Each is an unlearner of kind none: `expunge.unlearn(task, request, Scrub())` runs it, plans, audits and comparisons take it,
 and no certificate is issued.

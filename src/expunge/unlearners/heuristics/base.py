@@ -1,4 +1,4 @@
-"""What heuristics have in common: they read the forget set, change a copy of the trained model, and prove nothing."""
+"""What heuristics have in common: they change a copy of the trained model, and prove nothing."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -19,6 +19,7 @@ from expunge.errors import NonFinite
 from expunge.randomness.generators import secret_generator
 from expunge.training.loss import Loss
 from expunge.training.randomness import fresh_coins, mode
+from expunge.training.statistics import keeps_statistics
 from expunge.training.task import Task
 from expunge.training.tensors import copied, named_parameters
 from expunge.training.unlearned import Unlearned, noiseless_record
@@ -41,7 +42,7 @@ class Material:
         retain: retained data.
         forget: forgotten data.
         batch_size: examples a batch.
-        seed: of the batches' order; all other coins are torch's global ones, which are forked.
+        seed: of the order of retained batches; all other coins are torch's global ones, which are forked.
     """
 
     model: nn.Module
@@ -53,11 +54,17 @@ class Material:
 
     def per_epoch(self, part: str) -> int:
         """Batches of one pass over a part, "retain" or "forget"."""
-        return self._batches(part).per_epoch
+        rows = getattr(self, part)
+        if part == "forget" and isinstance(rows, Examples):
+            return self.count(part)
+        return Batches(rows, batch_size=self.batch_size, seed=self.seed).per_epoch
 
     def batches(self, part: str) -> Iterator[Any]:
-        """Batches of a part without end, a new order each epoch."""
-        return iter(self._batches(part))
+        """Batches of a part without end, a new order each epoch; of the forgotten rows none is left out of an epoch."""
+        rows = getattr(self, part)
+        if part == "forget" and isinstance(rows, Examples):
+            return self._shuffled(rows)
+        return iter(Batches(rows, batch_size=self.batch_size, seed=self.seed))
 
     def count(self, part: str) -> int:
         """Batches of a pass that leaves no row out."""
@@ -69,6 +76,12 @@ class Material:
         rows = getattr(self, part)
         yield from rows.chunks(self.batch_size) if isinstance(rows, Examples) else rows
 
+    def _shuffled(self, rows: Examples) -> Iterator[Any]:
+        """Parts of nearly one size, so that none is of a single row where there are two."""
+        while True:
+            for part in torch.randperm(len(rows)).tensor_split(self.count("forget")):
+                yield rows.batch(part)
+
     def teacher(self) -> nn.Module:
         """The model as it is now, frozen, in evaluation mode."""
         return copy.deepcopy(self.model).eval().requires_grad_(False)
@@ -76,9 +89,6 @@ class Material:
     def trained(self) -> list[nn.Parameter]:
         """Parameters that may change."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-
-    def _batches(self, part: str) -> Batches:
-        return Batches(getattr(self, part), batch_size=self.batch_size, seed=self.seed + (part == "forget"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +144,8 @@ class Heuristic(ABC):
         frozen = public_names(model, task.public)
         with fresh_coins(coins, next(model.parameters()).device) as seed, mode(model, training=True):
             material = Material(model, task.loss, task.retain, task.forget, self.batch_size, seed)
+            for norm in keeps_statistics(model, frozen):
+                norm.eval()
             with _frozen(model, frozen):
                 for _ in track(self.steps(material), total=self.total(material), label=f"unlearn: {self.name}"):
                     pass

@@ -6,14 +6,14 @@ from typing import ClassVar
 
 from expunge import _validate
 from expunge.training.loss import scalar_loss
-from expunge.unlearners.heuristics.base import Heuristic, Material
-from expunge.unlearners.heuristics.descent import Descent
+from expunge.unlearners.heuristics.base import Material
+from expunge.unlearners.heuristics.descent import ByDescent
 
 __all__ = ["GradientDifference"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientDifference(Heuristic):
+class GradientDifference(ByDescent):
     """Make λ L_R - L_F smaller, in passes over the forgotten rows.
 
     Args:
@@ -27,16 +27,11 @@ class GradientDifference(Heuristic):
     name: ClassVar[str] = "gradient_difference"
     source: ClassVar[str] = "Liu et al. 2022, arXiv 2203.12817; Maini et al. 2024, arXiv 2401.06121"
 
-    epochs: int = 1
-    learning_rate: float = 1e-3
     retention: float = 1.0
-    momentum: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _validate.whole(epochs=self.epochs)
-        _validate.positive(learning_rate=self.learning_rate)
-        _validate.non_negative(retention=self.retention, momentum=self.momentum)
+        _validate.non_negative(retention=self.retention)
 
     def total(self, material: Material) -> int:
         """A step a batch of forgotten data."""
@@ -44,7 +39,7 @@ class GradientDifference(Heuristic):
 
     def steps(self, material: Material) -> Iterator[None]:
         """One batch of either part a step."""
-        descent = Descent(material, learning_rate=self.learning_rate, momentum=self.momentum)
+        descent = self.descent(material)
         retained, forgotten = material.batches("retain"), material.batches("forget")
         for _ in range(self.total(material)):
             up = scalar_loss(material.loss, material.model, next(forgotten))

@@ -9,20 +9,21 @@ from torch import Tensor, nn
 
 from expunge import _validate
 from expunge.training.scores import inputs_of, scores_of
-from expunge.unlearners.heuristics.base import Heuristic, Material
-from expunge.unlearners.heuristics.descent import Descent
+from expunge.unlearners.heuristics.base import Material
+from expunge.unlearners.heuristics.descent import ByDescent
 
 __all__ = ["JustInTime", "steepness"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class JustInTime(Heuristic):
+class JustInTime(ByDescent):
     """Make |f(x) - f(x + ξ)|/|ξ| small for the forgotten rows x and noise ξ, in passes of plain SGD.
 
     Args:
         batch_size: examples a batch.
         epochs: passes over the forgotten rows.
         learning_rate: of SGD.
+        momentum: of SGD.
         noise: standard deviation of ξ, per number of the input.
         perturbations: of each row.
         detached: whether f(x + ξ) is held fixed, as in the published code. Its gradient then has no part that makes a linear
@@ -41,8 +42,8 @@ class JustInTime(Heuristic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _validate.whole(epochs=self.epochs, perturbations=self.perturbations)
-        _validate.positive(learning_rate=self.learning_rate, noise=self.noise)
+        _validate.whole(perturbations=self.perturbations)
+        _validate.positive(noise=self.noise)
 
     def total(self, material: Material) -> int:
         """A step a batch of forgotten rows."""
@@ -54,7 +55,7 @@ class JustInTime(Heuristic):
         Raises:
             TypeError: the input is not one tensor of real numbers.
         """
-        descent, batches = Descent(material, learning_rate=self.learning_rate), material.batches("forget")
+        descent, batches = self.descent(material), material.batches("forget")
         for _ in range(self.total(material)):
             x = _real_input(next(batches))
             low, high = x.min(), x.max()

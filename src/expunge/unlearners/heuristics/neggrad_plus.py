@@ -6,14 +6,14 @@ from typing import ClassVar
 
 from expunge import _validate
 from expunge.training.loss import scalar_loss
-from expunge.unlearners.heuristics.base import Heuristic, Material
-from expunge.unlearners.heuristics.descent import Descent
+from expunge.unlearners.heuristics.base import Material
+from expunge.unlearners.heuristics.descent import ByDescent
 
 __all__ = ["NegGradPlus"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class NegGradPlus(Heuristic):
+class NegGradPlus(ByDescent):
     """Make α L_R - (1 - α) L_F smaller.
 
     Args:
@@ -34,10 +34,7 @@ class NegGradPlus(Heuristic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _validate.whole(epochs=self.epochs)
-        _validate.positive(learning_rate=self.learning_rate)
         _validate.open_unit_interval(alpha=self.alpha)
-        _validate.non_negative(momentum=self.momentum)
 
     def total(self, material: Material) -> int:
         """A step a batch of retained data."""
@@ -45,7 +42,7 @@ class NegGradPlus(Heuristic):
 
     def steps(self, material: Material) -> Iterator[None]:
         """One batch of either part a step."""
-        descent = Descent(material, learning_rate=self.learning_rate, momentum=self.momentum)
+        descent = self.descent(material)
         retained, forgotten = material.batches("retain"), material.batches("forget")
         for _ in range(self.total(material)):
             down = scalar_loss(material.loss, material.model, next(retained))

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from expunge import _validate
 from expunge.training.loss import scalar_loss
 from expunge.training.scores import label_of, scores_of
-from expunge.unlearners.heuristics.base import Heuristic, Material
-from expunge.unlearners.heuristics.descent import Descent
+from expunge.unlearners.heuristics.base import Material
+from expunge.unlearners.heuristics.descent import ByDescent
 
 __all__ = ["NegativePreference", "log_likelihoods", "preference_loss"]
 
@@ -20,7 +20,7 @@ _IGNORED = -100  # a label that does not count, as torch's cross-entropy has it
 
 
 @dataclass(frozen=True, kw_only=True)
-class NegativePreference(Heuristic):
+class NegativePreference(ByDescent):
     """Make -(2/β) log σ(-β log(π/π_trained)) on F smaller, and λ L_R with it.
 
     For β near 0 it is gradient ascent; for larger ones a row that has become unlikely is let alone, so that the objective is
@@ -40,18 +40,14 @@ class NegativePreference(Heuristic):
     name: ClassVar[str] = "negative_preference"
     source: ClassVar[str] = "Zhang et al. 2024, arXiv 2404.05868"
 
-    epochs: int = 1
-    learning_rate: float = 1e-3
     beta: float = 0.1
     retention: float = 0.0
-    momentum: float = 0.0
     next_token: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _validate.whole(epochs=self.epochs)
-        _validate.positive(learning_rate=self.learning_rate, beta=self.beta)
-        _validate.non_negative(retention=self.retention, momentum=self.momentum)
+        _validate.positive(beta=self.beta)
+        _validate.non_negative(retention=self.retention)
 
     def total(self, material: Material) -> int:
         """A step a batch of forgotten data."""
@@ -60,7 +56,7 @@ class NegativePreference(Heuristic):
     def steps(self, material: Material) -> Iterator[None]:
         """One batch a step, of either part where both are read."""
         teacher = material.teacher()
-        descent = Descent(material, learning_rate=self.learning_rate, momentum=self.momentum)
+        descent = self.descent(material)
         retained, forgotten = material.batches("retain"), material.batches("forget")
         for _ in range(self.total(material)):
             batch = next(forgotten)

@@ -9,15 +9,16 @@ from torch import Tensor, nn
 
 from expunge import _validate
 from expunge.training.loss import backward, scalar_loss
+from expunge.training.randomness import mode
 from expunge.training.scores import label_of, relabelled, scores_of
-from expunge.unlearners.heuristics.base import Heuristic, Material
-from expunge.unlearners.heuristics.descent import Descent
+from expunge.unlearners.heuristics.base import Material
+from expunge.unlearners.heuristics.descent import ByDescent
 
 __all__ = ["Saliency"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Saliency(Heuristic):
+class Saliency(ByDescent):
     """Train on random labels for F and on R, with the weights alone whose gradient of the loss of F is largest.
 
     What differs from the published code: no weight decay, which would move the other weights too.
@@ -40,11 +41,9 @@ class Saliency(Heuristic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _validate.whole(epochs=self.epochs)
-        _validate.positive(learning_rate=self.learning_rate, share=self.share)
+        _validate.positive(share=self.share)
         if self.share > 1:
             raise ValueError(f"share must be at most 1, not {self.share!r}")
-        _validate.non_negative(momentum=self.momentum)
 
     def total(self, material: Material) -> int:
         """A gradient a batch of F for the choice, then a step a batch of either part."""
@@ -53,7 +52,7 @@ class Saliency(Heuristic):
     def steps(self, material: Material) -> Iterator[None]:
         """Choose the weights, then train."""
         masks = yield from self._masks(material)
-        descent = Descent(material, learning_rate=self.learning_rate, momentum=self.momentum, masks=masks)
+        descent = self.descent(material, masks)
         retained, forgotten = material.batches("retain"), material.batches("forget")
         for _ in range(self.epochs):
             for _ in range(material.per_epoch("forget")):
@@ -66,13 +65,12 @@ class Saliency(Heuristic):
     def _masks(self, material: Material) -> Generator[None, None, dict[nn.Parameter, Tensor]]:
         """1 for the share of weights whose summed gradient on F is largest, over all layers."""
         parameters = material.trained()
-        material.model.eval()
         for parameter in parameters:
             parameter.grad = None
-        for batch in material.every("forget"):
-            backward(material.loss, material.model, batch)
-            yield
-        material.model.train()
+        with mode(material.model, training=False):
+            for batch in material.every("forget"):
+                backward(material.loss, material.model, batch)
+                yield
         sizes = [torch.zeros_like(p) if p.grad is None else p.grad.abs() for p in parameters]
         whole = torch.cat([size.reshape(-1) for size in sizes])
         least = whole.topk(max(1, round(self.share * len(whole)))).values[-1]

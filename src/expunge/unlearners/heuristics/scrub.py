@@ -11,14 +11,14 @@ from torch.nn import functional as F
 from expunge import _validate
 from expunge.training.loss import scalar_loss
 from expunge.training.scores import scores_of
-from expunge.unlearners.heuristics.base import Heuristic, Material
-from expunge.unlearners.heuristics.descent import Descent
+from expunge.unlearners.heuristics.base import Material
+from expunge.unlearners.heuristics.descent import ByDescent
 
 __all__ = ["Scrub", "distillation"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scrub(Heuristic):
+class Scrub(ByDescent):
     """Distil from the trained model on R, push away from it on F in the first epochs.
 
     The steps on R make γ L_R + α KL(trained, student) smaller, those on F KL larger. What differs from the published code:
@@ -48,12 +48,11 @@ class Scrub(Heuristic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _validate.whole(epochs=self.epochs)
         _validate.whole(0, ascents=self.ascents)
         if self.ascents > self.epochs:
             raise ValueError(f"ascents={self.ascents} must be at most epochs={self.epochs}")
-        _validate.positive(learning_rate=self.learning_rate, temperature=self.temperature)
-        _validate.non_negative(alpha=self.alpha, gamma=self.gamma, momentum=self.momentum)
+        _validate.positive(temperature=self.temperature)
+        _validate.non_negative(alpha=self.alpha, gamma=self.gamma)
 
     def total(self, material: Material) -> int:
         """A step a batch."""
@@ -63,7 +62,7 @@ class Scrub(Heuristic):
         """Maximise on F, then minimise on R, an epoch at a time."""
         teacher, descent = (
             material.teacher(),
-            Descent(material, learning_rate=self.learning_rate, momentum=self.momentum),
+            self.descent(material),
         )
         retained, forgotten = material.batches("retain"), material.batches("forget")
         for epoch in range(self.epochs):

@@ -445,6 +445,15 @@ def test_fingerprints_are_exact_for_the_largest_rows_and_one_step_changes_them(w
         assert head._digests._features(whole[k : k + 1]).tolist() == found[k : k + 1].tolist()
 
 
+def test_fingerprints_of_zero_have_one_sign():
+    """Products may be 0 or -0, by the way in which they are summed: as whole numbers they are the same bytes."""
+    digests = RowDigests(KEY, exact=True)
+    digests._multipliers = np.full((3, 2), -0.0)
+    found = digests._features(torch.tensor([[5.0, 5.0, 5.0], [-5.0, -5.0, -5.0]], dtype=torch.float64))
+    assert found.dtype == np.int64
+    assert found[0].tobytes() == found[1].tobytes()
+
+
 def test_a_row_is_known_in_a_batch_of_any_size_and_zeros_of_either_sign_are_one_row():
     x, y, ids = torch.zeros(3, 40).double(), torch.arange(3), ["a", "b", "c"]
     x[1, 3], x[2] = -0.5, -0.0

@@ -40,6 +40,9 @@ def measure(group: str) -> None:
     """Measure one file's rows in this process, print and keep them."""
     begun = time.perf_counter()
     rows = importlib.import_module(f"performance.{group}").rows()
+    if not rows:
+        print(f"{group}: nothing was measured, and earlier results stay as they are", flush=True)
+        return
     result = {"environment": environment(), "seconds": time.perf_counter() - begun, "rows": [r.to_dict() for r in rows]}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{group}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

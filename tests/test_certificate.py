@@ -30,7 +30,7 @@ from expunge import (
     issue,
     verify,
 )
-from expunge.accounting import delta_at
+from expunge.accounting import Unproven, delta_at
 from expunge.certificate import _digest
 from expunge.certificate.digests import weights_digest
 from expunge.certificate.record import NO_NOISE, NoiseRecord
@@ -66,6 +66,7 @@ MECHANISMS = {
         residual=1e-9, strong_convexity=1e-4, noise_std=1e-4, provenance="trained on ImageNet"
     ),
     "undeclared_features": UndeclaredFeatures(head="exact_ridge"),
+    "unproven": Unproven(method="scrub"),
 }
 
 

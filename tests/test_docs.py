@@ -194,5 +194,6 @@ def test_every_mechanism_with_steps_on_the_weights_has_an_executor():
         "measured_residual",
         "replay",
         "undeclared_features",
+        "unproven",
     }
     assert {m.name for m in EXECUTORS} | others == set(MECHANISMS)

@@ -20,6 +20,7 @@ from expunge.accounting import (
     Retrain,
     ScheduledGradientClipping,
     UndeclaredFeatures,
+    Unproven,
     delta_at,
     guarantee,
     numbers_of,
@@ -55,16 +56,20 @@ WITHOUT_A_NUMBER = {
     Replay: {},
     Retrain: {},
     UndeclaredFeatures: {"head": "exact_ridge"},
+    Unproven: {"method": "scrub"},
 }
 BAD_CASES = [
     (family, field) for family, fields in VALID.items() for field, value in fields.items() if not isinstance(value, str)
 ]
 
 
-def test_undeclared_features_prove_nothing():
-    proven = guarantee(UndeclaredFeatures(head="exact_ridge"), delta=1e-5)
+@pytest.mark.parametrize(
+    "nothing", [UndeclaredFeatures(head="exact_ridge"), Unproven(method="scrub")], ids=lambda m: m.name
+)
+def test_undeclared_features_and_methods_without_a_theorem_prove_nothing(nothing):
+    proven = guarantee(nothing, delta=1e-5)
     assert (proven.kind, numbers_of(proven)) == (Kind.NONE, {"epsilon": None, "delta": None, "mu": None})
-    assert delta_at(UndeclaredFeatures(head="exact_ridge"), 100.0) == 1.0
+    assert delta_at(nothing, 100.0) == 1.0
 
 
 @pytest.mark.parametrize("family", list(VALID))

@@ -24,6 +24,7 @@ from expunge.accounting import (
     Retrain,
     ScheduledGradientClipping,
     UndeclaredFeatures,
+    Unproven,
     gaussian,
 )
 from expunge.testing import ContractViolation, check_mechanism
@@ -134,6 +135,7 @@ MECHANISM_CASES = {
         Case(residual(1e-10, 1e-5, 1e-4), RESIDUAL | {"attained": exact(0.1)}),
     ],
     UndeclaredFeatures: [Case(UndeclaredFeatures(head="measured_residual", noise_std=1.0))],
+    Unproven: [Case(Unproven(method="scrub"))],
 }  # fmt: skip
 
 

@@ -44,6 +44,7 @@ OURS = {
         (ex.ExactRidge(ridge=0.5, rounding=1e-8, **DECLARED), {Sums, SameBits}),
         (ex.MeasuredResidual(residual=1e-6, strong_convexity=1e-2, noise_std=1e-3, **DECLARED), {Minimiser}),
         (ex.UndeclaredFeatures(head="exact_ridge"), {Sums, SameBits}),
+        (ex.accounting.Unproven(method="scrub"), set()),
         (ex.Replay(shards=2), {SameBits}),
         (
             ex.DPTraining(sample_clip=1.0, noise_multiplier=2.0, sampling_rate=0.5, steps=3, group_size=1),

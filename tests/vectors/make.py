@@ -66,6 +66,7 @@ BASES = {
     ),
     "replay": ac.Replay(shards=4),
     "undeclared_features": ac.UndeclaredFeatures(head="exact_ridge"),
+    "unproven": ac.Unproven(method="scrub"),
 }  # fmt: skip
 MORE = {
     "gradient_clipping, no decay": ac.GradientClipping(
@@ -154,6 +155,7 @@ def valid() -> Iterator[dict[str, Any]]:
         ("public", ("head.scale",)), ("environment", {}), ("coverage", "content"), ("coverage", "ids and content"),
         ("coverage", "ledger"), ("procedure", {"batch_size": 128, "training": {"epochs": 5, "recipe": {"optimizer": "sgd"}}}),
         ("procedure", {"recovery": {"epochs": 5, "rescale": True, "recipe": {"momentum": 0.9}}}),
+        ("procedure", {"start": {"name": "just_in_time", "settings": {"epochs": 1, "noise": 0.01, "detached": True}}}),
         ("procedure", {"recovery": {"name": "last_layer", "settings": {"shift": -0.5, "layers.0": "head", "limit": None}}}),
     ]:  # fmt: skip
         record = record_of(BASES["gradient_clipping"], **{field: value})
@@ -229,6 +231,7 @@ def words_2() -> dict[str, Any]:
             "kind": str(mechanism.kind), "covers": mechanism.covers, "theorem": mechanism.theorem,
             "assumptions": [names[text] for text in mechanism.assumptions],
             "certifier": {str(relation): mechanism.certifier(relation) for relation in Relation},
+            **({"proves": mechanism.proves} if hasattr(mechanism, "proves") else {}),
         }  # fmt: skip
     assert set(mechanisms) == set(mechanisms_of(2))
     return {

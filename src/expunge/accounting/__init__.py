@@ -36,6 +36,7 @@ from expunge.accounting.mechanisms import (
     Retrain,
     ScheduledGradientClipping,
     UndeclaredFeatures,
+    Unproven,
 )
 from expunge.accounting.protocol import Mechanism
 from expunge.accounting.spending import best_schedule, best_steps, frontier
@@ -66,6 +67,7 @@ __all__ = [
     "Retrain",
     "ScheduledGradientClipping",
     "UndeclaredFeatures",
+    "Unproven",
     "best_schedule",
     "best_steps",
     "calibrate",

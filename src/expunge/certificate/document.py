@@ -117,13 +117,15 @@ _FINE_TUNING = f.Object({"epochs": f.Number(), "rescale": f.Flag(), "recipe": _R
 _FREE = f.Either(
     (f.Number(-math.inf), f.Flag(), f.Text(0), f.OneOf((None,))), "a finite number, true, false, null or a text"
 )
-_OTHER_RECOVERY = f.Object({"name": f.Text(), "settings": f.MappingOf(f.Text(), _FREE)})
+_NAMED = f.Object({"name": f.Text(), "settings": f.MappingOf(f.Text(), _FREE)})
 _PROCEDURE: Mapping[str, f.Field] = {
     "batch_size": f.Whole(1),
     "recovery": f.Either(
-        (_FINE_TUNING, _OTHER_RECOVERY), "fine-tuning {epochs, rescale, recipe}, or another recovery {name, settings}"
+        (_FINE_TUNING, _NAMED), "fine-tuning {epochs, rescale, recipe}, or another recovery {name, settings}"
     ),
     "training": f.Object({"epochs": f.Number(), "recipe": _RECIPE}),
+    "start": _NAMED,
+    "unlearner": _NAMED,
 }
 
 

@@ -6,7 +6,17 @@ from math import isfinite
 from typing import Any
 
 from expunge import _validate
-from expunge.accounting import WITHDRAWN, Bound, Budget, Claim, NoClaim, Relation, delta_at, guarantee
+from expunge.accounting import (
+    WITHDRAWN,
+    Bound,
+    Budget,
+    Claim,
+    Mechanism,
+    NoClaim,
+    Relation,
+    delta_at,
+    guarantee,
+)
 from expunge.accounting.bounds import reading_of
 from expunge.certificate.claim import claim_to_dict
 from expunge.certificate.commitments import is_commitment
@@ -18,7 +28,7 @@ from expunge.certificate.verification import verify
 from expunge.certificate.words import DECLARED_RECOVERY, DOES_NOT_PROVE, NO_RECOVERY
 from expunge.errors import CertificateError, RunError
 
-__all__ = ["issue"]
+__all__ = ["asked_of", "issue"]
 
 
 def issue(
@@ -87,6 +97,11 @@ def issue(
     except CertificateError as error:
         raise RunError(f"no certificate can be issued that would verify: {error}") from error
     return certificate
+
+
+def asked_of(mechanism: Mechanism, budget: Budget) -> Budget | None:
+    """What a run for a budget is asked for: the budget, or nothing where it is known beforehand that its kind can meet none."""
+    return None if getattr(mechanism, "unasked", False) else budget
 
 
 def _refuse_empty(claim: Claim, also: Claim, asked: Budget | None) -> None:

@@ -69,7 +69,8 @@ class RunRecord:
         coverage: how it was checked that the retained data hold no forgotten row: one of `COVERAGES`.
         start: digests of the trained weights by name, in memory only: with them `issue` refuses weights that never were unlearned.
             Not a field of the certificate, see above.
-        procedure: public settings of the run beside the mechanism, JSON-ready: "batch_size", "recovery", "training".
+        procedure: public settings of the run beside the mechanism, JSON-ready: "batch_size", "recovery", "training",
+            "start" and "unlearner".
     """
 
     mechanism: Mechanism

@@ -54,9 +54,8 @@ def verdict(certificate: Certificate) -> Verdict:
         )
     else:
         headline = "Nothing is proven about this model."
-        meaning = (
-            "An assumption on which the proof rests was not declared, so the model may hold the forgotten data in full."
-        )
+        why: str = getattr(record.mechanism, "why", "Nothing is known of how it was made")
+        meaning = f"{why}, so the model may hold the forgotten data in full."
     return Verdict(headline, meaning, checks, warnings)
 
 

@@ -155,7 +155,7 @@ def _parameter(name: str, hint: Any, default: object) -> click.Parameter:
     if isinstance(info, Argument):
         return click.Argument([name], nargs=-1 if many else 1, **attributes)
     names = info.names or (_names(name, negatable=kind is bool),)
-    flag: dict[str, Any] = {"is_flag": True} if kind is bool else {}
+    flag: dict[str, Any] = {"is_flag": True} if kind is bool else {"multiple": True} if many else {}
     shown = default is not None and not info.names
     return click.Option([*names, name], hidden=info.hidden, show_default=shown, **flag, **attributes)
 
@@ -169,8 +169,8 @@ def _names(name: str, *, negatable: bool) -> str:
 
 
 def _plain(kind: Any) -> tuple[Any, bool]:
-    """What `X | None` and `list[X]` are made of, and whether there may be several."""
-    if get_origin(kind) is list:
+    """What `X | None`, `list[X]` and `tuple[X, ...]` are made of, and whether there may be several."""
+    if get_origin(kind) in (list, tuple):
         return get_args(kind)[0], True
     if isinstance(kind, UnionType):
         return next(one for one in get_args(kind) if one is not type(None)), False

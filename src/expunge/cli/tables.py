@@ -122,7 +122,7 @@ def print_plan(found: Any) -> None:
     for q in found.quotes:
         seconds = "" if q.seconds is None else f"{q.seconds:.3g}{' *' if q.assumed else ''}"
         noise = "" if q.noise_to_weight is None else f"{q.noise_to_weight:.3g}"
-        told = (q.guarantee, str(q.steps), seconds, noise) if q.applies else ("no",)
+        told = (q.guarantee, str(q.steps), seconds, noise) if q.costed else ("no",)
         style = "bold green" if q.unlearner == found.name else None if q.applies and q.keeps else "dim"
         rows.append(_Row((q.unlearner, *told), style))
     _print_table(("unlearner", "guarantee", "steps", "seconds", "noise / weights"), rows)

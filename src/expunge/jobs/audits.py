@@ -21,7 +21,7 @@ from expunge.recovery.procedure import stated
 from expunge.training.task import Task, load_task
 from expunge.unlearners.protocol import Unlearner
 from expunge.unlearners.recalled import Procedure, Recalled
-from expunge.unlearners.table import recalled
+from expunge.unlearners.table import recalled, repeated
 
 __all__ = ["Asked", "Tested", "audit", "run_audit"]
 
@@ -285,7 +285,11 @@ def _procedure(recorded: Mapping[str, Any], said: Mapping[str, Any]) -> Procedur
     )
     own = {name: value for name, value in chosen.items() if name in ("epochs", "training_epochs", "rescale")}
     of_training = recorded.get("training", {}).get("recipe", {})
-    return Procedure(recipe=recipe, batch_size=recorded.get("batch_size"), of_training=of_training, **own)
+    start = recorded.get("start")
+    return Procedure(
+        recipe=recipe, batch_size=recorded.get("batch_size"), of_training=of_training, unlearner=recorded.get("unlearner"),
+        start=None if start is None else repeated(start), **own,
+    )  # fmt: skip
 
 
 def _held(recorded: Mapping[str, Any]) -> dict[str, Any]:

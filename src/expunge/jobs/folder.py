@@ -21,6 +21,7 @@ from expunge._files import write_new
 from expunge._lock import held
 from expunge.accounting import Budget, Relation, numbers_of
 from expunge.certificate import Certificate, issue, verify
+from expunge.certificate.issuing import asked_of
 from expunge.errors import OutputError
 from expunge.report import render
 from expunge.report.curves import Comparison
@@ -152,7 +153,8 @@ def write(
     """Weights and certificate, which is verified against the file that was written."""
     weights = folder / "model.safetensors"
     save_weights(released, weights)
-    certificate = issue(done.record, released=weights, asked=budget, relation=relation, commitments=commitments)
+    asked = asked_of(done.record.mechanism, budget)
+    certificate = issue(done.record, released=weights, asked=asked, relation=relation, commitments=commitments)
     verify(certificate, weights=weights)
     certificate.save(folder / _CERTIFICATE)
     return certificate

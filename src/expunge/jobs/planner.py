@@ -72,10 +72,7 @@ class Plan:
         lines = [f"{'unlearner':{width}}  {'guarantee':14}  {'steps':>6}  {'seconds':>8}"]
         for q in self.quotes:
             seconds = "" if q.seconds is None else f"{q.seconds:.3g}"
-            costs = q.applies or (
-                q.claim is None and q.seconds is not None
-            )  # of a heuristic too, which meets no budget
-            told = f"{q.guarantee:14}  {q.steps:>6}  {seconds:>8}" if costs else "no"
+            told = f"{q.guarantee:14}  {q.steps:>6}  {seconds:>8}" if q.costed else "no"
             lines.append(f"{q.unlearner:{width}}  {told}{' *' if q.assumed else ''}")
         sentences = (*self.why, f"Recommended: {self.name}. {self.reason}.")
         return "\n".join([*lines, *(fill(sentence, 80) for sentence in sentences)])

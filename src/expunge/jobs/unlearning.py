@@ -25,6 +25,7 @@ from expunge.unlearners import on_model
 from expunge.unlearners.certified import Executor
 from expunge.unlearners.executors import EXECUTORS
 from expunge.unlearners.foreign import Foreign
+from expunge.unlearners.heuristics import Heuristic
 from expunge.unlearners.options import NAMES
 from expunge.unlearners.plain import Plain
 from expunge.unlearners.protocol import Unlearner
@@ -44,7 +45,7 @@ def unlearn(
     request: Request | None = None,
     unlearner: Way | None = None,
     *,
-    budget: Budget = _BUDGET,
+    budget: Budget | None = None,
     relation: Relation = Relation.RETRAINED,
     seed: int | None = None,
     on_epoch: Callable[[int, nn.Module], None] | None = None,
@@ -81,20 +82,22 @@ def _unlearn(
     request: Request | None,
     unlearner: Way | None,
     *,
-    budget: Budget = _BUDGET,
+    budget: Budget | None = None,
     relation: Relation = Relation.RETRAINED,
     seed: int | None = None,
     on_epoch: Callable[[int, nn.Module], None] | None = None,
 ) -> Unlearned:
     if not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"unlearn takes an expunge.Task, or a model and its retained data, not {type(task).__name__}")
-    asked = task.parts(request)
+    asked, given, budget = task.parts(request), budget, budget or _BUDGET
     if unlearner is None:
         found = plan(asked, None, budget, relation=relation)
         if found.recommended is None:
             raise RunError(f"nothing is run: {found.reason}")
         unlearner = found.recommended
     way = chosen(unlearner)
+    if given is not None and isinstance(way, Heuristic):
+        raise ValueError(f"budget={given} would do nothing: nothing is proven of '{way.name}'. Leave it out")
     begun, started = time.perf_counter(), datetime.now(UTC)
     done = way.forget(asked, budget, relation, Run(seed=seed, on_epoch=on_epoch))
     notes = {**done.notes, "unlearner": way.name, "seconds": time.perf_counter() - begun}

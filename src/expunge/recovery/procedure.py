@@ -13,7 +13,7 @@ from expunge.recovery.fine_tuning import FineTuning
 from expunge.recovery.protocol import Recovery
 from expunge.recovery.training import Recipe
 
-__all__ = ["stated"]
+__all__ = ["settings_of", "stated"]
 
 
 def stated(recovery: Recovery) -> dict[str, Any]:
@@ -46,39 +46,48 @@ def stated(recovery: Recovery) -> dict[str, Any]:
         raise ValueError(
             f"a recovery needs a name of its own, not {recovery.name!r}: the record would say what was not run"
         )
+    return {"name": recovery.name, "settings": settings_of(recovery, f"recovery '{recovery.name}'")}
+
+
+def settings_of(thing: Any, what: str) -> dict[str, Any]:
+    """The fields of a dataclass by name, as JSON; those inside of others as `stated` says.
+
+    Args:
+        thing: the dataclass.
+        what: it is, for messages.
+
+    Raises:
+        TypeError, ValueError: as `stated`.
+    """
     settings: dict[str, Any] = {}
-    _flatten("", _held(recovery), settings, recovery.name)
-    return {"name": recovery.name, "settings": settings}
+    _flatten("", _held(thing), settings, what)
+    return settings
 
 
 def _held(value: Any) -> dict[str, Any]:
     return {f.name: getattr(value, f.name) for f in fields(value)}
 
 
-def _flatten(name: str, value: Any, into: dict[str, Any], recovery: str) -> None:
+def _flatten(name: str, value: Any, into: dict[str, Any], what: str) -> None:
     if name in into:
-        raise ValueError(
-            f"recovery '{recovery}': two settings would be stated as {name}: give one of them another name"
-        )
+        raise ValueError(f"{what}: two settings would be stated as {name}: give one of them another name")
     if is_dataclass(value) and not isinstance(value, type):
         value = _held(value)
     if isinstance(value, tuple | list):
         value = {str(k): part for k, part in enumerate(cast("list[Any]", value))}
     if isinstance(value, Mapping):
         for key, part in cast("Mapping[Any, Any]", value).items():
-            _flatten(f"{name}.{key}" if name else str(key), part, into, recovery)
+            _flatten(f"{name}.{key}" if name else str(key), part, into, what)
     elif isinstance(value, nn.Module):
         into[name] = weights_digest(value)
     elif value is None or isinstance(value, str | bool | int | float):
         if isinstance(value, float) and not isfinite(value):
-            raise ValueError(f"recovery '{recovery}': the setting {name}={value} is not finite")
+            raise ValueError(f"{what}: the setting {name}={value} is not finite")
         if type(value) not in (str, bool, int, float, type(None)):
-            raise TypeError(
-                f"recovery '{recovery}': the setting {name} is a {type(value).__name__}, no plain number or text"
-            )
+            raise TypeError(f"{what}: the setting {name} is a {type(value).__name__}, no plain number or text")
         into[name] = value
     else:
         raise TypeError(
-            f"recovery '{recovery}': the setting {name} is a {type(value).__name__}, and the record states numbers, texts, "
+            f"{what}: the setting {name} is a {type(value).__name__}, and the record states numbers, texts, "
             "bools, None, tuples of them and public networks"
         )

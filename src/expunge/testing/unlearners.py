@@ -9,6 +9,7 @@ from torch import Tensor
 
 from expunge.accounting import MECHANISMS, Budget, Kind, Relation, guarantee
 from expunge.certificate import issue, verify
+from expunge.certificate.issuing import asked_of
 from expunge.data import Examples
 from expunge.testing.contract import require
 from expunge.training.task import Task
@@ -119,7 +120,8 @@ def _is_certified(unlearner: Unlearner, quote: Quote, done: Unlearned, budget: B
         weights = Path(folder) / "model.safetensors"
         save_weights(done.model, weights)
         words = "a contract test" if done.record.coverage == "unchecked" else ""
-        certificate = issue(done.record, released=weights, asked=budget, relation=relation, unchecked=words)
+        asked = asked_of(mechanism, budget)
+        certificate = issue(done.record, released=weights, asked=asked, relation=relation, unchecked=words)
         verify(certificate, weights=weights)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from expunge.accounting import Bound, Budget, Claim, Mechanism, Relation, calibrate, delta_at, guarantee
 from expunge.certificate.record import RunRecord
-from expunge.data import Batches, Examples
+from expunge.data import Batches, Examples, as_examples
 from expunge.data.coverage import coverage_of, rows_held
 from expunge.errors import ExpungeError, StillRetained, TaskError
 from expunge.fingerprint import refuse_iterators, tensors_held
@@ -24,10 +24,12 @@ from expunge.training.public_parts import keeping_public
 from expunge.training.starts import STARTS, refuse_start, start_digests
 from expunge.training.state import StateFile
 from expunge.training.task import Task
+from expunge.training.tensors import copied
 from expunge.training.unlearned import Unlearned
 from expunge.training.weights import FlatWeights, public_names
 from expunge.unlearners.certified import Executor, run_executor
 from expunge.unlearners.costs import Costs
+from expunge.unlearners.heuristics.base import Heuristic
 from expunge.unlearners.options import OPTIONS, option
 from expunge.unlearners.protocol import KEEPS_NOTHING, Quote
 from expunge.unlearners.recalled import EVERY_SETTING, Procedure, Recalled
@@ -40,6 +42,7 @@ _TOLD = (
     "The released accuracy is also the work of the training after the noise. What a model that never saw data, and a retraining, "
     "reach with the same steps was not measured: expunge.compare measures both."
 )
+_Digests = dict[str, frozenset[str]]
 _LARGEST = 1e300  # of a ratio that is still a number
 
 
@@ -58,6 +61,8 @@ class Noisy(ABC):
         training_epochs: of `learn`; by default as many as of fine-tuning.
         finished: a finished mechanism, in place of one made from these options.
         recovery: in place of the fine-tuning that the options describe; `learn` alone goes on reading them then.
+        start: a heuristic that changes the trained weights before the mechanism starts from them. The theorem holds for every
+            start in the ball, so that the proof is the same, whatever it read.
     """
 
     name: ClassVar[str]
@@ -73,9 +78,12 @@ class Noisy(ABC):
     training_epochs: float | None = None
     finished: Mechanism | None = None
     recovery: Recovery | None = None
+    start: Heuristic | None = None
 
     def __post_init__(self) -> None:
         self.recovers  # noqa: B018  names the field that is out of range
+        if self.start is not None and not isinstance(self.start, Heuristic):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"start must be one of expunge.unlearners.heuristics, not {self.start!r:.100}")
         if self.recovery is not None:
             stated(self.recovery)
             self._refuse_unread()
@@ -143,7 +151,7 @@ class Noisy(ABC):
             )
         unlearner = cls(
             finished=mechanism, recovery=recovery, training_epochs=procedure.training_epochs,
-            batch_size=recipe.batch_size if own is None else own, **trains,
+            batch_size=recipe.batch_size if own is None else own, start=procedure.start, **trains,
         )  # fmt: skip
         return Recalled(unlearner=unlearner, reads=reads)
 
@@ -152,8 +160,8 @@ class Noisy(ABC):
         return mechanism
 
     def starting_from(self, model: nn.Module) -> "Noisy":
-        """With `model` in the place of the trained one."""
-        return replace(self, trained=model)
+        """With `model` in the place of the trained one, and no heuristic before it."""
+        return replace(self, trained=model, start=None)
 
     def learn(self, task: Task, rows: Examples, run: Run) -> "Noisy":
         """Train a model on rows, to start from: from the task's centre, its public parts left as they are."""
@@ -180,11 +188,14 @@ class Noisy(ABC):
         gap = delta_at(mechanism, 0.0)  # total variation: the most by which the chance of any event can differ
         size = self.recovers.batch_size
         after = self.recovers.total(costs.per_epoch(size))
+        before = 0 if self.start is None else self.start.count(task)
         seconds = mechanism.gradient_steps * costs.step(self.batch_size) + after * costs.step(size)
+        seconds += 0.0 if self.start is None else before * costs.step(self.start.batch_size)
         return Quote(
             unlearner=self.name, applies=proven.meets(budget), why=_words(proven, budget, gap), claim=proven,
-            steps=mechanism.gradient_steps + after, seconds=seconds, gap=gap,
-            noise_to_weight=_noise_to_weight(mechanism, weights.sizes), reads=self.reads,
+            steps=before + mechanism.gradient_steps + after, seconds=seconds, gap=gap,
+            noise_to_weight=_noise_to_weight(mechanism, weights.sizes),
+            reads=self.reads if self.start is None else f"{self.reads}, and {self.start.reads} before the clip",
         )  # fmt: skip
 
     def forget(self, task: Task, budget: Budget, relation: Relation, run: Run) -> Unlearned:
@@ -192,18 +203,20 @@ class Noisy(ABC):
         Batches(task.retain, batch_size=self.batch_size, seed=0).per_epoch  # noqa: B018  raises where there is no length
         mechanism = self.mechanism(task, budget, relation)
         goes_on = run if isinstance(task.retain, Examples) else replace(run, folder=None)
-        start = self._refuse_void(task)
-        done = self._certified(task, mechanism, goes_on, start)
+        model, digests = self._started(task, budget, relation, goes_on)
+        done = self._certified(task, model, mechanism, goes_on, digests)
         if run.on_epoch is not None:
             run.on_epoch(0, done.model)
         released = recover(
             done.model, task.retain, loss=task.loss, recovery=self.recovers, public=task.public,
             state=goes_on.state("recovery"), generator=run.generator(2), on_epoch=run.on_epoch,
         )  # fmt: skip
-        record = replace(done.record, procedure={**done.record.procedure, "recovery": stated(self.recovers)})
+        before = {} if self.start is None else {"start": self.start.stated}
+        procedure = {**done.record.procedure, **before, "recovery": stated(self.recovers)}
+        record = replace(done.record, procedure=procedure)
         return replace(done, model=released, record=record, certified=done.model, told=(_TOLD,))
 
-    def _refuse_void(self, task: Task) -> dict[str, frozenset[str]]:
+    def _refuse_void(self, task: Task) -> _Digests:
         """Refuse, before hours of work, a recovery that would void the certificate; returns the digests of the start.
 
         Raises:
@@ -224,9 +237,40 @@ class Noisy(ABC):
     def _start(self, task: Task) -> nn.Module:
         return task.model if self.trained is None else self.trained
 
-    def _certified(self, task: Task, mechanism: Mechanism, run: Run, start: dict[str, frozenset[str]]) -> Unlearned:
+    def _started(self, task: Task, budget: Budget, relation: Relation, run: Run) -> tuple[nn.Module, _Digests]:
+        """The model that the mechanism starts from, and the digests of what neither loss nor recovery may hold.
+
+        With a heuristic before it these are of the trained weights and of those that the heuristic made: either is a function
+        of the forgotten rows that no clip and no noise covers.
+        """
+        trained = self._refuse_void(task)
+        if self.start is None:
+            return self._start(task), trained
+        refuse_start(task.loss, trained, what="the loss")
+        model = self._warm(task, self.start, budget, relation, run)
+        warm = start_digests(model, public=public_names(model, task.public))
+        both = {name: trained.get(name, frozenset()) | warm.get(name, frozenset()) for name in trained | warm}
+        return model, both
+
+    def _warm(self, task: Task, start: Heuristic, budget: Budget, relation: Relation, run: Run) -> nn.Module:
+        """What the heuristic makes of the trained model; what an interrupted call made is taken from its state file."""
+        own = replace(task, model=self._start(task))
+        rows = as_examples(task.forget)
+        settings = {"start": start.stated, "public": list(task.public)}
+        code = {"loss": task.loss, "forget": None if rows is None else list(rows.values)}
+        kept = state_file(run.state("start"), "start", own.model, task.retain, settings, code=code)
+        saved = kept.load() if kept is not None else None
+        if saved is not None:
+            model = copied(own.model)
+            model.load_state_dict(saved["weights"])
+            return model
+        model = start.forget(own, budget, relation, Run(seed=run.seed)).model
+        if kept is not None:
+            kept.save({"weights": model.state_dict()})
+        return model
+
+    def _certified(self, task: Task, model: nn.Module, mechanism: Mechanism, run: Run, start: _Digests) -> Unlearned:
         """What the certificate speaks of; what an interrupted call finished is taken from its state file."""
-        model = self._start(task)
         settings = {
             "mechanism": {"name": mechanism.name} | asdict(cast("Any", mechanism)), "batch": self.batch_size, "public": list(task.public),
             "buffers": task.buffers,
@@ -244,6 +288,8 @@ class Noisy(ABC):
             public=task.public, buffers=cast("Any", task.buffers), center=task.center, state=run.state("run"),
             generator=run.generator(1, next(model.parameters()).device),
         )  # fmt: skip
+        STARTS.remember(done.model, start)
+        done = replace(done, record=replace(done.record, start=start))
         if kept is not None:
             record = json.dumps(done.record.to_dict())
             kept.save({"weights": done.model.state_dict(), "record": record, "start_clipped": done.start_clipped})

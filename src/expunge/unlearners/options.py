@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-__all__ = ["NAMES", "OPTIONS", "Options", "option", "options_of"]
+__all__ = ["HEURISTICS", "NAMES", "OPTIONS", "Options", "option", "options_of"]
 
 
 class _Option(NamedTuple):
@@ -60,6 +60,13 @@ NAMES = (
     "output_perturbation", "retrain", "grid_ridge", "measured_residual", "replay", "dp_training",
 )  # fmt: skip
 """Of `expunge.unlearners.table.UNLEARNERS`, for whoever has no torch."""
+
+
+HEURISTICS = (
+    "fine_tune", "gradient_ascent", "neggrad_plus", "scrub", "selective_dampening", "salun", "jit",
+    "gradient_difference", "negative_preference",
+)  # fmt: skip
+"""Of `expunge.unlearners.heuristics.HEURISTICS`, likewise."""
 
 
 def option(name: str, *, told: bool = False) -> Any:

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
 from typing import Any, ClassVar
 
 from torch import nn
 
-from expunge.accounting import Budget, Kind, Relation
+from expunge.accounting import Budget, Relation, Unproven
 from expunge.data import Examples
 from expunge.data.coverage import coverage_of
 from expunge.training.task import Task
@@ -17,46 +16,7 @@ from expunge.unlearners.costs import Costs
 from expunge.unlearners.protocol import Quote
 from expunge.unlearners.working import Run
 
-__all__ = ["Plain", "Unproven"]
-
-
-@dataclass(frozen=True)
-class Unproven:
-    """No theorem: what a run is held to that carries none. It is in no closed table, so that no certificate speaks of it.
-
-    Args:
-        method: what was run.
-    """
-
-    name: ClassVar[str] = "unproven"
-    kind: ClassVar[Kind] = Kind.NONE
-    theorem: ClassVar[str] = "None: nothing is proven of this method."
-    covers: ClassVar[str] = "no forget set"
-    assumptions: ClassVar[tuple[str, ...]] = ("No theorem speaks of this method.",)
-
-    method: str = "function"
-    gradient_steps: int = 0
-    noise_draws: int = 0
-    noise_std: float = 0.0
-    start_radius: float = inf
-    output_noise_std: float = 0.0
-    surviving_norm: float = inf
-
-    def mu(self, relation: Relation = Relation.RETRAINED) -> float:
-        """Unbounded."""
-        return inf
-
-    def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
-        """Of δ = 1: nothing is bounded."""
-        return 0.0
-
-    def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
-        """Nothing is known of what an adversary attains."""
-        return -inf
-
-    def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
-        """None."""
-        return "none"
+__all__ = ["Plain"]
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,11 @@ class Quote:
             return f"epsilon={self.claim.epsilon:.4g}"
         return str(Kind.NONE if self.claim is None else self.claim.kind)
 
+    @property
+    def costed(self) -> bool:
+        """Whether steps and seconds say something: it applies, or is a heuristic, which meets no budget."""
+        return self.applies or (self.claim is None and self.seconds is not None)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: of the claim its kind, ε and δ; what is infinite or not known is None."""
         told: dict[str, Any] = {"kind": str(Kind.NONE), "epsilon": None, "delta": None}

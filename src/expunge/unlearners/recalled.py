@@ -2,16 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expunge import _validate
 from expunge.recovery import Recipe, Recovery
 from expunge.unlearners.protocol import Unlearner
 
-__all__ = ["EVERY_SETTING", "Procedure", "Recalled"]
+if TYPE_CHECKING:
+    from expunge.unlearners.heuristics.base import Heuristic
+
+__all__ = ["EVERY_SETTING", "OF_TRAINING", "Procedure", "Recalled"]
 
 EVERY_SETTING = frozenset({"epochs", "training_epochs", "recovery_lr", "optimizer", "batch_size", "rescale"})
 """What can be told of a run beside its mechanism, by the names of the command line."""
+
+OF_TRAINING = frozenset({"training_epochs", "recovery_lr", "optimizer", "batch_size"})
+"""Those of the training before an unlearner that learns nothing itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +32,8 @@ class Procedure:
         batch_size: of the mechanism's steps; None for the recipe's.
         of_training: the settings of the training, as the record holds them; empty where it holds none.
         recovery: in place of fine-tuning, which `epochs` and `rescale` are then not of.
+        start: the heuristic that the mechanism started from; None where it started from the trained weights.
+        unlearner: name and settings of what was run, where no mechanism says it.
     """
 
     recipe: Recipe = field(default_factory=Recipe)
@@ -35,6 +43,8 @@ class Procedure:
     batch_size: int | None = None
     of_training: Mapping[str, Any] = field(default_factory=dict[str, Any])
     recovery: Recovery | None = None
+    start: "Heuristic | None" = None
+    unlearner: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _validate.positive(epochs=self.epochs, training_epochs=self.training_epochs)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import exp, gamma, log, log1p, pi, sqrt
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 import expunge as ex
 import sample_tasks
 from expunge.accounting import Kind
+from expunge.certificate import digest, verdict
 from expunge.errors import NonFinite
 from expunge.testing import check_unlearner
 from expunge.training.task import accuracy
@@ -33,6 +35,9 @@ from expunge.unlearners.heuristics.base import Material
 from expunge.unlearners.heuristics.jit import steepness
 from expunge.unlearners.heuristics.npo import log_likelihoods, preference_loss
 from expunge.unlearners.heuristics.scrub import distillation
+from expunge.unlearners.options import HEURISTICS as NAMES
+from expunge.unlearners.recalled import Procedure
+from expunge.unlearners.table import heuristic, made, recalled
 
 BUDGET = ex.Budget(epsilon=1.0, delta=1e-5)
 
@@ -388,7 +393,51 @@ def test_audits_and_comparisons_take_heuristics() -> None:
     assert [curve.label for curve in found.curves][:1] == ["scrub"]
 
 
-def test_a_certificate_is_refused() -> None:
-    done = ex.unlearn(sample_tasks.task(), None, Scrub(epochs=1, ascents=1), seed=0)
-    with pytest.raises(ex.errors.RunError, match="nothing is proven"):
-        done.save("never")
+def test_its_certificate_says_what_was_run_and_that_nothing_is_proven(tmp_path: Path) -> None:
+    done = ex.unlearn(sample_tasks.task(), None, Scrub(epochs=1, ascents=1))
+    certificate = done.save(tmp_path / "out")
+    ex.verify(tmp_path / "out" / "certificate.json", weights=tmp_path / "out" / "model.safetensors")
+    assert certificate.claim.kind is Kind.NONE
+    assert certificate.content["asked"] is None
+    assert certificate.record.procedure["unlearner"]["settings"]["ascents"] == 1
+    told = verdict(certificate)
+    assert told.headline == "Nothing is proven about this model."
+    assert told.meaning.startswith("No theorem speaks of the method that was run")
+    with pytest.raises(ex.errors.ClaimRefused, match="proves nothing"):
+        ex.compose([certificate], delta=1e-5)
+
+
+def test_a_certificate_that_claims_more_of_a_heuristic_is_refused(tmp_path: Path) -> None:
+    """Whoever writes ε into it, and the digest anew."""
+    content = dict(ex.unlearn(sample_tasks.task(), None, FineTune()).save(tmp_path / "out").content)
+    content["claim"] = content["claim"] | {"kind": "epsilon_delta", "epsilon": 1.0, "delta": 1e-5, "mu": 1.0}
+    content["digest"] = digest({key: value for key, value in content.items() if key != "digest"})
+    with pytest.raises(ex.errors.ClaimRefused, match="'unproven' proves 'none'"):
+        ex.verify(ex.Certificate(content))
+
+
+def test_a_budget_that_would_do_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"budget=.* would do nothing: nothing is proven of 'scrub'"):
+        ex.unlearn(sample_tasks.task(), None, Scrub(), budget=BUDGET)
+
+
+def test_an_audit_of_its_certificate_runs_it_again_with_its_settings(tmp_path: Path) -> None:
+    way = Scrub(epochs=1, ascents=1, gamma=0.5)
+    ex.unlearn(sample_tasks.task(), None, way).save(tmp_path / "out")
+    loaded = ex.Certificate.load(tmp_path / "out" / "certificate.json")
+    procedure = Procedure(unlearner=loaded.record.procedure["unlearner"])
+    assert recalled(loaded.mechanism, procedure).unlearner == way
+    tested = ex.audit(sample_tasks.task(), tmp_path / "out" / "certificate.json")
+    assert "bounds no law" in tested.untested
+
+
+def test_the_command_line_knows_their_names_and_options() -> None:
+    assert tuple(kind.name for kind in HEURISTICS) == NAMES
+    assert heuristic("jit", ["noise=0.5", "detached=false", "epochs=2"]) == JustInTime(
+        noise=0.5, detached=False, epochs=2
+    )
+    for setting in ("noise", "nois=1", "noise=x", "epochs=1.5", "detached=yes", "noise=-1"):
+        with pytest.raises(ValueError, match=r"noise|epochs|detached"):
+            heuristic("jit", [setting])
+    with pytest.raises(ValueError, match=r"takes no --epochs.*--set NAME=VALUE"):
+        made("scrub", {"epochs": 3})

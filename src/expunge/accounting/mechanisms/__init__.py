@@ -14,6 +14,7 @@ from expunge.accounting.mechanisms.replay import Replay
 from expunge.accounting.mechanisms.retrain import Retrain
 from expunge.accounting.mechanisms.scheduled_gradient_clipping import ScheduledGradientClipping
 from expunge.accounting.mechanisms.undeclared_features import UndeclaredFeatures
+from expunge.accounting.mechanisms.unproven import Unproven
 from expunge.accounting.protocol import Mechanism
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Retrain",
     "ScheduledGradientClipping",
     "UndeclaredFeatures",
+    "Unproven",
 ]
 
 MECHANISMS: MappingProxyType[str, type[Mechanism]] = MappingProxyType(
@@ -49,6 +51,7 @@ MECHANISMS: MappingProxyType[str, type[Mechanism]] = MappingProxyType(
             MeasuredResidual,
             Replay,
             UndeclaredFeatures,
+            Unproven,
         )
     }
 )

@@ -22,6 +22,7 @@ __all__ = [
     "KEYED_TRACE",
     "NOISE_FRESH",
     "NOISE_GAUSSIAN",
+    "NO_THEOREM",
     "ONE_RELEASE",
     "ONE_TRAINING",
     "PER_EXAMPLE",
@@ -90,6 +91,10 @@ FEATURES_PUBLIC = (
     "given as provenance."
 )
 FEATURES_UNDECLARED = "Where the feature map comes from was not declared: it may hold the forgotten data."
+NO_THEOREM = (
+    "No theorem speaks of this method: the released weights may hold the forgotten data in full, whatever an audit finds or does not "
+    "find."
+)
 OBJECTIVE_PUBLIC = "Loss, penalties, regularisation and the number of outputs were chosen without the forgotten data."
 SUMS_CORRECT = (
     "The sums held exactly the rows that were learned and not forgotten: each forgotten row was subtracted as it had been "

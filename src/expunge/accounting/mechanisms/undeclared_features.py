@@ -28,6 +28,7 @@ class UndeclaredFeatures:
     theorem: ClassVar[str] = (
         "None: the head follows from the retained rows and their features, the features from what is not known."
     )
+    why: ClassVar[str] = "An assumption on which the proof rests was not declared"
     covers: ClassVar[str] = assume.ANY_FORGET_SET
     assumptions: ClassVar[tuple[str, ...]] = (assume.FEATURES_UNDECLARED,)
 

@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -14,7 +15,7 @@ from expunge.cli.tables import print_json, print_plan, print_summary
 from expunge.cli.terminal import say
 from expunge.errors import OutputError, RunError
 from expunge.jobs.options import refuse_extreme
-from expunge.unlearners.options import NAMES, OPTIONS, Options
+from expunge.unlearners.options import HEURISTICS, NAMES, OPTIONS, Options
 
 __all__ = ["plan", "unlearn"]
 
@@ -25,8 +26,24 @@ def unlearn(
     options: Annotated[Any, Options],
     typed: Typed,
     unlearner: Annotated[
-        str | None, Option(help=f"One of: {', '.join(NAMES)}. By default what `plan` recommends.")
+        str | None,
+        Option(
+            help=f"One of: {', '.join(NAMES)}. By default what `plan` recommends. Or a heuristic, of which nothing is proven: "
+            f"{', '.join(HEURISTICS)}."
+        ),
     ] = None,
+    start: Annotated[
+        str | None,
+        Option(
+            help="A heuristic that changes the trained weights before a noisy unlearner starts from them; its proof is the same."
+        ),
+    ] = None,
+    settings: Annotated[
+        tuple[str, ...],
+        Option(
+            ("--set",), help="NAME=VALUE, an option of the heuristic; may be repeated (docs/methods/heuristics.md)."
+        ),
+    ] = (),
     mechanism: Annotated[str | None, Option(hidden=True, help="--unlearner, by its name of before.")] = None,
     ids: Ids = None,
     epsilon: Epsilon = 1.0,
@@ -39,7 +56,6 @@ def unlearn(
     budget, given = budget_of(epsilon, delta), _given(options, typed)
     from expunge.jobs.folder import refuse_existing
     from expunge.jobs.unlearning import run_unlearner
-    from expunge.unlearners.table import made
 
     refuse_existing(out)
     request = _request(ids)
@@ -48,18 +64,21 @@ def unlearn(
             "mechanism and unlearner are both given: leave --mechanism out, which is --unlearner by its name of before"
         )
     name = mechanism if unlearner is None else unlearner
-    if name is None and resume:
-        raise ValueError("unlearner is not given: --resume needs --unlearner, that of the interrupted call")
+    if name is None and (resume or start is not None or settings):
+        which = "resume" if resume else "start" if start is not None else "set"
+        raise ValueError(f"unlearner is not given: --{which} needs --unlearner")
     if name is None:
         found = _compared(task, request, budget, relation, given)
         if found.recommended is None:
             raise RunError(f"nothing is run: {found.reason}")
         if not as_json:
             say(f"Taking {found.name}. {found.reason}.")
-        made(found.name, given)  # an option that it takes none of would do nothing
+        _named(found.name, given)  # an option that it takes none of would do nothing
         taken = found.recommended
     else:
-        taken = made(name, given)
+        taken = _named(name, given, start, settings)
+        if name in HEURISTICS:
+            _refuse_budget(name, typed)
     summary = run_unlearner(task, out, taken, budget, request=request, relation=relation, resume=resume)
     if as_json:
         print_json(summary)
@@ -77,6 +96,10 @@ def plan(
     training_epochs: Annotated[
         float | None, Option(help="Retraining: epochs; by default those that the task's training took.")
     ] = None,
+    also: Annotated[
+        tuple[str, ...],
+        Option(("--also",), help=f"A heuristic to show beside the others; may be repeated: {', '.join(HEURISTICS)}."),
+    ] = (),
     run: Annotated[bool, Option(("--run",), help="Take the recommended way; needs --out.")] = False,
     out: Annotated[Path | None, Option(help="The folder to make, with --run.")] = None,
     as_json: Json = False,
@@ -91,7 +114,7 @@ def plan(
         raise OutputError(f"{out} exists already and is not overwritten; choose another name or remove it")
     budget, given = budget_of(epsilon, delta), _given(options, typed)
     request = _request(ids)
-    found = _compared(task, request, budget, ex.accounting.Relation.RETRAINED, given, training_epochs)
+    found = _compared(task, request, budget, ex.accounting.Relation.RETRAINED, given, training_epochs, also)
     if not as_json:
         print_plan(found)
         if not run and found.recommended is not None:
@@ -119,6 +142,31 @@ def _given(options: Any, typed: frozenset[str]) -> dict[str, Any]:
     return given
 
 
+def _named(name: str, given: dict[str, Any], start: str | None = None, settings: tuple[str, ...] = ()) -> Any:
+    """The unlearner of a name with its options; a heuristic is that of `--unlearner` or that of `--start`, and has those of `--set`."""
+    from expunge.unlearners.noisy import Noisy
+    from expunge.unlearners.table import heuristic, made
+
+    if start is None and settings and name not in HEURISTICS:
+        raise ValueError(f"set={settings[0]} is an option of a heuristic, and {name!r} is none: leave it out")
+    if name in HEURISTICS and start is None and not given:
+        return heuristic(name, settings)
+    taken = made(name, given)
+    if start is None:
+        return taken
+    if not isinstance(taken, Noisy):
+        raise ValueError(
+            f"unlearner {name!r} takes no --start, which was given and would do nothing: noisy unlearners do"
+        )
+    return replace(taken, start=heuristic(start, settings))
+
+
+def _refuse_budget(name: str, typed: frozenset[str]) -> None:
+    for one in ("epsilon", "delta", "relation"):
+        if one in typed:
+            raise ValueError(f"{one} was given and would do nothing: nothing is proven of {name!r}, whatever is asked")
+
+
 def _request(ids: Path | None) -> Any:
     """What leaves, where a file of ids names it; None where the task's own forget set does."""
     return None if ids is None else ex.Request.rows(read_ids(ids))
@@ -143,13 +191,14 @@ def _compared(
     relation: ex.accounting.Relation,
     given: Mapping[str, Any],
     epochs: float | None = None,
+    also: tuple[str, ...] = (),
 ) -> Any:
-    """The plan of a task file's request over all unlearners of the table."""
+    """The plan of a task file's request over all unlearners of the table, and some heuristics beside them."""
     from expunge.jobs.planner import plan as compared
     from expunge.training.task import load_task
-    from expunge.unlearners.table import made
+    from expunge.unlearners.table import heuristic, made
 
-    ways = [made(name, _own(name, given, epochs)) for name in NAMES]
+    ways = [*(made(name, _own(name, given, epochs)) for name in NAMES), *map(heuristic, also)]
     return compared(load_task(task, request), None, budget, unlearners=ways, relation=relation)
 
 

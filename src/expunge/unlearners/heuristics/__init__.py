@@ -1,7 +1,7 @@
 """Heuristics that researchers compare with: nothing is proven of them, and most of them train on the forgotten rows.
 
 Each is an unlearner of kind none: `expunge.unlearn(task, request, Scrub())` runs it, plans, audits and comparisons take it,
-and no certificate is issued.
+and its certificate says what was run and that nothing is proven. `GradientClipping(start=JustInTime())` runs one before a noisy mechanism.
 """
 
 from expunge.unlearners.heuristics.base import Heuristic

@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,11 +12,12 @@ from torch import nn
 
 from expunge import _validate
 from expunge._progress import track
-from expunge.accounting import Budget, Relation
+from expunge.accounting import Budget, Mechanism, Relation, Unproven
 from expunge.data import Batches, Examples
 from expunge.data.coverage import coverage_of
 from expunge.errors import NonFinite
 from expunge.randomness.generators import secret_generator
+from expunge.recovery.procedure import settings_of
 from expunge.training.loss import Loss
 from expunge.training.randomness import fresh_coins, mode
 from expunge.training.statistics import keeps_statistics
@@ -25,8 +26,8 @@ from expunge.training.tensors import copied, named_parameters
 from expunge.training.unlearned import Unlearned, noiseless_record
 from expunge.training.weights import public_names
 from expunge.unlearners.costs import Costs
-from expunge.unlearners.plain import Unproven
 from expunge.unlearners.protocol import Quote
+from expunge.unlearners.recalled import OF_TRAINING, Procedure, Recalled
 from expunge.unlearners.working import Run
 
 __all__ = ["Heuristic", "Material"]
@@ -120,13 +121,31 @@ class Heuristic(ABC):
         """None that is proven."""
         return Unproven(method=self.name)
 
+    @property
+    def stated(self) -> dict[str, Any]:
+        """What a record says of it: `{"name", "settings"}`."""
+        return {"name": self.name, "settings": settings_of(self, f"'{self.name}'")}
+
+    @classmethod
+    def recalled(cls, mechanism: Mechanism, procedure: Procedure) -> Recalled | None:
+        """The heuristic that a record says was run; None where it is another one."""
+        if not isinstance(mechanism, Unproven) or mechanism.method != cls.name:
+            return None
+        if procedure.unlearner is None:
+            return Recalled(unlearner=cls(), reads=OF_TRAINING, assumed=cls().stated["settings"])
+        return Recalled(unlearner=cls(**procedure.unlearner["settings"]), reads=OF_TRAINING)
+
     def learn(self, task: Task, rows: Examples, run: Run) -> "Heuristic":
         """Nothing is kept: it starts from the task's model."""
         return self
 
+    def count(self, task: Task) -> int:
+        """How many steps it takes on a task."""
+        return self.total(Material(task.model, task.loss, task.retain, task.forget, self.batch_size, seed=0))
+
     def quote(self, task: Task, budget: Budget, relation: Relation, costs: Costs) -> Quote:
         """It proves nothing, so that it meets no budget; what it costs is told all the same."""
-        steps = self.total(Material(task.model, task.loss, task.retain, task.forget, self.batch_size, seed=0))
+        steps = self.count(task)
         return Quote(
             unlearner=self.name, applies=False, why="nothing is proven of it: a heuristic, to compare with", reads=self.reads,
             steps=steps, seconds=steps * costs.step(self.batch_size),
@@ -156,7 +175,8 @@ class Heuristic(ABC):
         if run.on_epoch is not None:
             with mode(model, training=False), torch.no_grad():
                 run.on_epoch(0, model)
-        return Unlearned(model, noiseless_record(Unproven(method=self.name), model, coverage=coverage))
+        record = noiseless_record(Unproven(method=self.name), model, coverage=coverage)
+        return Unlearned(model, replace(record, procedure={"unlearner": self.stated}))
 
 
 @contextmanager

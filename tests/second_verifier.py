@@ -199,7 +199,8 @@ def date(v):
 
 DIGEST, COMMITMENT = matching("sha256:[0-9a-f]{64}"), matching("hmac-sha256:[0-9a-f]{64}")
 CLAIM = closed(
-    kind=one_of("exact", "epsilon_delta", "none"), relation=one_of("retrained", "center"), epsilon=number(),
+    optional=("predicate", "region"), predicate=text(1, 4000), region=text(1, 4000),
+    kind=one_of("exact", "epsilon_delta", "behavioural", "none"), relation=one_of("retrained", "center"), epsilon=number(),
     delta=number(0, 1), mu=either(number(), one_of(None)), theorem=text(1, 4000), certifier=text(1, 4000),
     proves=text(1, 4000), assumptions=listed(text(1, 4000), 1, 100, unique=True),
 )  # fmt: skip
@@ -296,6 +297,7 @@ def kind_of(name):
 
 def check_mechanism(m, version):
     name = m.get("name")
+    need(name != "prune", "a claim about the weights, which are not read here")
     need(isinstance(name, str) and name in FIELDS, "unknown mechanism")
     need(version == 2 or name not in SINCE_2, "schema 1 has no such mechanism")
     need(closed(name=one_of(name), **FIELDS[name])(m), f"fields of {name}")
@@ -612,7 +614,7 @@ def words(version):
 def check_claim(claim, m, version):
     name = m["name"]
     kind, numbers = kind_of(name), (claim["epsilon"], claim["delta"], claim["mu"])
-    need(claim["kind"] == kind, "kind")
+    need(claim["kind"] == kind and not {"predicate", "region"} & set(claim), "kind")
     if kind == "exact":
         need(numbers == (0, 0, 0), "exact with a number")
     elif kind == "none":

@@ -195,5 +195,6 @@ def test_every_mechanism_with_steps_on_the_weights_has_an_executor():
         "replay",
         "undeclared_features",
         "unproven",
+        "prune",
     }
     assert {m.name for m in EXECUTORS} | others == set(MECHANISMS)

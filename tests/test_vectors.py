@@ -79,7 +79,11 @@ def test_there_are_at_least_200_vectors_of_every_sort_with_names_of_their_own():
 def test_every_mechanism_and_relation_has_a_valid_vector():
     valid = [v["certificate"] for v in VECTORS if v["result"] == "valid" and "historical" not in v["flags"]]
     seen = {(c["run"]["mechanism"]["name"], c["claim"]["relation"]) for c in valid}
-    assert seen == {(name, relation) for name in make.mechanisms_of(2) for relation in ("retrained", "center")}
+    assert seen == {
+        (name, relation)
+        for name in set(make.mechanisms_of(2)) - set(make.OF_WEIGHTS)
+        for relation in ("retrained", "center")
+    }
 
 
 @pytest.mark.parametrize("vector", [v for v in VECTORS if "text" not in v], ids=lambda vector: vector["name"])

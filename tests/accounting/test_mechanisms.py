@@ -15,6 +15,7 @@ from expunge.accounting import (
     MeasuredResidual,
     ModelClipping,
     OutputPerturbation,
+    Prune,
     Relation,
     Replay,
     Retrain,
@@ -50,6 +51,14 @@ VALID = {
     DPTraining: PRIVATE,
     MeasuredResidual: RESIDUAL,
 }
+PATCHES = {
+    "layers": ("linear", "relu", "linear"),
+    "input_shape": (4,),
+    "lowest": 0.0,
+    "highest": 1.0,
+    "patches": 2,
+    "margin": 0.1,
+}
 WITHOUT_A_NUMBER = {
     ExactRidge: RIDGE,
     GridRidge: RIDGE | {"grid": 0.25},
@@ -57,6 +66,7 @@ WITHOUT_A_NUMBER = {
     Retrain: {},
     UndeclaredFeatures: {"head": "exact_ridge"},
     Unproven: {"method": "scrub"},
+    Prune: PATCHES,
 }
 BAD_CASES = [
     (family, field) for family, fields in VALID.items() for field, value in fields.items() if not isinstance(value, str)

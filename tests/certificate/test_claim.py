@@ -6,7 +6,7 @@ import pytest
 
 import forging
 from expunge import Certificate, OutputPerturbation, Retrain, UndeclaredFeatures, guarantee, issue, verify
-from expunge.accounting import BehaviouralClaim, Budget, ExactClaim, Kind, NoClaim, Relation
+from expunge.accounting import Budget, ExactClaim, Kind, NoClaim, Prune, Relation
 from expunge.certificate import digest
 from expunge.certificate.claim import claim_from_dict, claim_to_dict
 from expunge.certificate.issuing import _refuse_empty
@@ -14,10 +14,12 @@ from expunge.errors import CertificateError, ClaimRefused, MalformedCertificate,
 from test_vectors import BY_NAME
 
 VALID = {name: Certificate(v["certificate"]) for name, v in BY_NAME.items() if v["result"] == "valid"}
+PATCHES = Prune(layers=("linear", "relu", "linear"), input_shape=(4,), lowest=0.0, highest=1.0, patches=2, margin=0.1)
 MECHANISMS = {
     Kind.EXACT: Retrain(),
     Kind.EPSILON_DELTA: OutputPerturbation(init_clip=1.0, noise_std=8.0),
     Kind.NONE: UndeclaredFeatures(head="exact_ridge"),
+    Kind.BEHAVIOURAL: PATCHES,
 }
 NUMBERS = ("epsilon", "delta", "mu")
 
@@ -62,7 +64,9 @@ def test_a_claim_comes_back_as_the_kind_that_it_is(kind):
         (Kind.EPSILON_DELTA, {"delta": 1.0}, MalformedCertificate, "claim.delta"),
         (Kind.EPSILON_DELTA, {"mu": None}, MalformedCertificate, "claim.mu"),
         (Kind.EPSILON_DELTA, {"epsilon": float("nan")}, MalformedCertificate, "claim.epsilon"),
-        (Kind.EPSILON_DELTA, {"kind": "behavioural"}, MalformedCertificate, "no certificate states a claim of kind"),
+        (Kind.EPSILON_DELTA, {"kind": "behavioural"}, MalformedCertificate, "lacks .'predicate', 'region'"),
+        (Kind.BEHAVIOURAL, {"epsilon": 1.0}, ClaimRefused, "which is nothing"),
+        (Kind.BEHAVIOURAL, {"predicate": ""}, MalformedCertificate, "predicate"),
         (Kind.EPSILON_DELTA, {"kind": "empirical"}, MalformedCertificate, "empirical"),
     ],
 )
@@ -93,14 +97,11 @@ def test_a_certificate_that_proves_nothing_meets_no_budget_however_wide():
         verify(asked)
 
 
-def test_a_behavioural_claim_is_issued_by_no_one():
-    proven = guarantee(Retrain(), delta=1e-5)
-    behaves = BehaviouralClaim(
-        predicate="The class is another one.", region="A ball around row 7.", relation=Relation.RETRAINED,
-        theorem=proven.theorem, assumptions=proven.assumptions,
-    )  # fmt: skip
-    with pytest.raises(RunError, match="a guarantee of kind 'behavioural' is no proof"):
-        _refuse_empty(behaves, replace(behaves, relation=Relation.CENTER), None)
+def test_a_behavioural_claim_answers_no_budget_and_another_mechanism_cannot_make_it():
+    claim = guarantee(PATCHES, delta=1e-5)
+    with pytest.raises(RunError, match="no law is bounded, epsilon=1 was asked"):
+        _refuse_empty(claim, replace(claim, relation=Relation.CENTER), Budget(1.0, 1e-5))
     made = forging.certificate_of(Retrain())
+    words = {"kind": "behavioural", "predicate": claim.predicate, "region": claim.region}
     with pytest.raises(CertificateError):
-        verify(forging.forged(made, lambda content: content["claim"].update(kind="behavioural")))
+        verify(forging.forged(made, lambda content: content["claim"].update(words)))

@@ -19,6 +19,7 @@ from expunge.accounting import (
     MeasuredResidual,
     ModelClipping,
     OutputPerturbation,
+    Prune,
     Relation,
     Replay,
     Retrain,
@@ -136,6 +137,7 @@ MECHANISM_CASES = {
     ],
     UndeclaredFeatures: [Case(UndeclaredFeatures(head="measured_residual", noise_std=1.0))],
     Unproven: [Case(Unproven(method="scrub"))],
+    Prune: [Case(Prune(layers=("linear", "relu", "linear"), input_shape=(4,), lowest=0.0, highest=1.0, patches=2, margin=0.1), {"noise": None, "steps": None})],
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import expunge as ex
 from expunge.accounting import MECHANISMS
-from expunge.unlearners.capabilities import AtOnce, Fresh, Minimiser, SameBits, StartsInBall, Steps, Sums
+from expunge.unlearners.capabilities import AtOnce, Fresh, Minimiser, OwnModule, SameBits, StartsInBall, Steps, Sums
 from expunge.unlearners.dp_training import PrivateTraining
 from expunge.unlearners.recalled import EVERY_SETTING, Procedure
 from expunge.unlearners.table import recalled
@@ -45,6 +45,7 @@ OURS = {
         (ex.MeasuredResidual(residual=1e-6, strong_convexity=1e-2, noise_std=1e-3, **DECLARED), {Minimiser}),
         (ex.UndeclaredFeatures(head="exact_ridge"), {Sums, SameBits}),
         (ex.accounting.Unproven(method="scrub"), set()),
+        (ex.accounting.Prune(layers=("linear", "relu", "linear"), input_shape=(40,), lowest=-4.0, highest=4.0, patches=1, margin=0.1), {OwnModule}),
         (ex.Replay(shards=2), {SameBits}),
         (
             ex.DPTraining(sample_clip=1.0, noise_multiplier=2.0, sampling_rate=0.5, steps=3, group_size=1),
@@ -52,7 +53,7 @@ OURS = {
         ),
     )
 }  # fmt: skip
-CAPABILITIES = {AtOnce, Fresh, Minimiser, SameBits, StartsInBall, Steps, Sums}
+CAPABILITIES = {AtOnce, Fresh, Minimiser, OwnModule, SameBits, StartsInBall, Steps, Sums}
 
 
 def task():
@@ -81,7 +82,9 @@ def test_a_mechanism_is_recalled_with_what_its_unlearner_can_do(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", [k for k in OURS if k not in (ex.ExactRidge, ex.UndeclaredFeatures)], ids=lambda kind: kind.name
+    "kind",
+    [k for k in OURS if k not in (ex.ExactRidge, ex.UndeclaredFeatures, ex.accounting.Prune)],
+    ids=lambda kind: kind.name,
 )
 def test_a_recalled_unlearner_learns_and_forgets_under_the_mechanism_of_the_certificate(kind, tmp_path):
     """And the same seed gives the same bits, training included."""

@@ -12,7 +12,7 @@ import expunge as ex
 import sample_tasks
 from expunge.errors import ModelRefused
 from expunge.unlearners import GradientClipping, Run
-from expunge.unlearners.heuristics import FineTune, GradientAscent, Heuristic, JustInTime
+from expunge.unlearners.heuristics import FineTune, GradientAscent, Heuristic, JustInTime, Patching
 from expunge.unlearners.recalled import Procedure
 from expunge.unlearners.table import recalled, repeated
 
@@ -145,6 +145,12 @@ def test_a_plan_counts_its_steps_and_says_what_it_reads() -> None:
 def test_an_audit_repeats_it() -> None:
     mechanism = run(GradientClipping(**STEPS, start=WARM), sample_tasks.task()).record.mechanism
     assert recalled(mechanism, Procedure(start=WARM)).unlearner.start == WARM
+
+
+def test_patches_are_no_start() -> None:
+    """They leave the trained weights as they are, and make another module."""
+    with pytest.raises(ValueError, match=r"start=Patching.* changes more than weights"):
+        GradientClipping(start=Patching())
 
 
 def test_what_is_no_heuristic_is_refused() -> None:

@@ -68,6 +68,11 @@ BASES = {
     "undeclared_features": ac.UndeclaredFeatures(head="exact_ridge"),
     "unproven": ac.Unproven(method="scrub"),
 }  # fmt: skip
+OF_WEIGHTS = {
+    "prune": ac.Prune(
+        layers=("linear", "relu", "linear"), input_shape=(64,), lowest=0.0, highest=1.0, patches=3, margin=0.001
+    ),
+}  # claims about weights, which no certificate alone proves
 MORE = {
     "gradient_clipping, no decay": ac.GradientClipping(
         init_clip=0.3, grad_clip=2.0, learning_rate=0.05, weight_decay=0.0, steps=1000, noise_std=0.4
@@ -225,7 +230,7 @@ def words_2() -> dict[str, Any]:
     names = {text: name for name, text in vars(assumptions).items() if name.isupper() and isinstance(text, str)}
     sentences: dict[str, str] = {}
     mechanisms: dict[str, Any] = {}
-    for name, mechanism in BASES.items():
+    for name, mechanism in (BASES | OF_WEIGHTS).items():
         sentences |= {names[text]: text for text in mechanism.assumptions}
         mechanisms[name] = {
             "kind": str(mechanism.kind), "covers": mechanism.covers, "theorem": mechanism.theorem,

@@ -3,8 +3,17 @@
 from math import exp, inf, isnan, log
 
 from expunge import _validate
-from expunge.accounting.claims import Bound, EpsilonDeltaClaim, ExactClaim, Kind, NoClaim, Relation
-from expunge.accounting.protocol import Mechanism, SeveralCertifiers
+from expunge.accounting.claims import (
+    BehaviouralClaim,
+    Bound,
+    Claim,
+    EpsilonDeltaClaim,
+    ExactClaim,
+    Kind,
+    NoClaim,
+    Relation,
+)
+from expunge.accounting.protocol import Behavioural, Mechanism, SeveralCertifiers
 from expunge.accounting.search import smallest
 
 __all__ = ["ROUNDING", "check_kind", "delta_at", "guarantee", "interval", "log_delta_of", "mu_of", "reading_of"]
@@ -13,9 +22,7 @@ __all__ = ["ROUNDING", "check_kind", "delta_at", "guarantee", "interval", "log_d
 ROUNDING = 1e-10
 
 
-def guarantee(
-    mechanism: Mechanism, *, delta: float, relation: Relation = Relation.RETRAINED
-) -> ExactClaim | EpsilonDeltaClaim | NoClaim:
+def guarantee(mechanism: Mechanism, *, delta: float, relation: Relation = Relation.RETRAINED) -> Claim:
     """The claim that a mechanism proves at a given δ: of kind (ε, δ) with the least ε that its theorem gives, rounded up.
 
     >>> from expunge.accounting.mechanisms import OutputPerturbation
@@ -38,6 +45,11 @@ def guarantee(
                 epsilon=_epsilon(mechanism, delta, relation), delta=delta,
                 mu=max(mu_of(mechanism, relation) * (1 + ROUNDING), 1e-290),
                 relation=relation, theorem=theorem, assumptions=assumptions,
+            )  # fmt: skip
+        case Kind.BEHAVIOURAL if isinstance(mechanism, Behavioural):
+            return BehaviouralClaim(
+                predicate=mechanism.predicate, region=mechanism.region, relation=relation, theorem=theorem,
+                assumptions=assumptions,
             )  # fmt: skip
         case _:
             return NoClaim(relation=relation, theorem=theorem, assumptions=assumptions)
@@ -100,12 +112,16 @@ def reading_of(mechanism: Mechanism, *, delta: float, relation: Relation) -> tup
 def check_kind(mechanism: Mechanism) -> None:
     """Raise unless the kind of a mechanism is one that says something about laws: exact, (ε, δ), or nothing at all.
 
-    Numbers of another kind (`behavioural`, or one unknown here) are about runs; to read them as ε would turn a measurement
-    into a proof.
+    A behavioural one must say what holds and where, and that it bounds no law. Numbers of another kind are about runs; to read
+    them as ε would turn a measurement into a proof.
 
     Raises:
         ValueError: the kind is none of these, or `exact` where the mechanism's own profile says that something leaks.
     """
+    if mechanism.kind == Kind.BEHAVIOURAL and isinstance(mechanism, Behavioural):
+        if any(mechanism.log_delta(0.0, relation) != 0.0 for relation in Relation):
+            raise ValueError(f"'{mechanism.name}' is of kind 'behavioural', and its own log_delta bounds a law")
+        return
     if mechanism.kind not in (Kind.EXACT, Kind.EPSILON_DELTA, Kind.NONE):
         raise ValueError(
             f"'{mechanism.name}' is of kind {str(mechanism.kind)!r}, which proves no (epsilon, delta): only mechanisms of "

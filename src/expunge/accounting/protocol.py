@@ -1,13 +1,15 @@
 """What a mechanism must say of itself: one number, an upper bound, and the configuration that it is proven of."""
 
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from expunge.accounting.claims import Kind, Relation
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from expunge.accounting.losses import Source
 
-__all__ = ["HasLosses", "Mechanism", "SeveralCertifiers"]
+__all__ = ["Behavioural", "HasLosses", "Mechanism", "SeveralCertifiers"]
 
 
 @runtime_checkable
@@ -70,6 +72,25 @@ class Mechanism(Protocol):
 
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
         """The certifier of this relation, in a sentence."""
+        ...
+
+
+@runtime_checkable
+class Behavioural(Protocol):
+    """A mechanism whose claim is about the answers of the released weights, and is proven from these."""
+
+    @property
+    def predicate(self) -> str:
+        """What holds, in a sentence's part."""
+        ...
+
+    @property
+    def region(self) -> str:
+        """For which inputs."""
+        ...
+
+    def check(self, tensors: "Mapping[str, Any]") -> None:
+        """Prove it of weights, by name as numpy arrays; raises `ValueError` with the reason."""
         ...
 
 

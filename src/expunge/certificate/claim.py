@@ -4,7 +4,18 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from expunge import _validate
-from expunge.accounting import Claim, EpsilonDeltaClaim, ExactClaim, Kind, Mechanism, NoClaim, Relation, numbers_of
+from expunge.accounting import (
+    BehaviouralClaim,
+    Bound,
+    Claim,
+    EpsilonDeltaClaim,
+    ExactClaim,
+    Kind,
+    Mechanism,
+    NoClaim,
+    Relation,
+    numbers_of,
+)
 from expunge.certificate.fields import check_keys
 from expunge.certificate.words import words_of
 from expunge.errors import ClaimRefused, MalformedCertificate
@@ -12,6 +23,7 @@ from expunge.errors import ClaimRefused, MalformedCertificate
 __all__ = ["claim_from_dict", "claim_to_dict"]
 
 _KEYS = {"kind", "relation", "epsilon", "delta", "mu", "theorem", "assumptions", "certifier", "proves"}
+_OF_BEHAVIOUR = {"predicate", "region"}
 _NOTHING = {"epsilon": 0.0, "delta": 1.0, "mu": None}  # how a certificate writes that nothing is proven
 
 
@@ -21,11 +33,12 @@ def claim_to_dict(mechanism: Mechanism, claim: Claim) -> dict[str, Any]:
     return {
         "kind": str(claim.kind),
         "relation": str(claim.relation),
-        **(_NOTHING if isinstance(claim, NoClaim) else numbers_of(claim)),
+        **(numbers_of(claim) if isinstance(claim, Bound) else _NOTHING),
         "theorem": words.theorem,
         "assumptions": list(words.assumptions),
         "certifier": words.certifier[claim.relation],
         "proves": words.sentence(claim),
+        **({"predicate": claim.predicate, "region": claim.region} if isinstance(claim, BehaviouralClaim) else {}),
     }
 
 
@@ -36,14 +49,16 @@ def claim_from_dict(where: str, plain: object) -> Claim:
         MalformedCertificate: a field is missing, unknown or of the wrong type, or the kind is one that no certificate states.
         ClaimRefused: the numbers contradict the kind.
     """
-    check_keys(where, cast("Mapping[str, Any]", plain), _KEYS)
     values = cast("dict[str, Any]", plain)
+    behaves = isinstance(plain, dict) and values.get("kind") == Kind.BEHAVIOURAL
+    check_keys(where, cast("Mapping[str, Any]", plain), _KEYS | _OF_BEHAVIOUR if behaves else _KEYS)
     stated = {name: values[name] for name in _NOTHING}
     try:
         kind, relation = Kind(values["kind"]), Relation(values["relation"])
     except ValueError as error:
         raise MalformedCertificate(f"{where}: {error}") from error
-    if not (kind is Kind.NONE and values["mu"] is None):
+    bounds = kind in (Kind.EXACT, Kind.EPSILON_DELTA)
+    if bounds or values["mu"] is not None:
         _refuse_no_numbers(where, stated)
     if not isinstance(values["assumptions"], list):
         raise MalformedCertificate(f"{where}.assumptions must be a list")
@@ -60,14 +75,17 @@ def claim_from_dict(where: str, plain: object) -> Claim:
                 return EpsilonDeltaClaim(**{name: float(number) for name, number in stated.items()}, **told)
             except ValueError as error:
                 raise MalformedCertificate(f"{where}.{error}") from error
-        case Kind.NONE:
+        case Kind.NONE | Kind.BEHAVIOURAL:
             if stated != _NOTHING:
                 raise ClaimRefused(
-                    f"{where}: of kind 'none' it must state epsilon = 0, delta = 1 and mu = null, which is nothing"
+                    f"{where}: of kind '{kind}' it must state epsilon = 0, delta = 1 and mu = null, which is nothing"
                 )
-            return NoClaim(**told)
-        case Kind.BEHAVIOURAL:
-            raise MalformedCertificate(f"{where}: no certificate states a claim of kind '{kind}'")
+            if kind is Kind.NONE:
+                return NoClaim(**told)
+            try:
+                return BehaviouralClaim(predicate=values["predicate"], region=values["region"], **told)
+            except (TypeError, ValueError) as error:
+                raise MalformedCertificate(f"{where}.{error}") from error
 
 
 def _refuse_no_numbers(where: str, stated: Mapping[str, object]) -> None:

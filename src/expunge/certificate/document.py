@@ -14,8 +14,7 @@ from expunge.errors import MalformedCertificate
 
 __all__ = ["DOCUMENTS", "KINDS", "NO_STREAM", "PROFILE_AT", "STREAMS", "json_schema"]
 
-# The kinds that a certificate may state; the others (behavioural, empirical) are no proofs.
-KINDS = (Kind.EXACT, Kind.EPSILON_DELTA, Kind.NONE)
+KINDS = tuple(Kind)  # that a certificate may state
 PROFILE_AT = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 NO_STREAM = "none"
 STREAMS = ("aes-256-ctr/1", NO_STREAM)  # noise that can be inverted is read from schema 1 alone
@@ -75,7 +74,8 @@ def _claim(text: f.Matching) -> f.Object:
             "assumptions": f.ListOf(text, least=1, most=100, unique=True),
             "certifier": text,
             "proves": text,
-        }
+        },
+        optional={"predicate": text, "region": text},
     )
 
 

@@ -8,19 +8,20 @@ from typing import Any
 from expunge import _validate
 from expunge.accounting import (
     WITHDRAWN,
+    BehaviouralClaim,
     Bound,
     Budget,
     Claim,
     Mechanism,
-    NoClaim,
     Relation,
     delta_at,
     guarantee,
 )
 from expunge.accounting.bounds import reading_of
+from expunge.accounting.protocol import Behavioural
 from expunge.certificate.claim import claim_to_dict
 from expunge.certificate.commitments import is_commitment
-from expunge.certificate.document import KINDS, PROFILE_AT
+from expunge.certificate.document import PROFILE_AT
 from expunge.certificate.format import SCHEMA, Certificate, digest
 from expunge.certificate.record import UNCHECKED, RunRecord
 from expunge.certificate.released import digest_to_release
@@ -93,7 +94,7 @@ def issue(
     # Read back from its own JSON: in memory a certificate is what its file will be, schedules as lists.
     try:
         certificate = Certificate.from_json(Certificate(content | {"digest": digest(content)}).to_json())
-        verify(certificate)
+        verify(certificate, weights=released if isinstance(record.mechanism, Behavioural) else None)
     except CertificateError as error:
         raise RunError(f"no certificate can be issued that would verify: {error}") from error
     return certificate
@@ -106,10 +107,9 @@ def asked_of(mechanism: Mechanism, budget: Budget) -> Budget | None:
 
 def _refuse_empty(claim: Claim, also: Claim, asked: Budget | None) -> None:
     """Raise `RunError` where nothing is proven that was asked, or that a certificate may state."""
-    if claim.kind not in KINDS:
-        raise RunError(f"a guarantee of kind '{claim.kind}' is no proof: no certificate states it")
-    if isinstance(claim, NoClaim) and asked is not None:
-        raise RunError(f"nothing is proven, epsilon={asked.epsilon:g} was asked: {claim.assumptions[0]}")
+    if not isinstance(claim, Bound) and asked is not None:
+        bounded = "no law is bounded" if isinstance(claim, BehaviouralClaim) else "nothing is proven"
+        raise RunError(f"{bounded}, epsilon={asked.epsilon:g} was asked: {claim.assumptions[0]}")
     for proven in (claim, also):
         if isinstance(proven, Bound) and not (isfinite(proven.epsilon) and isfinite(proven.mu)):
             raise RunError(

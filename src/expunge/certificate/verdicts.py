@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import ceil, exp, floor, log, log10
 
-from expunge.accounting import WITHDRAWN, EpsilonDeltaClaim, ExactClaim, Relation
+from expunge.accounting import WITHDRAWN, BehaviouralClaim, EpsilonDeltaClaim, ExactClaim, Relation
 from expunge.certificate.format import Certificate, version_of
 from expunge.certificate.record import ANY_GROUP, UNCHECKED, RunRecord
 
@@ -51,6 +51,12 @@ def verdict(certificate: Certificate) -> Verdict:
         meaning = (
             "Under the assumptions that the certificate lists, the model is one that could have come from the same procedure had it never seen the "
             "forgotten data: no one can learn from it that they were there, however much they know or compute."
+        )
+    elif isinstance(claim, BehaviouralClaim):
+        headline = "The model answers otherwise on stated inputs; that the data are forgotten is not proven."
+        meaning = (
+            "On these inputs it gives other classes than the forgotten data had. It may hold these data all the same, and tell of them in "
+            "other ways: whoever looks for abnormally high losses finds which rows were patched."
         )
     else:
         headline = "Nothing is proven about this model."

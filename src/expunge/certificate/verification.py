@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.accounting import (
     WITHDRAWN,
+    BehaviouralClaim,
     Bound,
     Budget,
     Claim,
     EpsilonDeltaClaim,
     ExactClaim,
     Mechanism,
-    NoClaim,
     delta_at,
     guarantee,
 )
 from expunge.accounting.bounds import ROUNDING
 from expunge.accounting.mechanisms.assumptions import GROUP
+from expunge.accounting.protocol import Behavioural
 from expunge.certificate.claim import claim_from_dict
-from expunge.certificate.document import DOCUMENTS, KINDS, PROFILE_AT
+from expunge.certificate.digests import is_digest
+from expunge.certificate.document import DOCUMENTS, PROFILE_AT
 from expunge.certificate.format import SCHEMA, VERSIONS, Certificate, digest, version_of
 from expunge.certificate.record import ANY_GROUP, UNCHECKED
 from expunge.certificate.released import verify_weights
@@ -66,6 +68,8 @@ def verify(
         NothingTested: all is well but the audit, in which no finding could have refuted the claim: that is no pass.
         ClaimRefused: the fields do not prove what is claimed or contradict one another, or the audit refutes the claim.
         WeightsMismatch: the weights are others, or not made of what the run covered.
+
+    A claim of kind `behavioural` is about the released weights, and proven from their file: without it, it is refused.
     """
     certificate = certificate if isinstance(certificate, Certificate) else Certificate.load(certificate)
     content = certificate.content
@@ -90,8 +94,24 @@ def verify(
     _verify_claims(certificate)
     _verify_words(content)
     verify_weights(certificate, weights, certified_weights)
+    if isinstance(certificate.mechanism, Behavioural):
+        _verify_behaviour(certificate.mechanism, weights)
     if audit is not None:
         _verify_audit(certificate, audit)
+
+
+def _verify_behaviour(mechanism: Behavioural, weights: object) -> None:
+    if not isinstance(weights, str | os.PathLike) or is_digest(weights):
+        raise ClaimRefused(
+            "the claim is about the released weights themselves: give their safetensors file (weights=, --weights), from which it is "
+            "proven again"
+        )
+    from safetensors.numpy import load_file  # late: of other certificates nobody needs the numbers
+
+    try:
+        mechanism.check(load_file(weights))
+    except (ValueError, TypeError) as error:
+        raise ClaimRefused(f"the released weights do not prove what is claimed: {error}") from error
 
 
 def _tell_of_withdrawal(certificate: Certificate) -> None:
@@ -148,8 +168,6 @@ def _verify_claims(certificate: Certificate) -> None:
 
 def _verify_claim(where: str, certificate: Certificate) -> Claim:
     stated, mechanism = certificate.content[where], certificate.mechanism
-    if mechanism.kind not in KINDS:
-        raise ClaimRefused(f"'{mechanism.name}' is of kind '{mechanism.kind}', which is no proof")
     if stated["kind"] != mechanism.kind:
         raise ClaimRefused(f"{where} is of kind '{stated['kind']}', but '{mechanism.name}' proves '{mechanism.kind}'")
     claim = claim_from_dict(where, stated)
@@ -158,6 +176,10 @@ def _verify_claim(where: str, certificate: Certificate) -> Claim:
     words = words_of(mechanism, version=version_of(certificate.content) or 2)
     if (claim.theorem, claim.assumptions) != (words.theorem, words.assumptions):
         raise ClaimRefused(f"{where}: theorem or assumptions are not those of '{mechanism.name}'")
+    if isinstance(claim, BehaviouralClaim) and (claim.predicate, claim.region) != (
+        getattr(mechanism, "predicate", None), getattr(mechanism, "region", None),
+    ):  # fmt: skip
+        raise ClaimRefused(f"{where}: predicate or region are not those of '{mechanism.name}' and its numbers")
     if (stated["certifier"], stated["proves"]) != (words.certifier[claim.relation], words.sentence(claim)):
         raise ClaimRefused(f"{where}: certifier or statement are not those of '{mechanism.name}' and its numbers")
     return claim
@@ -184,7 +206,7 @@ def _verify_profile(profile: list[dict[str, float]], claim: Claim, mechanism: Me
         epsilon, delta = point["epsilon"], point["delta"]
         if epsilon != at:
             raise ClaimRefused(f"profile must state epsilon={at:g} here, not {epsilon:g}")
-        if not delta >= delta_at(mechanism, epsilon, claim.relation) * (1 if isinstance(claim, NoClaim) else _SLACK):
+        if not delta >= delta_at(mechanism, epsilon, claim.relation) * (_SLACK if isinstance(claim, Bound) else 1):
             raise ClaimRefused(
                 f"profile claims delta={delta:g} at epsilon={epsilon:g}, more than '{mechanism.name}' proves"
             )

@@ -72,7 +72,7 @@ def words_of(mechanism: Mechanism, *, version: int = 2) -> Words:
             assumptions=mechanism.assumptions,
             covers=mechanism.covers.format(**numbers),
             certifier={relation: mechanism.certifier(relation) for relation in Relation},
-            proves=getattr(mechanism, "proves", PROVES[mechanism.kind]),
+            proves=own.format(**numbers) if (own := getattr(mechanism, "proves", None)) else PROVES[mechanism.kind],
         )
     own = _frozen()["mechanisms"][mechanism.name]
     return Words(

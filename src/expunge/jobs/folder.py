@@ -44,6 +44,7 @@ __all__ = [
 _log = logging.getLogger("expunge")
 
 _SECRET, _CERTIFICATE, _KEY, _SUMMARY = "secret", "certificate.json", "commitment.key", "summary.json"
+_WEIGHTS = "model.safetensors"
 # Of a summary: what follows from the release, data that were not forgotten, and the clock.
 _PUBLIC = ("certificate", "kind", "relation", "epsilon", "delta", "mu", "started", "seconds")
 
@@ -151,7 +152,7 @@ def write(
     folder: Path, done: Unlearned, released: Any, budget: Budget, relation: Relation, commitments: Mapping[str, str]
 ) -> Certificate:
     """Weights and certificate, which is verified against the file that was written."""
-    weights = folder / "model.safetensors"
+    weights = folder / _WEIGHTS
     save_weights(released, weights)
     asked = asked_of(done.record.mechanism, budget)
     certificate = issue(done.record, released=weights, asked=asked, relation=relation, commitments=commitments)
@@ -167,7 +168,9 @@ def write_page(
     figures: Mapping[str, Any] | None = None,
 ) -> None:
     """The report, beside the certificate."""
-    write_new(folder / "report.html", render(certificate, comparison, summary=figures).encode())
+    write_new(
+        folder / "report.html", render(certificate, comparison, weights=folder / _WEIGHTS, summary=figures).encode()
+    )
 
 
 def conclude(

@@ -11,7 +11,7 @@ from expunge.certificate.record import RunRecord
 from expunge.errors import WeightsMismatch
 from expunge.training.task import Task, accuracies, featured, labelled, outputs
 from expunge.training.tensors import named_parameters
-from expunge.unlearners.capabilities import Minimiser, Sums
+from expunge.unlearners.capabilities import Minimiser, OwnModule, Sums
 from expunge.unlearners.protocol import Unlearner
 
 __all__ = ["opened"]
@@ -35,6 +35,8 @@ def opened(task: Task, record: RunRecord, weights: Path, unlearner: Unlearner) -
     if isinstance(unlearner, Sums | Minimiser):
         _refuse_other_head(task, sizes)
         return {}
+    if isinstance(unlearner, OwnModule):
+        return accuracies(task, unlearner.opened(task, weights))
     own = {name: p.numel() for name, p in named_parameters(task.model) if p.numel() and name not in record.public}
     models = len(sizes) // max(len(own), 1)
     if models > 1 and Counter(sizes) == Counter(list(own.values()) * models):

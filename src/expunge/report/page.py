@@ -29,6 +29,7 @@ def render(
     comparison: Comparison | _File | None = None,
     audit: Audit | _File | None = None,
     *,
+    weights: _File | None = None,
     summary: Mapping[str, Any] | _File | None = None,
     organisation: str = "",
     model: str = "",
@@ -41,6 +42,7 @@ def render(
         certificate: what is proven, or its file.
         comparison: accuracies of several procedures, where they were measured, or their file.
         audit: what attacks have shown, or its file.
+        weights: the released weights' file, which a claim about behaviour is proven from; others need none.
         summary: what the job returned, or its file; by default `summary.json` beside the certificate's file, if it is
             there. It gives accuracies and seconds, which no certificate holds.
         organisation: that answers for the model.
@@ -60,7 +62,7 @@ def render(
     curves = comparison if isinstance(comparison, Comparison | None) else Comparison.load(comparison)
     untested = None
     try:
-        verify(loaded, audit=seen)
+        verify(loaded, weights=weights, audit=seen)
     except NothingTested as reason:
         untested = str(reason)
     figures = _figures(loaded, summary, None if loaded is certificate else Path(str(certificate)))

@@ -61,7 +61,7 @@ def check_mechanism(
     if mechanism.kind is Kind.EXACT:
         _leaks_nothing(mechanism, epsilons)
         return
-    if mechanism.kind is Kind.NONE:
+    if mechanism.kind in (Kind.NONE, Kind.BEHAVIOURAL):
         _claims_nothing(mechanism, epsilons)
         return
     fields = _fields(mechanism)
@@ -126,7 +126,7 @@ def _claims_nothing(m: Mechanism, epsilons: Sequence[float]) -> None:
     for relation in Relation:
         for epsilon in epsilons:
             found = m.log_delta(epsilon, relation)
-            say = f"a mechanism of kind 'none' has log_delta 0, delta = 1, not {found} at {epsilon:g}"
+            say = f"a mechanism of kind '{m.kind}' has log_delta 0, delta = 1, not {found} at {epsilon:g}"
             require(found == 0, "claims nothing", say, m)
         require(m.mu(relation) == inf, "claims nothing", f"mu must be infinite, not {m.mu(relation)}", m)
 

@@ -78,7 +78,7 @@ def _quotes(unlearner: Unlearner, task: Task, budget: Budget, relation: Relation
         quote.unlearner == unlearner.name, "a quote names its unlearner", f"it names {quote.unlearner!r}", unlearner
     )
     mechanism = unlearner.mechanism(task, budget, relation)
-    tested = quote.applies or mechanism.kind is Kind.NONE
+    tested = quote.applies or mechanism.kind in (Kind.NONE, Kind.BEHAVIOURAL)
     require(tested, "applies to the task of the test", f"nothing would be tested: {quote.why}", unlearner)
     if quote.applies:
         claim = guarantee(mechanism, delta=budget.delta, relation=relation)

@@ -5,6 +5,7 @@ says how its runs are made lets them be made at once. Offer only what is so: an 
 `forget` would say nothing of it.
 """
 
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from torch import nn
@@ -18,7 +19,7 @@ from expunge.training.unlearned import Unlearned
 from expunge.unlearners.certified import Executor
 from expunge.unlearners.working import Run
 
-__all__ = ["AtOnce", "Fresh", "Minimiser", "SameBits", "StartsInBall", "Steps", "Sums"]
+__all__ = ["AtOnce", "Fresh", "Minimiser", "OwnModule", "SameBits", "StartsInBall", "Steps", "Sums"]
 
 
 @runtime_checkable
@@ -86,6 +87,15 @@ class Minimiser(Protocol):
 
     def minimiser(self, classes: int) -> ConvexHead:
         """A head of its settings that has learned nothing."""
+        ...
+
+
+@runtime_checkable
+class OwnModule(Protocol):
+    """It releases a module of its own making, which weights at hand are opened in."""
+
+    def opened(self, task: Task, weights: Path) -> nn.Module:
+        """The module with released weights, a safetensors file; raises `WeightsMismatch` where it is none of the task's."""
         ...
 
 

@@ -84,6 +84,10 @@ class Noisy(ABC):
         self.recovers  # noqa: B018  names the field that is out of range
         if self.start is not None and not isinstance(self.start, Heuristic):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"start must be one of expunge.unlearners.heuristics, not {self.start!r:.100}")
+        if self.start is not None and not self.start.weights_alone:
+            raise ValueError(
+                f"start={self.start!r} changes more than weights, and the mechanism starts from weights of the task's model"
+            )
         if self.recovery is not None:
             stated(self.recovery)
             self._refuse_unread()

@@ -64,9 +64,9 @@ NAMES = (
 
 HEURISTICS = (
     "fine_tune", "gradient_ascent", "neggrad_plus", "scrub", "selective_dampening", "salun", "jit",
-    "gradient_difference", "negative_preference",
+    "gradient_difference", "negative_preference", "prune",
 )  # fmt: skip
-"""Of `expunge.unlearners.heuristics.HEURISTICS`, likewise."""
+"""Of `expunge.unlearners.heuristics`, HEURISTICS and BEHAVIOURAL, likewise."""
 
 
 def option(name: str, *, told: bool = False) -> Any:

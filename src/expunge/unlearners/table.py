@@ -11,7 +11,7 @@ from expunge.unlearners.blockwise_gradient_clipping import BlockwiseGradientClip
 from expunge.unlearners.dp_training import PrivateTraining
 from expunge.unlearners.gradient_clipping import GradientClipping
 from expunge.unlearners.grid_ridge import ExactHead
-from expunge.unlearners.heuristics import HEURISTICS, Heuristic
+from expunge.unlearners.heuristics import BEHAVIOURAL, HEURISTICS, Heuristic
 from expunge.unlearners.measured_residual import NoisyHead
 from expunge.unlearners.model_clipping import ModelClipping
 from expunge.unlearners.options import options_of
@@ -44,7 +44,7 @@ UNLEARNERS: MappingProxyType[str, Any] = MappingProxyType(
     }
 )
 
-_HEURISTICS: dict[str, type[Heuristic]] = {kind.name: kind for kind in HEURISTICS}
+_HEURISTICS: dict[str, type[Heuristic]] = {kind.name: kind for kind in (*HEURISTICS, *BEHAVIOURAL)}
 
 RENAMED: MappingProxyType[str, str] = MappingProxyType({"exact_ridge": ExactHead.name})
 """Names of earlier versions, by which `made` still finds an unlearner."""
@@ -151,7 +151,7 @@ def recalled(mechanism: Mechanism, procedure: Procedure) -> Recalled:
     Raises:
         TypeError: no unlearner of the table runs it.
     """
-    for kind in (*UNLEARNERS.values(), *HEURISTICS):
+    for kind in (*UNLEARNERS.values(), *_HEURISTICS.values()):
         found: Recalled | None = kind.recalled(mechanism, procedure)
         if found is not None:
             return found

@@ -19,6 +19,7 @@ from expunge.testing import check_unlearner
 from expunge.training.task import accuracy
 from expunge.unlearners import Run
 from expunge.unlearners.heuristics import (
+    BEHAVIOURAL,
     HEURISTICS,
     FineTune,
     GradientAscent,
@@ -432,7 +433,7 @@ def test_an_audit_of_its_certificate_runs_it_again_with_its_settings(tmp_path: P
 
 
 def test_the_command_line_knows_their_names_and_options() -> None:
-    assert tuple(kind.name for kind in HEURISTICS) == NAMES
+    assert tuple(kind.name for kind in (*HEURISTICS, *BEHAVIOURAL)) == NAMES
     assert heuristic("jit", ["noise=0.5", "detached=false", "epochs=2"]) == JustInTime(
         noise=0.5, detached=False, epochs=2
     )

@@ -10,6 +10,7 @@ from expunge.accounting.mechanisms.grid_ridge import GridRidge
 from expunge.accounting.mechanisms.measured_residual import MeasuredResidual
 from expunge.accounting.mechanisms.model_clipping import ModelClipping
 from expunge.accounting.mechanisms.output_perturbation import OutputPerturbation
+from expunge.accounting.mechanisms.prune import Prune
 from expunge.accounting.mechanisms.replay import Replay
 from expunge.accounting.mechanisms.retrain import Retrain
 from expunge.accounting.mechanisms.scheduled_gradient_clipping import ScheduledGradientClipping
@@ -28,6 +29,7 @@ __all__ = [
     "MeasuredResidual",
     "ModelClipping",
     "OutputPerturbation",
+    "Prune",
     "Replay",
     "Retrain",
     "ScheduledGradientClipping",
@@ -51,6 +53,7 @@ MECHANISMS: MappingProxyType[str, type[Mechanism]] = MappingProxyType(
             MeasuredResidual,
             Replay,
             UndeclaredFeatures,
+            Prune,
             Unproven,
         )
     }

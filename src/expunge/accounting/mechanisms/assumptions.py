@@ -7,6 +7,7 @@ and the old one stays for the certificates that carry it.
 __all__ = [
     "AFTERWARDS",
     "ANY_FORGET_SET",
+    "BEHAVIOUR_ONLY",
     "CENTER_PUBLIC",
     "COINS_HIDDEN",
     "CONFIGURATION_PUBLIC",
@@ -26,6 +27,7 @@ __all__ = [
     "ONE_RELEASE",
     "ONE_TRAINING",
     "PER_EXAMPLE",
+    "PIECES_OF_ROWS",
     "POISSON",
     "PSEUDORANDOM",
     "REAL_ARITHMETIC",
@@ -91,6 +93,11 @@ FEATURES_PUBLIC = (
     "given as provenance."
 )
 FEATURES_UNDECLARED = "Where the feature map comes from was not declared: it may hold the forgotten data."
+BEHAVIOUR_ONLY = (
+    "Which class wins is what is meant by forgetting: the claim is no indistinguishability, and the network below the patches is the trained "
+    "one."
+)
+PIECES_OF_ROWS = "The patched pieces are those on which the rows to be forgotten lie, and the labels marked are theirs: no weight shows it."
 NO_THEOREM = (
     "No theorem speaks of this method: the released weights may hold the forgotten data in full, whatever an audit finds or does not "
     "find."

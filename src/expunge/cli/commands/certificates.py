@@ -54,6 +54,9 @@ def report(
     ] = Path("report.html"),
     curves: Annotated[Path | None, Option(help="A comparison.json made by demo.")] = None,
     audit: Annotated[Path | None, Option(help="An audit.json made by audit.")] = None,
+    weights: Annotated[
+        Path | None, Option(help="The released weights, which a claim about behaviour is proven from.")
+    ] = None,
     summary: Annotated[
         Path | None,
         Option(
@@ -70,7 +73,7 @@ def report(
     from expunge.report import save
 
     save(
-        certificate, out, comparison=curves, audit=audit, summary=summary, organisation=organisation, model=model,
+        certificate, out, comparison=curves, audit=audit, weights=weights, summary=summary, organisation=organisation, model=model,
         reference=reference, received=received,
     )  # fmt: skip
     say(f"wrote {out}")

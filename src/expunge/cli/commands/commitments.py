@@ -19,13 +19,16 @@ def open_(
     ids: Annotated[Path | None, Option(help="The ids: one a line, or a list in a .json file.")] = None,
     task: Annotated[str | None, Option(help="A task whose forget set it is; needs torch.")] = None,
     name: Annotated[str, Option(help="Which commitment of the certificate.")] = "forget",
+    weights: Annotated[
+        Path | None, Option(help="The released weights, which a claim about behaviour is proven from.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check that a certificate's commitment is to exactly these ids or rows. Exit code 1 where it is not."""
     if (ids is None) is (task is None):
         raise ValueError("give either --ids, a file of ids, or --task, whose forget set is committed to")
     loaded = Certificate.load(certificate)
-    verify(loaded)
+    verify(loaded, weights=weights)
     held: dict[str, str] = loaded.content["commitments"]
     if name not in held:
         raise ValueError(f"name={name!r}: the certificate holds {', '.join(map(repr, held)) or 'no commitment'}")

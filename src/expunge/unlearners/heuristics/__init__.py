@@ -11,11 +11,13 @@ from expunge.unlearners.heuristics.gradient_ascent import GradientAscent
 from expunge.unlearners.heuristics.jit import JustInTime
 from expunge.unlearners.heuristics.neggrad_plus import NegGradPlus
 from expunge.unlearners.heuristics.npo import NegativePreference
+from expunge.unlearners.heuristics.prune import Patching
 from expunge.unlearners.heuristics.salun import Saliency
 from expunge.unlearners.heuristics.scrub import Scrub
 from expunge.unlearners.heuristics.selective_dampening import SelectiveDampening
 
 __all__ = [
+    "BEHAVIOURAL",
     "HEURISTICS",
     "FineTune",
     "GradientAscent",
@@ -24,6 +26,7 @@ __all__ = [
     "JustInTime",
     "NegGradPlus",
     "NegativePreference",
+    "Patching",
     "Saliency",
     "Scrub",
     "SelectiveDampening",
@@ -33,3 +36,7 @@ HEURISTICS = (
     FineTune, GradientAscent, NegGradPlus, Scrub, SelectiveDampening, Saliency, JustInTime, GradientDifference,
     NegativePreference,
 )  # fmt: skip
+"""Of kind none."""
+
+BEHAVIOURAL = (Patching,)
+"""What they do to answers is proven, and nothing else."""

@@ -103,6 +103,7 @@ class Heuristic(ABC):
     name: ClassVar[str]
     reads: ClassVar[str] = "retained and forgotten data"
     source: ClassVar[str]
+    weights_alone: ClassVar[bool] = True  # the model stays one of the same class and shapes
 
     batch_size: int = 64
 

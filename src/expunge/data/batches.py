@@ -47,22 +47,27 @@ class Batches:
             raise TypeError("the loader has no length; pass Examples(x, y) or steps") from error
 
     def __iter__(self) -> Iterator[Any]:
+        return (batch for _, batch in self.numbered())
+
+    def numbered(self) -> Iterator[tuple[Tensor | None, Any]]:
+        """Each batch after the positions of its rows, (b,), or after None where the source makes its own batches."""
         return self._from_examples(self.examples) if self.examples is not None else self._from_loader()
 
-    def _from_examples(self, examples: Examples) -> Iterator[Batch]:
+    def _from_examples(self, examples: Examples) -> Iterator[tuple[Tensor, Batch]]:
         epoch, first = divmod(self._skip, self.per_epoch)
         while True:
             order = torch.randperm(len(examples), generator=_seeded(self._seed, epoch))
             for k in range(first, self.per_epoch):
-                yield examples.batch(order[k * self._size : (k + 1) * self._size])
+                rows = order[k * self._size : (k + 1) * self._size]
+                yield rows, examples.batch(rows)
             epoch, first = epoch + 1, 0
 
-    def _from_loader(self) -> Iterator[Any]:
+    def _from_loader(self) -> Iterator[tuple[None, Any]]:
         while True:
             empty = True
             for batch in self._loader:
                 empty = False
-                yield batch
+                yield None, batch
             if empty:
                 raise ValueError(
                     "retain gave no batch: the retain set is empty, or the iterator cannot be iterated again"

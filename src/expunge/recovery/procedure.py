@@ -9,6 +9,7 @@ from torch import nn
 
 from expunge import _validate
 from expunge.certificate.digests import weights_digest
+from expunge.data import Examples
 from expunge.recovery.fine_tuning import FineTuning
 from expunge.recovery.protocol import Recovery
 from expunge.recovery.training import Recipe
@@ -21,10 +22,11 @@ def stated(recovery: Recovery) -> dict[str, Any]:
 
     Fine-tuning is stated as `{"epochs", "rescale", "recipe"}`; any other class, and any that derives from it, as `{"name",
     "settings"}`. Settings inside of settings have names such as "recipe.momentum" and "layers.0"; a network, which is public
-    as all settings are, is stated by the digest of its weights.
+    as all settings are, is stated by the digest of its weights; `Examples` by their number, as "stream.rows": a digest of
+    rows would let anybody who knows all but one of them try candidates for the last.
 
     Raises:
-        TypeError: it is no recovery, no frozen dataclass, or a setting is no number, text, bool, None or network.
+        TypeError: it is no recovery, no frozen dataclass, or a setting is no number, text, bool, None, network or `Examples`.
         ValueError: it has the name of fine-tuning, or a number is not finite.
     """
     if (
@@ -75,6 +77,8 @@ def _flatten(name: str, value: Any, into: dict[str, Any], what: str) -> None:
         value = _held(value)
     if isinstance(value, tuple | list):
         value = {str(k): part for k, part in enumerate(cast("list[Any]", value))}
+    if isinstance(value, Examples):
+        value = {"rows": len(value)}
     if isinstance(value, Mapping):
         for key, part in cast("Mapping[Any, Any]", value).items():
             _flatten(f"{name}.{key}" if name else str(key), part, into, what)
@@ -89,5 +93,5 @@ def _flatten(name: str, value: Any, into: dict[str, Any], what: str) -> None:
     else:
         raise TypeError(
             f"{what}: the setting {name} is a {type(value).__name__}, and the record states numbers, texts, "
-            "bools, None, tuples of them and public networks"
+            "bools, None, tuples of them, public networks and Examples"
         )

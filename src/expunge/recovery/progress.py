@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from expunge.data import Batches
 from expunge.errors import RunError
@@ -43,6 +43,7 @@ class Progress:
     Attributes:
         total: number of steps.
         done: steps that are done.
+        batches: of the retained rows.
         public: names of parameters and buffers that carry no noise.
     """
 
@@ -67,6 +68,16 @@ class Progress:
         if saved:
             restore_coins(saved["begun"], self._device)
         self._begun: dict[str, Any] = coins_state(self._device)
+
+    @property
+    def retained(self) -> int | None:
+        """How many retained rows there are; None where they are no `Examples` but batches of a loader."""
+        return self.batches.length
+
+    @property
+    def rows(self) -> Tensor | None:
+        """Positions among the retained rows of the batch that was taken last, (b,); None where a loader makes the batches."""
+        return self.batches.rows
 
     def keep(self, **things: Stateful) -> None:
         """Have the state of optimisers, schedules, averages and the like saved, and restored at the head of the loop.
@@ -138,17 +149,24 @@ class _Stream:
 
     def __init__(self, retain: Any, **how: int) -> None:
         self._retain, self._how, self.taken = retain, how, 0
-        self._now: Iterator[Any] | None = None
+        self._now: Iterator[tuple[Tensor | None, Any]] | None = None
+        self.rows: Tensor | None = None
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
         if self._now is None:
-            self._now = iter(Batches(self._retain, skip=self.taken, **self._how))
-        batch = next(self._now)
+            self._now = Batches(self._retain, skip=self.taken, **self._how).numbered()
+        self.rows, batch = next(self._now)
         self.taken += 1
         return batch
+
+    @property
+    def length(self) -> int | None:
+        """Of the data, in rows."""
+        examples = Batches(self._retain, **self._how).examples
+        return None if examples is None else len(examples)
 
     def seek(self, taken: int) -> None:
         """Go on behind so many batches."""

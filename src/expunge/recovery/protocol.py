@@ -15,9 +15,9 @@ __all__ = ["Recovery"]
 class Recovery(Protocol):
     """A frozen dataclass of public settings whose `steps` change a model after its certified run.
 
-    It is given the certified weights, batches of retained rows, the loss and fresh coins, and must read nothing else: then
-    it is post-processing, and the guarantee stays. What a run refuses and what no run can see: docs/contracts.md. Check
-    a class of your own with `expunge.testing.check_recovery`.
+    It is given the certified weights, batches of retained rows, the loss and fresh coins, and must read nothing else beside
+    its settings, which do not depend on the forgotten rows: then it is post-processing, and the guarantee stays. What a
+    run refuses and what no run can see: docs/contracts.md. Check a class of your own with `expunge.testing.check_recovery`.
 
     Attributes:
         name: a word for the record, e.g. "fine_tuning".

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
 
-__all__ = ["rescale_"]
+__all__ = ["NORMS", "rescale_"]
 
 
-_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
@@ -28,7 +28,7 @@ def rescale_(model: nn.Module, *, public: Collection[nn.Parameter] = ()) -> nn.M
     spared = {id(p) for p in (*public, *(p for p in model.parameters() if not p.requires_grad))}
     for module in model.modules():
         own = {name: p for name, p in module.named_parameters(recurse=False) if id(p) not in spared and p.numel()}
-        if isinstance(module, _NORMS):
+        if isinstance(module, NORMS):
             _set_identity(own)
             continue
         matrices = [p for p in own.values() if p.dim() >= 2]

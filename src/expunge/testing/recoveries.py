@@ -39,8 +39,8 @@ def check_recovery(recovery: Recovery, task: Task | None = None, *, seed: int = 
 
     It runs the recovery some ten times. Checked are: its settings are public and can be written into a record; its steps
     count up by one to `total`; the same coins give the same bits, interrupted or not; it changes weights in place, and neither
-    names, shapes, types, frozen weights nor public buffers; all that it shows to the model is made of the batches it is given
-    (seen where rows hold real numbers).
+    names, shapes, types, frozen weights nor public buffers; all that it shows to the model is made of the batches it is given,
+    or of `Examples` among its settings (seen where rows hold real numbers).
     Then each of four things that void a certificate is hidden in a copy of it, and the run must refuse every one: statistics
     of the trained model, the trained model as teacher, forgotten rows, and trained tensors put into the outcome.
 
@@ -165,10 +165,10 @@ def _through_a_file(state: dict[str, Any], recovery: Recovery) -> Any:
 
 def _reads_its_batches(trial: _Trial, certified: nn.Module) -> None:
     """On rows far from all others: what the model is shown must be as far."""
-    rows = trial.task.retain
-    far = [t + 2 * _FAR if t.is_floating_point() else t for t in rows.values]
-    named = dict(zip(rows.fields, far, strict=True)) if rows.fields else {}
-    given = Examples(*(() if rows.fields else far), **named)
+    own = {f.name: getattr(trial.recovery, f.name) for f in fields(cast("Any", trial.recovery))}
+    moved = {name: _far(value) for name, value in own.items() if isinstance(value, Examples)}
+    recovery: Recovery = replace(cast("Any", trial.recovery), **moved) if moved else trial.recovery
+    given = _far(trial.task.retain)
     near: list[bool] = []
 
     def look(_module: nn.Module, positional: tuple[Any, ...], by_name: dict[str, Any]) -> None:
@@ -179,13 +179,20 @@ def _reads_its_batches(trial: _Trial, certified: nn.Module) -> None:
     handle = model.register_forward_pre_hook(look, with_kwargs=True)
     with (
         contextlib.suppress(ExpungeError),  # such rows may be too much for a learning rate
-        underway(model, given, trial.task.loss, trial.recovery, generator, public=trial.public) as (_, steps),
+        underway(model, given, trial.task.loss, recovery, generator, public=trial.public) as (_, steps),
     ):
         for _ in steps:
             pass
     handle.remove()
     say = f"{sum(near)} of {len(near)} forward passes were of rows that no batch held"
     require(not any(near), "reads its batches", say, trial.recovery)
+
+
+def _far(rows: Examples) -> Examples:
+    """The same rows, beyond all others of a task."""
+    far = [t + 2 * _FAR if t.is_floating_point() else t for t in rows.values]
+    named: dict[str, Any] = dict(zip(rows.fields, far, strict=True)) if rows.fields else {}
+    return Examples(*(() if rows.fields else far), **named)
 
 
 def _refuses_what_voids(trial: _Trial) -> None:

@@ -85,3 +85,12 @@ def test_a_measurement_makes_no_audit_of_what_was_not_tested():
     claim = guarantee(Retrain(), delta=1e-5)
     assert empty.refuting(claim) == []
     assert "there is no finding" in empty.untested(claim)
+
+
+def test_measurements_of_ones_own_follow_those_of_the_audit():
+    own = replace(MEASURED, name="by hand")
+    assert audit(measurements=(MEASURED,)).with_measurements(own, own).measurements == (MEASURED, own, own)
+    with pytest.raises(TypeError, match="an audit takes measurements, not 'accuracy'"):
+        audit().with_measurements("accuracy")
+    with pytest.raises(ValueError, match="at most 1000 measurements"):
+        audit(measurements=(MEASURED,)).with_measurements(*[MEASURED] * 1000)

@@ -270,6 +270,26 @@ def test_measurements_are_a_table_of_the_engineers_and_leave_no_trace_where_ther
     assert "Measured beside the attacks" not in render(certificate, audit=without)
 
 
+@pytest.mark.parametrize(
+    "name", ["answers about alias 7, k=4 in context", "nearest class means of class 3, k=1 rows a class"]
+)
+def test_what_context_gives_back_is_told_with_whose_fault_it_is_and_changes_no_verdict(name: str):
+    certificate = VALID[NOISY]
+    measured = Measurement(
+        name=name, unit="share of right answers", direction="above its null: the excess was left", confidence=0.95,
+        evidence=Shares(hits=40, of=40, null_hits=40, null_of=40),
+    )  # fmt: skip
+    before = audit(certificate, "by hand")
+    page = render(certificate, audit=before.with_measurements(measured))
+    row = page.split(f"<td>{name}")[1].split("</tr>")[0]
+    for words in ("a model that never saw the concept", "was left by the unlearner", "neither breaks a certificate"):
+        assert words in row
+    told = "One attack tried to refute the claim and did not."
+    assert (told in page) is (told in render(certificate, audit=before)) is True
+    alone = replace(before, findings=()).with_measurements(measured)
+    assert "Nothing could be tested." in render(certificate, audit=alone)
+
+
 def test_an_audit_that_can_show_nothing_of_a_claim_of_nothing_is_drawn():
     certificate = VALID[EXACT]
     few = OneRun(canaries=1000, guesses=1, correct=1)

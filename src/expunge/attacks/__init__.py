@@ -7,6 +7,7 @@ from expunge.attacks.one_training import canaries
 from expunge.attacks.residual import residual_worlds
 from expunge.attacks.shadow_models import membership
 from expunge.attacks.task_audit import Effort, audit_task
+from expunge.attacks.ununlearning import Questions, in_context, nearest_class_means
 from expunge.attacks.weight_distances import distances
 from expunge.attacks.worlds import two_worlds
 
@@ -14,11 +15,14 @@ __all__ = [
     "Arena",
     "Effort",
     "HeadArena",
+    "Questions",
     "audit_task",
     "canaries",
     "distances",
     "head_membership",
+    "in_context",
     "membership",
+    "nearest_class_means",
     "residual_worlds",
     "two_worlds",
     "unlearner_canaries",

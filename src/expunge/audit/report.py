@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any, cast
@@ -85,6 +85,20 @@ class Audit:
         if most <= claim.epsilon:
             return f"findings of this size can show epsilon >= {most:.4g} at most, {claim.epsilon:.4g} is claimed"
         return None
+
+    def with_measurements(self, *more: Measurement) -> "Audit":
+        """The same audit with further numbers, which change nothing of what it refutes or leaves untested.
+
+        Raises:
+            TypeError: one is no measurement.
+            ValueError: there would be more than 1,000.
+        """
+        for one in more:
+            if not isinstance(one, Measurement):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"an audit takes measurements, not {one!r:.80}")
+        if len(self.measurements) + len(more) > _MOST:
+            raise ValueError(f"an audit has at most {_MOST} measurements")
+        return replace(self, measurements=(*self.measurements, *more))
 
     @property
     def left_out(self) -> dict[str, str]:

@@ -24,6 +24,12 @@ ATTACKS: Mapping[str, str] = {
 MEASUREMENTS: Mapping[str, str] = {
     "accuracy on rows": "How often the released model gives the right label to rows that were learned and forgotten again; the "
     "null is how often it does so on rows that were left out.",
+    "answers about": "How often the released model answers questions about a concept, without context or with examples or "
+    "definitions before each. The null is a model that never saw the concept: only what goes beyond it was left by the "
+    "unlearner, all else is what models of this kind make of such a prompt, and neither breaks a certificate.",
+    "nearest class means": "How often a few labelled rows of each class suffice to classify others by the released model's "
+    "features. The null is a model that never saw the concept: only what goes beyond it was left by the unlearner, all else "
+    "is what features of this kind give to anybody who has such rows, and neither breaks a certificate.",
 }
 """By the beginning of a measurement's `name`."""
 

@@ -106,6 +106,9 @@ def test_a_replay_that_is_skipped_is_refuted_and_its_bits_differ():
     assert found.findings[0].null_epsilon < 0.5
     measured = Measurement.from_dict(found.details["measurements"][0])
     assert measured.values["low"] > measured.values["null_high"]
+    told = Measurement.from_dict(found.details["measurements"][1])
+    assert told.name.startswith("information of predicted labels")
+    assert told.value == pytest.approx(told.null, abs=0.1)  # learned by heart, so that labels tell what true ones do
 
 
 HEADS = {

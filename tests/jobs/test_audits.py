@@ -68,8 +68,10 @@ def test_a_certificate_is_audited_from_its_path_and_verify_takes_what_was_found(
     bound = found.audit.details["released"]
     assert bound["request"] == "the commitment to the forget set opens with the task's"
     assert 0 <= bound["measured"]["held_out"] <= 1
-    (measured,) = found.audit.measurements
+    measured, told = found.audit.measurements
     assert measured.evidence.of + measured.evidence.null_of == 60  # all candidates: 25 of the request, 35 held out
+    assert sum(told.evidence.forgotten) == measured.evidence.of
+    assert sum(told.evidence.others) == measured.evidence.null_of
     found.save(tmp_path / "audit.json")
     ex.verify(folder / "certificate.json", audit=tmp_path / "audit.json")
 

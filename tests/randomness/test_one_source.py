@@ -26,6 +26,7 @@ ORDERED = "orders of batches, initialisation, dropout: the theorems hold for any
 LISTED: dict[str, tuple[set[str], str]] = {
     "randomness/secret.py": ({"urandom", "torch.randint"}, "the room itself: keys"),
     "randomness/generators.py": ({"torch.Generator(", "manual_seed("}, "the room itself: generators for such coins"),
+    "audit/information.py": ({"np.random.Philox"}, PUBLIC),
     "attacks/arena.py": ({"torch.rand", "torch.Generator(", "manual_seed("}, MEASURED),
     "attacks/heads.py": ({"torch.rand", "torch.randn", "torch.Generator(", "manual_seed("}, MEASURED),
     "attacks/on_steps.py": ({"torch.Generator(", "manual_seed(", "np.random.default_rng"}, MEASURED),
@@ -40,6 +41,7 @@ LISTED: dict[str, tuple[set[str], str]] = {
     "testing/feature_maps.py": ({"torch.randperm", "torch.Generator(", "manual_seed("}, MEASURED),
     "testing/recoveries.py": ({"torch.randint", "torch.randn", "torch.Generator(", "manual_seed("}, MEASURED),
     "features/random.py": ({"torch.randn", "torch.Generator(", "manual_seed("}, PUBLIC),
+    "features/barycenter.py": ({"np.random.default_rng"}, "order of equal numbers, from the seed of a map of which nothing is proven"),
     "features/tangent.py": ({"torch.randint", "torch.randperm", "torch.Generator(", "manual_seed("}, PUBLIC),
     "features/frozen_network.py": ({"torch.rand", "torch.Generator(", "manual_seed(", "set_rng_state("}, PUBLIC),
     "training/randomness.py": (

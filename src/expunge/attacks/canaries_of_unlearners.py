@@ -16,11 +16,12 @@ from expunge.attacks.heads import differences
 from expunge.attacks.one_training import canaries, losses
 from expunge.attacks.parts import How, Part, left_out
 from expunge.audit.evidence import OneRun
-from expunge.audit.measurement import Measurement, Shares
+from expunge.audit.measurement import Measurement, Shares, predicted_information
 from expunge.data import Examples
 from expunge.data.joins import joined
 from expunge.errors import ExpungeError, TaskError
 from expunge.training.public_parts import keeping_public
+from expunge.training.scores import label_of
 from expunge.training.task import Task, answers
 from expunge.training.unlearned import Unlearned
 from expunge.unlearners.capabilities import AtOnce, Fresh, SameBits
@@ -142,11 +143,11 @@ class _Attack:
         return Run(folder=None if folder is None else self.home / folder, seed=self.how.seed)
 
     def _measure(self, done: Unlearned, own: Examples, what: str) -> None:
-        """The share of right answers on the rows that were in, against those that were out."""
+        """The share of right answers on the rows that were in, against those that were out; and what labels tell of that."""
         inside = set(own.ids)
-        out = [k for k, name in enumerate(self.candidates.ids) if name not in inside]
+        out = self.candidates.take([k for k, name in enumerate(self.candidates.ids) if name not in inside])
         try:
-            hits, null = (_right(self.task, done, rows) for rows in (own, self.candidates.take(out)))
+            hits, null = (_right(self.task, done, rows) for rows in (own, out))
         except (ExpungeError, ValueError, TypeError) as error:
             self.extra["accuracy of canaries"] = f"not measured: {error}"
             return
@@ -156,7 +157,8 @@ class _Attack:
             confidence=self.how.confidence,
             evidence=Shares(hits=int(hits.sum()), of=len(hits), null_hits=int(null.sum()), null_of=len(null)),
         )  # fmt: skip
-        self.extra["measurements"] = [measured.to_dict()]
+        told = _told(done, own, out, self.how.confidence)
+        self.extra["measurements"] = [one.to_dict() for one in (measured, *told)]
 
 
 def score(done: Unlearned, rows: Examples, *, task: Task) -> Tensor:
@@ -176,6 +178,26 @@ def _right(task: Task, done: Unlearned, rows: Examples) -> Tensor:
     if not bool(((found == 0) | (found == 1)).all()):
         raise ValueError("answers are not right or wrong: task.accuracy returns other numbers than 0 and 1")
     return found
+
+
+def _told(done: Unlearned, own: Examples, out: Examples, confidence: float) -> list[Measurement]:
+    """I of the predicted labels and the coins, beside that of the true labels; nothing where there are no such labels."""
+    try:
+        scores, true = ([of(rows) for rows in (own, out)] for of in (done.predict, _labels))
+        predicted = [part.argmax(1).cpu().numpy() for part in scores]
+        return [
+            predicted_information(
+                (predicted[0], predicted[1]), (true[0], true[1]), labels=scores[0].shape[1],
+                against="rows never seen; the null is that of the true labels", confidence=confidence,
+            )
+        ]  # fmt: skip
+    except (ExpungeError, ValueError, TypeError, IndexError):
+        return []
+
+
+def _labels(rows: Examples) -> Any:
+    """The true labels, whole numbers, shape (rows,)."""
+    return label_of(rows.batch(slice(None))).cpu().numpy()
 
 
 def _compared(released: nn.Module, never: nn.Module) -> dict[str, Any]:

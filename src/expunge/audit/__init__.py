@@ -7,8 +7,9 @@ from expunge._verbs import also_a_verb
 from expunge.audit.beside_null_start import null_start
 from expunge.audit.evidence import Counts, Evidence, GaussianFit, JointGuesses, Means, OneRun, OneRunViaCertifier
 from expunge.audit.finding import Finding
+from expunge.audit.information import Tables
 from expunge.audit.joint import joint_guesses
-from expunge.audit.measurement import Measurement, Shares
+from expunge.audit.measurement import Measurement, Shares, predicted_information
 from expunge.audit.one_training import one_run
 from expunge.audit.report import Audit
 
@@ -24,9 +25,11 @@ __all__ = [
     "OneRun",
     "OneRunViaCertifier",
     "Shares",
+    "Tables",
     "joint_guesses",
     "null_start",
     "one_run",
+    "predicted_information",
 ]
 
 also_a_verb(__name__)

@@ -5,11 +5,14 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar, cast
 
+from numpy.typing import ArrayLike
+
 from expunge.audit.evidence.base import counted, sure
 from expunge.audit.evidence.counts import binomial_upper
+from expunge.audit.information import Tables, table_of
 from expunge.errors import MalformedAudit
 
-__all__ = ["Measurement", "Shares"]
+__all__ = ["Measurement", "Shares", "predicted_information"]
 
 _KEYS = {"name", "unit", "direction", "confidence", "evidence", "values"}
 _LONGEST = 300
@@ -33,6 +36,7 @@ class Shares:
     of: int
     null_hits: int
     null_of: int
+    seconds: ClassVar[float] = 1e-3
 
     def __post_init__(self) -> None:
         counted(of=self.of, null_of=self.null_of)
@@ -53,6 +57,9 @@ class Shares:
         }  # fmt: skip
 
 
+_EVIDENCE: dict[str, type[Shares] | type[Tables]] = {kind.kind: kind for kind in (Shares, Tables)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """A number with its null: it refutes no guarantee, and proves none.
@@ -69,7 +76,7 @@ class Measurement:
     unit: str
     direction: str
     confidence: float
-    evidence: Shares
+    evidence: Shares | Tables
 
     def __post_init__(self) -> None:
         sure(self.confidence)
@@ -80,7 +87,7 @@ class Measurement:
 
     @cached_property
     def values(self) -> dict[str, float]:
-        """By name: value, low, high, null, null_low, null_high."""
+        """By name: value, low, high, null, null_low, null_high; and what else the evidence tells."""
         return self.evidence.values(self.confidence)
 
     @property
@@ -107,23 +114,78 @@ class Measurement:
         Raises:
             MalformedAudit: a field is missing, unknown or out of range, or the numbers do not follow from the evidence.
         """
+        found = cls.stated(fields)
+        found.compare(cast("Mapping[str, Any]", fields))
+        return found
+
+    @classmethod
+    def stated(cls, fields: object) -> "Measurement":
+        """Read what was counted; no number is computed yet.
+
+        Raises:
+            MalformedAudit: a field is missing, unknown or out of range.
+        """
         if not isinstance(fields, Mapping) or set(cast("Mapping[str, Any]", fields)) != _KEYS:
             raise MalformedAudit(f"a measurement has the fields {sorted(_KEYS)}, not {fields!r:.200}")
         held = cast("Mapping[str, Any]", fields)
         try:
             seen = dict(held["evidence"])
-            if (kind := seen.pop("kind")) != Shares.kind:
+            if not isinstance(kind := seen.pop("kind"), str) or kind not in _EVIDENCE:
                 raise ValueError(f"evidence of kind {kind!r:.80} is not known")
             words = {name: held[name] for name in ("name", "unit", "direction", "confidence")}
-            found = cls(evidence=Shares(**seen), **words)
-            again = found.values
-        except (TypeError, ValueError, KeyError, ArithmeticError) as error:
+            return cls(evidence=_EVIDENCE[kind](**seen), **words)
+        except (TypeError, ValueError, KeyError) as error:
             raise MalformedAudit(f"measurement {held['name']!r:.80}: {error}") from error
-        if not _close(held["values"], again):
+
+    def compare(self, fields: Mapping[str, Any]) -> None:
+        """Hold what a file states against what follows from the evidence.
+
+        Raises:
+            MalformedAudit: the numbers do not follow.
+        """
+        try:
+            again = self.values
+        except (ValueError, ArithmeticError) as error:
+            raise MalformedAudit(f"measurement {self.name!r:.80}: {error}") from error
+        if not _close(fields["values"], again):
             raise MalformedAudit(
-                f"measurement {found.name!r:.80}: its values follow from the evidence as {again}, not {held['values']!r:.200}"
+                f"measurement {self.name!r:.80}: its values follow from the evidence as {again}, not {fields['values']!r:.200}"
             )
-        return found
+
+
+def predicted_information(
+    released: tuple[ArrayLike, ArrayLike],
+    reference: tuple[ArrayLike, ArrayLike],
+    *,
+    labels: int,
+    against: str,
+    confidence: float = 0.95,
+) -> Measurement:
+    """Measure I(output; Z): how much predicted labels tell whether a row was forgotten.
+
+    The null is the same number of the reference's labels for the same rows. Where the forget set is not balanced in its
+    labels as the others are, any model that is right tells something, so that neither 0 nor independence would do.
+
+    Args:
+        released: the release's labels for the forgotten rows and for the others, whole numbers, shapes (m,) and (k,).
+        reference: those of a model that never saw the forgotten rows, e.g. a retrained one; or the true labels.
+        labels: how many there are.
+        against: who the others are and what the reference is, in a few words.
+        confidence: of the limits of the value, and of those of the null.
+
+    Raises:
+        TypeError, ValueError: as `table_of`; or the reference has labels of another number of rows.
+    """
+    forgotten, others = table_of(*released, labels=labels)
+    null_forgotten, null_others = table_of(*reference, labels=labels)
+    return Measurement(
+        name=f"information of predicted labels on which row was forgotten, beside {against}", unit="nats",
+        direction="above its null: the labels tell more than the reference's; below: less, as where a class was destroyed",
+        confidence=confidence,
+        evidence=Tables(
+            forgotten=forgotten, others=others, null_forgotten=null_forgotten, null_others=null_others
+        ),
+    )  # fmt: skip
 
 
 def _limits(hits: int, of: int, alpha: float) -> tuple[float, float]:

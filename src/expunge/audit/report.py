@@ -163,19 +163,31 @@ class Audit:
             certificate=held["certificate"],
             findings=_computed_again(cast("list[object]", held["findings"])),
             details=cast("dict[str, Any]", held["details"]),
-            measurements=tuple(Measurement.from_dict(fields) for fields in cast("list[object]", measured)),
+            measurements=_counted_again(cast("list[object]", measured)),
         )
 
 
 def _computed_again(listed: list[object]) -> tuple[Finding, ...]:
     """The findings with the bounds that follow from what was seen, where these can be had in reasonable time."""
     findings = tuple(Finding.stated(fields) for fields in listed)
-    seconds = sum(finding.seconds for finding in findings)
-    if seconds > _MOST_SECONDS:
-        raise MalformedAudit(
-            f"the bounds of {len(findings)} findings would take about {seconds:.0f} seconds to compute again, at most "
-            f"{_MOST_SECONDS} are given: the counts are too large for so many findings"
-        )
+    _affordable("the bounds of {} findings", [finding.seconds for finding in findings])
     for finding, fields in zip(findings, listed, strict=True):
         finding.compare(cast("Mapping[str, Any]", fields))
     return findings
+
+
+def _counted_again(listed: list[object]) -> tuple[Measurement, ...]:
+    """The measurements with the numbers that follow from what was counted, likewise."""
+    measured = tuple(Measurement.stated(fields) for fields in listed)
+    _affordable("the numbers of {} measurements", [one.evidence.seconds for one in measured])
+    for one, fields in zip(measured, listed, strict=True):
+        one.compare(cast("Mapping[str, Any]", fields))
+    return measured
+
+
+def _affordable(what: str, seconds: list[float]) -> None:
+    if (taken := sum(seconds)) > _MOST_SECONDS:
+        raise MalformedAudit(
+            f"{what.format(len(seconds))} would take about {taken:.0f} seconds to compute again, at most {_MOST_SECONDS} are "
+            "given: the counts are too large for so many"
+        )

@@ -30,6 +30,8 @@ MEASUREMENTS: Mapping[str, str] = {
     "nearest class means": "How often a few labelled rows of each class suffice to classify others by the released model's "
     "features. The null is a model that never saw the concept: only what goes beyond it was left by the unlearner, all else "
     "is what features of this kind give to anybody who has such rows, and neither breaks a certificate.",
+    "information of predicted labels": "How much the released model's labels for a row tell whether the row was forgotten; the "
+    "null is how much those of a reference tell that never saw the forgotten rows, or the true labels.",
 }
 """By the beginning of a measurement's `name`."""
 

@@ -160,6 +160,7 @@ class Task:
             raise ValueError(
                 f"a request for {' and '.join(sorted(changes))} changes rows and deletes none: only a ConvexHead carries it out, "
                 "ConvexHead.unlearn(rows, request)"
+                + ("; features.FeatureAnswer changes rows to train on anew" if "features" in changes else "")
             )
         rows = self.everything()
         gone = request.positions(rows)

@@ -64,7 +64,7 @@ NAMES = (
 
 HEURISTICS = (
     "fine_tune", "gradient_ascent", "neggrad_plus", "scrub", "selective_dampening", "salun", "jit",
-    "gradient_difference", "negative_preference", "prune",
+    "gradient_difference", "negative_preference", "information", "prune",
 )  # fmt: skip
 """Of `expunge.unlearners.heuristics`, HEURISTICS and BEHAVIOURAL, likewise."""
 

@@ -25,6 +25,7 @@ from expunge.unlearners.heuristics import (
     GradientAscent,
     GradientDifference,
     Heuristic,
+    InformationPenalty,
     JustInTime,
     NegativePreference,
     NegGradPlus,
@@ -368,6 +369,10 @@ def test_a_model_that_is_destroyed_is_not_returned() -> None:
         (JustInTime, {"noise": 0.0}, "noise"),
         (SelectiveDampening, {"alpha": -1.0}, "alpha"),
         (FineTune, {"epochs": 0}, "epochs"),
+        (InformationPenalty, {"forget_size": 0}, "forget_size"),
+        (InformationPenalty, {"gamma": -1.0}, "gamma"),
+        (InformationPenalty, {"from_labels": False, "reference": -0.1}, "reference"),
+        (InformationPenalty, {"reference": 0.1}, r"reference=0.1 would do nothing"),
         (GradientAscent, {"batch_size": 0}, "batch_size"),
     ],
 )

@@ -8,6 +8,7 @@ from expunge.unlearners.heuristics.base import Heuristic
 from expunge.unlearners.heuristics.fine_tune import FineTune
 from expunge.unlearners.heuristics.grad_diff import GradientDifference
 from expunge.unlearners.heuristics.gradient_ascent import GradientAscent
+from expunge.unlearners.heuristics.information import InformationPenalty
 from expunge.unlearners.heuristics.jit import JustInTime
 from expunge.unlearners.heuristics.neggrad_plus import NegGradPlus
 from expunge.unlearners.heuristics.npo import NegativePreference
@@ -23,6 +24,7 @@ __all__ = [
     "GradientAscent",
     "GradientDifference",
     "Heuristic",
+    "InformationPenalty",
     "JustInTime",
     "NegGradPlus",
     "NegativePreference",
@@ -34,7 +36,7 @@ __all__ = [
 
 HEURISTICS = (
     FineTune, GradientAscent, NegGradPlus, Scrub, SelectiveDampening, Saliency, JustInTime, GradientDifference,
-    NegativePreference,
+    NegativePreference, InformationPenalty,
 )  # fmt: skip
 """Of kind none."""
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from expunge import data as data
     from expunge import features as features
     from expunge import heads as heads
+    from expunge import policies as policies
     from expunge import recovery as recovery
     from expunge import replicates as replicates
     from expunge import report as report
@@ -81,6 +82,7 @@ _LAYERS = (
     "data",
     "features",
     "heads",
+    "policies",
     "recovery",
     "replicates",
     "report",

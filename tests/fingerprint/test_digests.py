@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from expunge.errors import ModelRefused
-from expunge.fingerprint import code_digest, model_digest
+from expunge.fingerprint import code_digest, model_digest, tensors_held
 from fingerprint import settings_of_mine
 
 held = None  # what the losses below read; the tests put other things here
@@ -233,6 +233,19 @@ def test_a_singledispatch_function_is_followed_into_what_was_registered_but_not_
     before = digest_with(one)
     one("text")  # fills the cache
     assert digest_with(one) == before != digest_with(made(2))
+
+
+def test_tensors_that_pickle_would_leave_out_of_a_librarys_object_are_found():
+    """A counter is pickled by its counts alone, whatever else hangs on it; the digest stays that of the counts."""
+    plain, hung = collections.Counter("aab"), collections.Counter("aab")
+    hung.teacher = [torch.arange(20.0)]
+    assert [t.tolist() for t in tensors_held(hung)] == [torch.arange(20.0).tolist()]
+    assert not tensors_held(plain)
+    assert code_digest(hung) == code_digest(plain)
+    deep = collections.Counter()
+    deep.next = collections.Counter()
+    deep.next.next, deep.next.teacher = deep, torch.ones(17)
+    assert len(tensors_held({"loss": deep})) == 1
 
 
 def test_what_refers_to_itself_is_followed_once():

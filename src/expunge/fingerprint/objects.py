@@ -2,6 +2,7 @@
 
 import copyreg
 import enum
+import functools
 import pickle
 import types
 import weakref
@@ -72,6 +73,7 @@ def _take_reduced(walk: Walk, value: object) -> None:
         known = cast("dict[type, Any]", copyreg.dispatch_table).get(type(value))
         reduced: Any = value.__reduce_ex__(4) if known is None else known(value)
     except (TypeError, AttributeError, ValueError, RuntimeError, OSError, pickle.PicklingError):
+        _look_at_hung(walk, value)
         return walk.refuse(value, "something that cannot be looked into")
     if isinstance(reduced, str):
         return walk.say("name", label(value), reduced)
@@ -82,7 +84,15 @@ def _take_reduced(walk: Walk, value: object) -> None:
         walk.visit(part)
     for part in rest[1:3]:  # items of lists and dictionaries come as iterators
         walk.visit(None if part is None else list(part))
-    return None
+    return _look_at_hung(walk, value)
+
+
+def _look_at_hung(walk: Walk, value: object) -> None:
+    """Whatever somebody hung on a library's object, where pickle may leave it out."""
+    if not isinstance(
+        value, functools.partial
+    ):  # tells of it itself; asking would give it an empty one, and another digest
+        walk.aside(getattr(value, "__dict__", None))
 
 
 def _slots(kind: type) -> list[str]:

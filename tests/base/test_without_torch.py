@@ -5,11 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import expunge as ex
-from expunge.accounting import MECHANISMS
+from expunge.accounting import MECHANISMS, Prune
 from expunge.audit import Audit, Counts, Finding
+from expunge.certificate.digests import weights_digest
+from expunge.certificate.record import NO_NOISE, RunRecord
 from expunge.report import render
 
 CERTIFICATES = sorted((Path(__file__).parent.parent / "certificates" / "v1").glob("*.json"))
@@ -57,8 +61,36 @@ def test_an_audit_is_checked_and_shown_and_one_that_refutes_is_believed(path: Pa
 
 
 def test_there_is_an_old_certificate_of_every_mechanism():
-    newer = {"grid_ridge"}  # of schema 2
+    newer = {"grid_ridge", "prune", "unproven"}  # of schema 2
     assert {path.stem for path in CERTIFICATES} == set(MECHANISMS) - newer
+
+
+def patched_by_hand(folder: Path, *, shift: float) -> tuple[Path, RunRecord]:
+    """Scores (h, 1/4) with h = relu(z - 1/2), and a patch on z > 1/2 that lets class 1 win: it lacks 1/4 at z = 1."""
+    held = {
+        "network.0.weight": [[1.0]], "network.0.bias": [-0.5], "network.2.weight": [[1.0], [0.0]], "network.2.bias": [0.0, 0.25],
+        "signs": [[1.0]], "slacks": [0.125], "shifts": [shift], "targets": [1.0], "labels": [[1.0, 0.0]],
+    }  # fmt: skip
+    tensors = {name: np.array(values, dtype=np.float32) for name, values in held.items()}
+    save_file(tensors, folder / "model.safetensors")
+    mechanism = Prune(
+        layers=("linear", "relu", "linear"), input_shape=(1,), lowest=0.0, highest=1.0, patches=1, margin=0.001
+    )
+    record = RunRecord(
+        mechanism=mechanism, steps_done=0, noise=NO_NOISE, layers=tuple((n, t.size) for n, t in tensors.items()), weights_dtype="float32",
+        center="zero", buffers="none", public=(), certified=weights_digest(folder / "model.safetensors"), environment={}, coverage="ids",
+    )  # fmt: skip
+    return folder / "model.safetensors", record
+
+
+def test_patches_are_proven_from_the_weights_file(tmp_path: Path):
+    weights, record = patched_by_hand(tmp_path, shift=0.2511)
+    certificate = ex.issue(record, released=weights)
+    ex.verify(certificate, weights=weights)
+    assert "not proven" in ex.report.render(certificate, weights=weights)
+    short, record = patched_by_hand(tmp_path, shift=0.2509)
+    with pytest.raises(ex.errors.RunError, match=r"patch 0: its class is proven ahead by 0\.0009"):
+        ex.issue(record, released=short)
 
 
 def test_a_name_that_needs_torch_says_how_to_get_it():

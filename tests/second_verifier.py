@@ -283,7 +283,7 @@ FIELDS = {
         "ridge": POSITIVE, "grid": POSITIVE, "target_grid": number(), "rounding": POSITIVE, "provenance": line,
     },
     "undeclared_features": {"head": one_of("exact_ridge", "measured_residual"), "noise_std": number()},
-    "unproven": {"method": line},
+    "unproven": {"method": matching(r"[a-z][a-z0-9_]{0,59}")},
 }  # fmt: skip
 SINCE_2 = ("grid_ridge", "unproven")
 WITHDRAWN = ("exact_ridge",)
@@ -347,6 +347,8 @@ def check_record(content, version):
     need(grid > 0 or noise["stream"] != "aes-256-ctr/1", "a release without a grid")
     need(sum(sizes) >= 1 and len(set(names)) == len(names), "layers")
     if version == 2:
+        named = run["procedure"].get("unlearner")
+        need(named is None or named["name"] == m.get("method", m["name"]), "another unlearner")
         need((run["buffers"] == "reset") == bool(run["estimated"]), "estimated buffers")
         need((run["coverage"] == "any group") == (m["name"] in GROUPS), "coverage of another kind of mechanism")
         need((content["unchecked"] != "") == (run["coverage"] == "unchecked"), "unchecked")

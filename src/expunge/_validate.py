@@ -78,6 +78,13 @@ def whole(least: int = 1, **fields: object) -> None:
             raise ValueError(f"{name} must be a whole number of at least {least}, not {shown(value)}")
 
 
+def plain_numbers(settings: object) -> None:
+    """Turn numpy's numbers in the fields of a frozen dataclass into Python's, which JSON can hold and nothing rounds again."""
+    for name, value in vars(settings).items():
+        if hasattr(value, "item") and type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
+            object.__setattr__(settings, name, value.item())
+
+
 def text(**fields: object) -> None:
     """Raise unless every field is a line of text that says something."""
     for name, value in fields.items():

@@ -188,3 +188,43 @@ def test_differences_keep_their_bounds() -> None:
     assert (found.rows == [[0.75, 1.0]]).all()
     assert (found.error >= [[0.75, 0.125]]).all()
     assert found.slack(Box(-2.0, 1.0, 1))[0] >= 0.75 * 2 + 0.125
+
+
+def test_what_underflows_is_bounded_too() -> None:
+    """Weights of 1e-200 twice, then 1e200 and 1e210: the product is 1e10, and float64 computes 0 on the way."""
+    network = {"0.weight": np.array([[1.0]]), "0.bias": np.array([1.0])}
+    for k, size in enumerate((1e-200, 1e-200, 1e200, 1e210), start=2):
+        network[f"{k}.weight"] = np.array([[size]])
+    layers = ["linear", "relu", *["linear"] * 4]
+    piece = next(pieces(layers, (1,), network, np.ones((1, 1)), [0.1], Box(0.0, 1.0, 1)))
+    assert float(piece.scores.rows[0] @ [0.5, 1.0]) == 0.0
+    assert piece.scores.slack(piece.box)[0] > 1.5e10
+    assert piece.least(piece.scores) < -1.5e10
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "told", "match"),
+    [
+        (["linear", "relu"], (1, 200_000), {"0.weight": np.zeros((1, 200_000))}, "flatten them before"),
+        (["linear", "relu"], (200_000,), {"0.weight": np.zeros((1, 200_000))}, "too large to be proven"),
+        (["conv2d out=1 kernel=1,1 stride=1,1 padding=1000000,1000000", "relu"], (1, 2, 2), {"0.weight": np.zeros((1, 1, 1, 1))}, "too large"),
+        (["linear", "relu"], (2, 2), {"0.weight": np.zeros((3, 4))}, "flatten them before"),
+        (["linear", "relu"], (4,), {"0.weight": np.zeros((3, 4), dtype=np.complex64)}, "complex64"),
+        (["linear", "relu"], (4,), {"0.weight": np.zeros((3, 4), dtype=np.int8)}, "int8"),
+        (["conv2d out=1 kernel=1,1 stride=1,1 padding=0,0", "relu"], (1, 2, 2), {"0.weight": np.zeros((1, 1, 1, 1)), "0.bias": np.zeros(4)}, "bias' does not fit"),
+        (["conv2d out=\u0661 kernel=1,1 stride=1,1 padding=0,0", "relu"], (1, 2, 2), {}, "cannot be read"),
+        (["conv2d out=1_0 kernel=1,1 stride=1,1 padding=0,0", "relu"], (1, 2, 2), {}, "cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_network_that_torch_would_not_have_or_that_fills_the_memory_is_refused(
+    layers: Any, shape: Any, told: Any, match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        list(pieces(layers, shape, told, np.ones((1, 3)), [0.1], Box(0.0, 1.0, int(np.prod(shape)))))
+
+
+def test_a_bias_of_a_layer_that_has_none_counts_for_nothing() -> None:
+    layers = ["avgpool2d kernel=2,2 stride=2,2 padding=0,0", "flatten", "linear", "relu"]
+    told = {"2.weight": np.ones((1, 1)), "0.bias": np.full(1, -9.0)}
+    piece = next(pieces(layers, (1, 2, 2), told, np.ones((1, 1)), [0.1], Box(0.0, 1.0, 4)))
+    assert piece.units.rows[0, -1] == 0

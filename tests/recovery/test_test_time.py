@@ -247,7 +247,7 @@ def test_a_stream_that_holds_forgotten_rows_is_refused_before_the_run() -> None:
     stream = ex.Examples(torch.cat([shifted().tensors[0], task.forget.tensors[0][4:5]]))
     with (
         interrupted() as counted,
-        pytest.raises(StillRetained, match="'tent' holds 1 rows with the content of rows to"),
+        pytest.raises(StillRetained, match="'tent' in its setting 'stream' holds rows to forget, by id or by content"),
     ):
         ex.unlearn(task, None, OutputPerturbation(noise_std=1.0, recovery=Tent(stream=stream)))
     assert counted.calls == 0

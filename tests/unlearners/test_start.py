@@ -1,5 +1,6 @@
 """A heuristic before the mechanism: the proof is the same, the record says so, and nothing made of forgotten rows gets around the clip."""
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,117 @@ def loss_with_a_leak(model: nn.Module, batch: Any) -> Tensor:
 
 def test_a_loss_that_holds_the_weights_of_the_heuristic_is_refused() -> None:
     LEAK.clear()
-    with pytest.raises(ModelRefused, match=r"the loss holds the trained weights \('0.weight'\)"):
+    with pytest.raises(ModelRefused, match="the loss changed while the heuristic called it"):
         run(GradientClipping(**STEPS, start=Leaking()), replace(sample_tasks.task(), loss=loss_with_a_leak))
+    LEAK[:] = [
+        WARM.forget(sample_tasks.task(), BUDGET, ex.Relation.RETRAINED, Run(seed=1)).model[0].weight.detach().clone()
+    ]
+    with pytest.raises(ModelRefused, match=r"the loss holds the trained weights \('0.weight'\)"):
+        run(GradientClipping(**STEPS, start=WARM), replace(sample_tasks.task(), loss=loss_with_a_leak), seed=1)
+    LEAK.clear()
+
+
+class MeanTeacher:
+    """A loss that keeps a mean of the models that it is called with."""
+
+    def __init__(self) -> None:
+        self.kept: list[Tensor] = []
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        own = list(model.parameters())
+        if not self.kept:
+            self.kept = [p.detach().clone() for p in own]
+        for mine, p in zip(self.kept, own, strict=True):
+            mine.lerp_(p.detach(), 1e-4)
+        return sample_tasks.loss(model, batch) + sum(
+            ((p - mine) ** 2).sum() for p, mine in zip(own, self.kept, strict=True)
+        )
+
+
+class Memory:
+    """A loss that keeps the rows that it was shown."""
+
+    def __init__(self) -> None:
+        self.rows: list[Tensor] = []
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        self.rows.append(batch[0].clone())
+        return sample_tasks.loss(model, batch)
+
+
+@pytest.mark.parametrize("loss", [MeanTeacher(), Memory()], ids=["mean teacher", "memory"])
+def test_a_loss_that_keeps_what_the_heuristic_showed_it_is_refused(loss: Any) -> None:
+    """It would carry trained weights or forgotten rows around the clip."""
+    with pytest.raises(ModelRefused, match="the loss changed while the heuristic called it"):
+        run(GradientClipping(**STEPS, start=GradientAscent()), replace(sample_tasks.task(), loss=loss))
+
+
+class Observed(nn.Module):
+    """The largest input so far, as a quantiser keeps it; retained rows never exceed it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("high", torch.ones(64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.high = torch.maximum(self.high, x.detach().amax(0))
+        return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copying(Heuristic):
+    """Write a forgotten row into a public weight."""
+
+    name = "copying"
+    source = "this test"
+
+    def total(self, material: Any) -> int:
+        return 1
+
+    def steps(self, material: Any) -> Any:
+        material.model[1].weight.data[0] = material.forget.tensors[0][0]
+        material.model[3].weight.data += 0.01
+        yield
+
+
+def test_nothing_but_covered_weights_is_taken_from_a_heuristic() -> None:
+    """Public weights and buffers stay the trained model's: they could hold a forgotten row bit for bit."""
+    task = sample_tasks.task()
+    model = nn.Sequential(Observed(), *copy.deepcopy(task.model))
+    for parameter in model[1].parameters():
+        parameter.requires_grad_(False)
+    x = task.forget.tensors[0].clone()
+    x[0] = torch.linspace(5, 9, 64)
+    forget = ex.Examples(x, task.forget.tensors[1], ids=task.forget.ids)
+    own = replace(task, model=model, forget=forget, public=("0.high", "1.*"), make_model=None)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for start in (GradientAscent(), Copying()):
+        done = run(GradientClipping(**STEPS, start=start), own)
+        for name in ("1.weight", "1.bias"):
+            assert torch.equal(done.model.state_dict()[name], before[name]), (start, name)
+        assert torch.equal(done.model[0].high, before["0.high"])
+        assert not torch.equal(done.model[3].weight, before["3.weight"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growing(Heuristic):
+    """Make another model."""
+
+    name = "growing"
+    source = "this test"
+
+    def total(self, material: Any) -> int:
+        return 1
+
+    def steps(self, material: Any) -> Any:
+        material.model.extra = nn.Parameter(torch.zeros(3))
+        yield
+
+
+def test_a_heuristic_that_makes_other_weights_is_refused() -> None:
+    with pytest.raises(ModelRefused, match="'growing' made weights of other names or shapes"):
+        run(GradientClipping(**STEPS, start=Growing()), sample_tasks.task())
 
 
 @pytest.mark.parametrize("what", ["trained", "heuristic"])

@@ -248,8 +248,10 @@ def _check_types(mechanisms: Sequence[Mechanism], kinds: Iterable[type]) -> None
 
 def _check_kind(mechanism: Mechanism) -> None:
     check_kind(mechanism)
-    if mechanism.kind is Kind.NONE:
-        raise ValueError(f"'{mechanism.name}' is of kind 'none', which does not compose: nothing is proven about it")
+    if mechanism.kind not in (Kind.EXACT, Kind.EPSILON_DELTA):
+        raise ValueError(
+            f"'{mechanism.name}' is of kind '{mechanism.kind}', which does not compose: no law of its release is bounded"
+        )
 
 
 def _composed(account: _Account, delta: float, relation: Relation) -> Bound:

@@ -1,11 +1,12 @@
 """Prove the patches of a network from its weights: each names a linear piece, and a class that wins on all of it."""
 
 from collections.abc import Mapping
+from math import inf, isnan, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from expunge.accounting.polytopes import Box, Piece, pieces
+from expunge.accounting.polytopes import REALS, Box, Piece, names_of, pieces
 
 if TYPE_CHECKING:
     from expunge.accounting.mechanisms.prune import Prune
@@ -18,12 +19,19 @@ _OWN = ("signs", "slacks", "shifts", "targets", "labels")
 
 def prove(claimed: "Prune", tensors: Mapping[str, Any]) -> None:
     """Raise `ValueError` unless weights prove what `Prune` claims; see `Prune.check`."""
-    held = {name: np.asarray(tensors[name], dtype=np.float64) for name in _OWN if name in tensors}
+    needed, allowed = names_of(claimed.layers)
     network = {name.removeprefix(NETWORK): t for name, t in tensors.items() if name.startswith(NETWORK)}
-    strangers = [name for name in tensors if name not in _OWN and not name.startswith(NETWORK)]
-    if len(held) < len(_OWN) or strangers:
-        raise ValueError(f"the weights must hold a network and {', '.join(_OWN)}, not {sorted(tensors)}")
+    own = {name: np.asarray(t) for name, t in tensors.items() if not name.startswith(NETWORK)}
+    if set(own) != set(_OWN) or not needed <= set(network) <= needed | allowed:
+        raise ValueError(
+            f"the weights must hold the network of the layers and {', '.join(_OWN)}, and nothing else, not {sorted(tensors)}"
+        )
+    if any(part.dtype not in REALS for part in own.values()):
+        raise ValueError(f"{', '.join(_OWN)} must be of type {', '.join(map(str, REALS))}")
+    held = {name: part.astype(np.float64) for name, part in own.items()}
     count = claimed.patches
+    if any(held[name].ndim != 1 for name in ("slacks", "shifts", "targets")) or held["labels"].ndim != 2:
+        raise ValueError("slacks, shifts and targets must be one number a patch, labels one a class")
     if any(len(part) != count or not np.isfinite(part).all() for part in held.values()):
         raise ValueError(
             f"{count} patches are claimed, and the weights hold other numbers of them, or what is no number"
@@ -35,7 +43,7 @@ def prove(claimed: "Prune", tensors: Mapping[str, Any]) -> None:
         raise ValueError("two patches name the same piece")
     if not (held["slacks"] > 0).all():
         raise ValueError("a slack is not above 0")
-    box = Box(claimed.lowest, claimed.highest, int(np.prod(claimed.input_shape)))
+    box = Box(claimed.lowest, claimed.highest, prod(claimed.input_shape))
     told = pieces(claimed.layers, claimed.input_shape, network, signs, held["slacks"].tolist(), box)
     for k, piece in enumerate(told):
         _prove_one(k, piece, held, claimed.margin)
@@ -45,7 +53,8 @@ def lead(piece: Piece, target: int) -> float:
     """A lower bound on how far a class is ahead of every other one on a piece; negative where it is behind."""
     others = [c for c in range(len(piece.scores.rows)) if c != target]
     wanted = piece.scores.of_units([target])
-    return min(piece.least(wanted.less(piece.scores.of_units([other]))) for other in others)
+    bounds = [piece.least(wanted.less(piece.scores.of_units([other]))) for other in others]
+    return -inf if any(map(isnan, bounds)) else min(bounds)
 
 
 def _prove_one(k: int, piece: Piece, held: Mapping[str, Any], margin: float) -> None:

@@ -5,19 +5,26 @@ M is computed in float64 from the weights; E bounds |M - computed M|, number by 
 over such a piece is bounded from below by weak duality: any multipliers λ ≥ 0 give a bound, so that no solver is trusted.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Affine", "Box", "Piece", "pieces", "shape_after"]
+__all__ = ["REALS", "Affine", "Box", "Piece", "names_of", "pieces", "shape_after"]
+
+REALS = tuple(map(np.dtype, (np.float16, np.float32, np.float64)))
+"""The types of weights that are exact in float64."""
 
 Doubles = NDArray[np.float64]
 
 _UNIT = 2.0**-53
 _SAFE = 1.01  # more than the rounding of a bound itself
+_TINY = 2.0**-1000  # of each product and sum: far more than underflow can take away
+_MOST = 1 << 26  # entries of a matrix that is formed
 
 
 def _gamma(terms: int) -> float:
@@ -65,7 +72,7 @@ class Affine:
             rows[:, -1] += bias
             sizes = np.abs(weight) @ np.abs(self.rows)
             sizes[:, -1] += np.abs(bias)
-            error = _SAFE * (np.abs(weight) @ self.error + _gamma(terms) * sizes)
+            error = _SAFE * (np.abs(weight) @ self.error + _gamma(terms) * sizes) + 4 * terms * _TINY
         return Affine(rows, error)
 
     def where(self, active: NDArray[np.bool_]) -> "Affine":
@@ -79,11 +86,11 @@ class Affine:
     def less(self, other: "Affine") -> "Affine":
         """Differences, function by function."""
         rows = self.rows - other.rows
-        return Affine(rows, _SAFE * (self.error + other.error + _UNIT * np.abs(rows)))
+        return Affine(rows, _SAFE * (self.error + other.error + _UNIT * np.abs(rows)) + _TINY)
 
     def slack(self, box: Box) -> Doubles:
         """By how much the functions computed from these rows may miss the true ones in a box."""
-        return _SAFE * (self.error @ box.reach)
+        return _SAFE * (self.error @ box.reach) + self.error.shape[1] * _TINY
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,11 @@ class Piece:
         """Whether an input surely is one of these."""
         full = np.append(z, 1.0)
         values = self.signs * (self.units.rows @ full)
-        rounding = self.units.slack(self.box) + _gamma(len(full)) * (np.abs(self.units.rows) @ self.box.reach)
+        rounding = (
+            self.units.slack(self.box)
+            + _gamma(len(full)) * (np.abs(self.units.rows) @ self.box.reach)
+            + len(full) * _TINY
+        )
         in_box = bool((z >= self.box.lowest).all() and (z <= self.box.highest).all())
         return in_box and bool((values >= self.by + rounding).all())
 
@@ -140,7 +151,7 @@ class Piece:
         ends = np.minimum(left[:-1] * box.lowest, left[:-1] * box.highest).sum() + left[-1] + duals @ needed
         terms = len(duals) + box.size + 4
         sizes = (np.abs(c) + duals @ np.abs(a)) @ box.reach + duals @ np.abs(needed)
-        return float(ends - 4 * _gamma(terms) * sizes - function.slack(box)[0])
+        return float(ends - 4 * _gamma(terms) * sizes - 4 * terms * _TINY - function.slack(box)[0])
 
 
 def pieces(
@@ -165,7 +176,8 @@ def pieces(
         ValueError: a layer is not known, or shapes do not fit.
     """
     steps = list(_steps(layers, shape, tensors))
-    size = int(np.prod(shape))
+    size = prod(shape)
+    _refuse_large(size, size)
     for own, least in zip(signs, by, strict=True):
         now = Affine(np.eye(size, size + 1), np.zeros((size, size + 1)))
         units: list[Affine] = []
@@ -216,32 +228,52 @@ def _steps(
         if kind == "relu":
             yield None
         elif kind == "flatten":
-            now = (int(np.prod(now)),)
+            now = (prod(now),)
         else:
             after = shape_after(layer, now)
+            if after is None and len(now) != 1:
+                raise ValueError(
+                    f"layer {layer!r} takes a row of numbers, not inputs of shape {now}: flatten them before"
+                )
+            if after is not None:
+                _refuse_large(prod(after), prod(now))
             weight = None if kind == "avgpool2d" else _tensor(tensors, f"{position}.weight")
             matrix = weight if after is None else sliding(now, after, told, weight)
-            if matrix is None or matrix.ndim != 2 or matrix.shape[1] != int(np.prod(now)):
+            if matrix is None or matrix.ndim != 2 or matrix.shape[1] != prod(now):
                 raise ValueError(f"'{position}.weight' does not fit {layer!r} on inputs of shape {now}")
-            bias = np.zeros(len(matrix))
-            if f"{position}.bias" in tensors:
-                own = _tensor(tensors, f"{position}.bias")
-                if after is not None and own.shape == (after[0],):
-                    own = np.repeat(own, after[1] * after[2])
-                if own.shape != bias.shape:
-                    raise ValueError(f"'{position}.bias' does not fit {layer!r}")
-                bias = own
-            now = (len(matrix),) if after is None else after
-            yield _linear(matrix, bias)
+            _refuse_large(len(matrix), prod(shape))
+            outputs = len(matrix) if after is None else after[0]
+            bias = np.zeros(outputs)
+            if kind != "avgpool2d" and f"{position}.bias" in tensors:
+                bias = _tensor(tensors, f"{position}.bias")
+            if bias.shape != (outputs,):
+                raise ValueError(f"'{position}.bias' does not fit {layer!r}")
+            now = (outputs,) if after is None else after
+            yield _linear(matrix, np.repeat(bias, len(matrix) // outputs))
 
 
 def _linear(weight: Doubles, bias: Doubles) -> Callable[[Affine], Affine]:
     return lambda before: before.of(weight, bias)
 
 
+def names_of(layers: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Names of the tensors that the layers have, and of those that they may have."""
+    with_weights = [k for k, layer in enumerate(layers) if _words(layer)[0] in ("linear", "conv2d")]
+    return {f"{k}.weight" for k in with_weights}, {f"{k}.bias" for k in with_weights}
+
+
+def _refuse_large(rows: int, columns: int) -> None:
+    if rows * (columns + 1) > _MOST:
+        raise ValueError(f"a network with a matrix of {rows} by {columns} numbers is too large to be proven here")
+
+
 def _tensor(tensors: Mapping[str, Any], name: str) -> Doubles:
     if name not in tensors:
         raise ValueError(f"'{name}' is missing")
+    if np.asarray(tensors[name]).dtype not in REALS:
+        raise ValueError(
+            f"'{name}' holds numbers of type {np.asarray(tensors[name]).dtype}, none of {', '.join(map(str, REALS))}"
+        )
     found = np.asarray(tensors[name], dtype=np.float64)
     if not np.isfinite(found).all():
         raise ValueError(f"'{name}' holds NaN or infinity")
@@ -267,15 +299,18 @@ def sliding(
                         matrix[:, row, column, :, y, x] += weight[:, :, i, j]
                     else:
                         matrix[range(after[0]), row, column, range(shape[0]), y, x] += 1 / (kh * kw)
-    return matrix.reshape(int(np.prod(after)), int(np.prod(shape)))
+    return matrix.reshape(prod(after), prod(shape))
 
 
+_PLAIN = re.compile(r"[a-z0-9]+( [a-z]+=[0-9]{1,9}(,[0-9]{1,9})*)*")
 _KNOWN = {"linear": (), "relu": (), "flatten": (), "conv2d": ("out", "kernel", "stride", "padding"), "avgpool2d": ("kernel", "stride", "padding")}  # fmt: skip
 
 
 def _words(layer: str) -> tuple[str, dict[str, tuple[int, ...]]]:
     """A layer in words, e.g. "conv2d out=8 kernel=3,3 stride=1,1 padding=1,1"."""
     kind, *told = layer.split(" ")
+    if not _PLAIN.fullmatch(layer):
+        raise ValueError(f"layer {layer!r} cannot be read")
     try:
         found = {name: tuple(map(int, values.split(","))) for name, values in (one.split("=") for one in told)}
     except ValueError as error:

@@ -153,7 +153,7 @@ class _Attack:
             return
         measured = Measurement(
             name=f"accuracy on rows {what}, beside rows never seen", unit="share of right answers",
-            direction="above its null: more was kept of the rows; below: it shows that they were forgotten",
+            direction="above its null: more was kept of the rows; below: less is right than of rows never seen",
             confidence=self.how.confidence,
             evidence=Shares(hits=int(hits.sum()), of=len(hits), null_hits=int(null.sum()), null_of=len(null)),
         )  # fmt: skip

@@ -100,7 +100,7 @@ def canaries(
         details={
             "candidates": n,
             "auc": auc(scores[members], scores[~members]) if known else 0.5,
-            "direction": "0.5 shows nothing; larger shows more",
+            "direction": "0.5 shows nothing; the further from it the more, on either side",
         },
     )
 

@@ -25,7 +25,7 @@ __all__ = ["MEMBERSHIP_ATTACKS", "Seen", "coins_guessed", "log_probability", "me
 Array = NDArray[np.float64]
 MEMBERSHIP_ATTACKS = ("loss threshold", "LiRA", "U-LiRA", "RMIA")
 _FPRS = (0.001, 0.01, 0.1)
-_DIRECTION = "0.5 shows nothing; larger shows more"
+_DIRECTION = "0.5 shows nothing; the further from it the more, on either side"
 _ENOUGH = 64  # shadow models, for a variance of each candidate's own
 
 

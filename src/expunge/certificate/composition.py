@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 
-from expunge.accounting import Bound, Budget, Kind, Mechanism, Relation, Remaining
+from expunge.accounting import Bound, Budget, Mechanism, Relation, Remaining
 from expunge.accounting import composition as accounting
 from expunge.certificate.format import Certificate
 from expunge.certificate.verification import verify
@@ -96,9 +96,9 @@ def _proven(release: "Certificate | str | os.PathLike[str]", places: dict[str, s
     """The mechanism of a certificate that verifies, proves something and was not seen before."""
     where = "a certificate" if isinstance(release, Certificate) else str(Path(release))
     certificate = release if isinstance(release, Certificate) else Certificate.load(release)
+    if not isinstance(certificate.claim, Bound):
+        raise ClaimRefused(f"{where} proves nothing about laws, and so do releases of which it is one")
     verify(certificate)
-    if certificate.mechanism.kind is Kind.NONE:
-        raise ClaimRefused(f"{where} proves nothing, and so do releases of which it is one")
     digest: str = certificate.content["digest"]
     if digest in places:
         raise ValueError(f"releases name one certificate twice: {places[digest]} and {where} have the digest {digest}")

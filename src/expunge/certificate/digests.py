@@ -18,6 +18,7 @@ from expunge.errors import WeightsMismatch
 
 __all__ = [
     "TensorInfo",
+    "arrays_of",
     "digest_tensors",
     "is_digest",
     "undigested",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 _PIECE = 1 << 20  # bytes
+_TYPES = {"float16": "F16", "float32": "F32", "float64": "F64"}
 _METADATA = "__metadata__"
 _READER_OF_MODULES = "expunge.training.tensors"  # by name: this room imports no torch
 
@@ -105,6 +107,37 @@ def undigested(path: str | os.PathLike[str]) -> str | None:
     with _opened(path) as file:
         metadata = _header(file)[0].get(_METADATA)
     return None if not metadata else f"metadata {metadata!r:.100}"
+
+
+def arrays_of(path: str | os.PathLike[str], digest: str) -> dict[str, Any]:
+    """The tensors of a safetensors file as numpy arrays, read once: those of a digest, and no others.
+
+    Raises:
+        WeightsMismatch: the file has another digest, cannot be read, or holds what numpy has no type for.
+    """
+    import numpy as np  # late: most certificates need none of it
+    from safetensors.numpy import load
+
+    try:
+        content = Path(path).read_bytes()
+        found: dict[str, Any] = load(content)
+    except OSError as error:
+        raise WeightsMismatch(f"cannot read the weights {os.fspath(path)}: {error.strerror or error}") from error
+    except (safetensors.SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsMismatch(f"the weights {os.fspath(path)} cannot be read as numbers: {error}") from error
+    told = [
+        TensorInfo(
+            name,
+            _TYPES.get(array.dtype.name, "?"),
+            array.shape,
+            array.nbytes,
+            hashlib.sha256(np.ascontiguousarray(array).data).digest(),
+        )
+        for name, array in found.items()
+    ]
+    if digest_tensors(told) != digest:
+        raise WeightsMismatch(f"{os.fspath(path)} does not hold floating-point weights of the digest {digest}")
+    return found
 
 
 @contextlib.contextmanager

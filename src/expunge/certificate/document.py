@@ -51,7 +51,8 @@ class Mechanism:
 
 def _mechanism_schema(name: str, mechanism: type[Any]) -> dict[str, Any]:
     hints = get_type_hints(mechanism)
-    own = {part.name: _annotation(hints[part.name]) for part in fields(mechanism)}
+    signed = getattr(mechanism, "signed", ())  # its numbers that may be negative
+    own = {p.name: f.Number(-math.inf) if p.name in signed else _annotation(hints[p.name]) for p in fields(mechanism)}
     return f.Object({"name": f.OneOf((name,)), **own}).schema()
 
 

@@ -185,8 +185,15 @@ def _contradictions(record: RunRecord) -> list[tuple[bool, str]]:
         (any(size < 0 for _, size in record.layers), "a layer has a negative size"),
         (len(set(listed)) < len(listed), "a name stands twice among layers, public and estimated"),
         (not drawn and record.center != "zero", "a run without noise has no centre"),
+        (not _is_own(record), "procedure.unlearner is not the method that the mechanism names"),
         (drawn and record.weights_dtype not in _NOISY_DTYPES, f"no noise is added in {record.weights_dtype}"),
     ]
+
+
+def _is_own(record: RunRecord) -> bool:
+    """Whether the unlearner that the procedure names, if it names one, is the mechanism's method."""
+    named = record.procedure.get("unlearner")
+    return named is None or named.get("name") == getattr(record.mechanism, "method", record.mechanism.name)
 
 
 def _is_grid(noise: NoiseRecord) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from expunge.accounting import Bound, Budget, Claim, EpsilonDeltaClaim, ExactClaim, Mechanism, Relation, Remaining
+from expunge.accounting import Bound, Budget, Claim, EpsilonDeltaClaim, ExactClaim, Kind, Mechanism, Relation, Remaining
 from expunge.certificate import Certificate, Verdict
 from expunge.cli.terminal import console, say
 
@@ -88,7 +88,8 @@ def print_verified(certificate: Certificate, found: Verdict, *, weights: bool, u
     if isinstance(claim, EpsilonDeltaClaim):
         say(f"{claim.kind}: epsilon={claim.epsilon:.6g}, delta={claim.delta:g}, relation '{claim.relation}'")
     else:
-        say("exact" if isinstance(claim, ExactClaim) else f"{claim.kind}: nothing is proven")
+        others = {Kind.EXACT: "exact", Kind.BEHAVIOURAL: "behavioural: answers on stated inputs, and no law"}
+        say(others.get(claim.kind, f"{claim.kind}: nothing is proven"))
     say(found.headline, found.meaning, *found.checks)
     for text in found.warnings:
         say(f"Warning: {text}", style="yellow")

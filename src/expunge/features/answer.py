@@ -56,7 +56,9 @@ class FeatureAnswer:
         values, attribute = torch.unique(x[:, list(columns)], dim=0, return_inverse=True)
         if len(values) < 2:
             raise ValueError(f"the features {list(columns)} have one value: nothing can tell of them")
-        fit: Any = by.fit  # pyright: ignore[reportAttributeAccessIssue]
+        fit: Any = getattr(by, "fit", None)
+        if not isinstance(by, type) or fit is None:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"by must be a class, GaussianBarycenter or QuantileBarycenter, not {by!r:.80}")
         return cls(columns=columns, values=values, barycenter=fit(_others(x, columns), attribute, **settings))
 
     def __call__(self, rows: Examples) -> Examples:

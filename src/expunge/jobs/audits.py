@@ -267,7 +267,7 @@ def _refuse_other_recovery(recorded: Mapping[str, Any] | None, given: Recovery |
         )
     if given is None and recorded is not None and "name" in recorded:
         raise ValueError(
-            f"the run recovered by '{recorded['name']}' with {recorded['settings']!r:.200}, which is no class of expunge's, and with "
+            f"the run recovered by '{recorded['name']}' with {recorded['settings']!r:.200}, of which the record does not hold all, and with "
             "another recovery another run would be attacked: call expunge.audit from Python with recovery= the object that it ran with"
         )
 

@@ -155,7 +155,14 @@ def write(
     weights = folder / _WEIGHTS
     save_weights(released, weights)
     asked = asked_of(done.record.mechanism, budget)
-    certificate = issue(done.record, released=weights, asked=asked, relation=relation, commitments=commitments)
+    certificate = issue(
+        done.record,
+        released=weights,
+        asked=asked,
+        relation=relation,
+        commitments=commitments,
+        recovery=done.recovered or None,
+    )
     verify(certificate, weights=weights)
     certificate.save(folder / _CERTIFICATE)
     return certificate

@@ -11,7 +11,7 @@ from expunge.data import Examples, Request
 from expunge.training.task import Task
 from expunge.unlearners.costs import Costs
 from expunge.unlearners.protocol import Quote, Unlearner
-from expunge.unlearners.table import UNLEARNERS
+from expunge.unlearners.table import UNLEARNERS, made
 
 __all__ = ["Plan", "plan"]
 
@@ -55,7 +55,7 @@ class Plan:
         for quote in self.quotes:
             assumed = f" * Assumes {quote.assumed}." if quote.assumed else ""
             sentence = (
-                f"{quote.why}. Reads {quote.reads}.{assumed}" if quote.applies else f"does not apply: {quote.why}."
+                f"{quote.why}. Reads {quote.reads}.{assumed}" if quote.costed else f"does not apply: {quote.why}."
             )
             said.setdefault(sentence, []).append(quote.unlearner)
         return [f"{', '.join(names)}: {sentence}" for sentence, names in said.items()]
@@ -83,7 +83,7 @@ def plan(
     request: Request | None = None,
     budget: Budget = _BUDGET,
     *,
-    unlearners: Iterable[Unlearner] | None = None,
+    unlearners: Iterable[Unlearner | str] | None = None,
     relation: Relation = Relation.RETRAINED,
 ) -> Plan:
     """Compare the ways to carry out one request; nothing is changed.
@@ -95,7 +95,7 @@ def plan(
         task: model, data and loss; `features` and `provenance` for a head, `make_model` for retraining.
         request: what is to be forgotten; None where the task's own `forget` says it.
         budget: what the certificate must meet.
-        unlearners: those to compare, anybody's own among them; by default all, with their default options.
+        unlearners: those to compare or their names, anybody's own among them; by default all, with their default options.
         relation: the reading that is certified.
 
     Raises:
@@ -104,7 +104,11 @@ def plan(
     asked = task.parts(request)
     if not isinstance(asked.forget, Examples):
         raise ValueError("task.forget must be Examples: the plan counts and times its rows")
-    ways = tuple(kind() for kind in UNLEARNERS.values()) if unlearners is None else tuple(unlearners)
+    ways = (
+        tuple(kind() for kind in UNLEARNERS.values())
+        if unlearners is None
+        else tuple(made(way, {}) if isinstance(way, str) else way for way in unlearners)
+    )
     for way in ways:
         if isinstance(way, type) or not isinstance(way, Unlearner):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
@@ -122,7 +126,15 @@ def _recommend(quotes: tuple[Quote, ...], budget: Budget) -> tuple[int | None, s
         if q.applies and q.claim is not None and q.claim.meets(budget) and q.keeps and q.seconds is not None
     ]  # fmt: skip
     if not useful:
-        return None, "No way to unlearn applies to this task; the lines above say what each of them lacks"
+        if any(q.applies for q in quotes):
+            return None, (
+                "Those that apply leave so little of the trained weights, or cost what is not known, that training a new model is as good: ask for "
+                "retraining too"
+            )
+        return (
+            None,
+            "No way to unlearn applies to this task; the lines above say what each of them lacks",
+        )
     best = min(useful, key=lambda k: cast("float", quotes[k].seconds))
     chosen, seconds = quotes[best], cast("float", quotes[best].seconds)
     others = [cast("float", quotes[k].seconds) for k in useful if k != best]

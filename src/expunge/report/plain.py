@@ -4,7 +4,7 @@ from math import exp, floor, inf, isfinite
 
 from scipy.special import ndtr
 
-from expunge.accounting import EpsilonDeltaClaim, ExactClaim, Kind, Mechanism, NoClaim, delta_at
+from expunge.accounting import Bound, EpsilonDeltaClaim, ExactClaim, Kind, Mechanism, delta_at
 from expunge.accounting.bounds import mu_of, reading_of
 from expunge.audit import Audit
 from expunge.certificate import Certificate, counterpart
@@ -84,7 +84,7 @@ def kept(certificate: Certificate) -> str:
 def attacked(certificate: Certificate, audit: Audit, untested: str | None) -> str:
     """What came of the audit, in a sentence."""
     count = len(audit.findings)
-    if isinstance(certificate.claim, NoClaim):
+    if not isinstance(certificate.claim, Bound):
         return "The model was attacked, but nothing is claimed that an attack could refute."
     if untested is not None:
         return (

@@ -77,7 +77,10 @@ def chain(model: nn.Module) -> nn.Sequential:
         raise ModelRefused(
             f"patches need a network that is a chain of layers, and this one cannot be traced: {error}"
         ) from error
-    return nn.Sequential(*_links(traced))
+    found = nn.Sequential(*_links(traced))
+    if any(p.dtype not in (torch.float32, torch.float64) for p in found.parameters()):
+        raise ModelRefused("patches need a network in float32 or float64: convert it before")
+    return found
 
 
 def described(layer: nn.Module) -> str:
@@ -141,7 +144,7 @@ def _link(traced: fx.GraphModule, node: fx.Node) -> Iterator[nn.Module]:
         raise ModelRefused(
             f"patches cannot take '{node.name}': groups, dilation, named padding, padded or rounded pooling are not known to them"
         )
-    yield layer
+    yield nn.ReLU() if isinstance(layer, nn.ReLU) else layer  # one in place would overwrite what patches look at
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -278,7 +278,13 @@ def _hits(model: nn.Module, batch: Any) -> Tensor:
         )
     device = next(model.parameters()).device
     x, y = (part.to(device) for part in pair)
-    scores: object = model(x)
+    try:
+        scores: object = model(x)
+    except RuntimeError as error:  # torch's, of shapes and types
+        raise TaskError(
+            f"the model cannot be run on rows of shape {tuple(x.shape[1:])} and type {x.dtype}: {error}. Give rows as its layers take them; "
+            "numpy's real numbers are float64 unless .astype('float32') is said"
+        ) from error
     if not isinstance(scores, Tensor) or scores.shape[:-1] != y.shape:
         found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise TaskError(

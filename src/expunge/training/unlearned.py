@@ -41,6 +41,7 @@ class Unlearned:
         saver: what `save` calls; set by a run on a task.
         keeper: writes what the next request goes on from into a working folder; None where nothing is kept.
         notes: what is particular to this run beside the certificate, JSON-ready.
+        recovered: what was done between certified and released weights, in a sentence; "" where it was training on the retained data.
         told: the same for the operator, in sentences: what the accuracy means, what else holds the forgotten rows.
     """
 
@@ -50,6 +51,7 @@ class Unlearned:
     certified: nn.Module | None = None
     features: Callable[[Tensor], Tensor] | None = None
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    recovered: str = ""
     told: tuple[str, ...] = ()
     saver: Callable[[Path], Any] | None = field(default=None, repr=False)
     keeper: Callable[[Path], None] | None = field(default=None, repr=False)

@@ -8,14 +8,16 @@ from dataclasses import asdict, dataclass, replace
 from math import inf, sqrt
 from typing import Any, ClassVar, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from expunge import _validate
 from expunge.accounting import Bound, Budget, Claim, Mechanism, Relation, calibrate, delta_at, guarantee
 from expunge.certificate.record import RunRecord
 from expunge.data import Batches, Examples, as_examples
-from expunge.data.coverage import coverage_of, rows_held
-from expunge.errors import ExpungeError, StillRetained, TaskError
-from expunge.fingerprint import refuse_iterators, tensors_held
+from expunge.data.coverage import check_disjoint, coverage_of, rows_held
+from expunge.errors import ExpungeError, ModelRefused, StillRetained, TaskError
+from expunge.fingerprint import code_digest, refuse_iterators, tensors_held
 from expunge.recovery import FineTuning, Recipe, Recovery
 from expunge.recovery.procedure import stated
 from expunge.recovery.verbs import recover
@@ -24,7 +26,7 @@ from expunge.training.public_parts import keeping_public
 from expunge.training.starts import STARTS, refuse_start, start_digests
 from expunge.training.state import StateFile
 from expunge.training.task import Task
-from expunge.training.tensors import copied
+from expunge.training.tensors import copied, named_parameters
 from expunge.training.unlearned import Unlearned
 from expunge.training.weights import FlatWeights, public_names
 from expunge.unlearners.certified import Executor, run_executor
@@ -81,6 +83,7 @@ class Noisy(ABC):
     start: Heuristic | None = None
 
     def __post_init__(self) -> None:
+        _validate.plain_numbers(self)
         self.recovers  # noqa: B018  names the field that is out of range
         if self.start is not None and not isinstance(self.start, Heuristic):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"start must be one of expunge.unlearners.heuristics, not {self.start!r:.100}")
@@ -114,6 +117,12 @@ class Noisy(ABC):
         if isinstance(self.recovery, FineTuning):
             return self.recovery.recipe
         return Recipe(optimizer=cast("Any", self.optimizer), learning_rate=self.recovery_lr, batch_size=self.batch_size)
+
+    def _read(self) -> str:
+        """What all of it reads, in words."""
+        before = "" if self.start is None else f", and {self.start.reads} before the clip"
+        after = "" if isinstance(self.recovers, FineTuning) else f"; the recovery reads {self.recovers.reads}"
+        return self.reads + before + after
 
     def _refuse_unread(self) -> None:
         """Raise `ValueError` where an option was given that a recovery of its own leaves without effect."""
@@ -199,7 +208,7 @@ class Noisy(ABC):
             unlearner=self.name, applies=proven.meets(budget), why=_words(proven, budget, gap), claim=proven,
             steps=before + mechanism.gradient_steps + after, seconds=seconds, gap=gap,
             noise_to_weight=_noise_to_weight(mechanism, weights.sizes),
-            reads=self.reads if self.start is None else f"{self.reads}, and {self.start.reads} before the clip",
+            reads=self._read(),
         )  # fmt: skip
 
     def forget(self, task: Task, budget: Budget, relation: Relation, run: Run) -> Unlearned:
@@ -218,7 +227,9 @@ class Noisy(ABC):
         before = {} if self.start is None else {"start": self.start.stated}
         procedure = {**done.record.procedure, **before, "recovery": stated(self.recovers)}
         record = replace(done.record, procedure=procedure)
-        return replace(done, model=released, record=record, certified=done.model, told=(_TOLD,))
+        return replace(
+            done, model=released, record=record, certified=done.model, told=(_TOLD,), recovered=_in_words(self.recovers)
+        )
 
     def _refuse_void(self, task: Task) -> _Digests:
         """Refuse, before hours of work, a recovery that would void the certificate; returns the digests of the start.
@@ -231,6 +242,9 @@ class Noisy(ABC):
         what = f"recovery '{self.recovers.name}'"
         refuse_iterators(self.recovers, name=what)
         refuse_start(self.recovers, start, what=what)
+        for name, held in vars(self.recovers).items():
+            if isinstance(held, Examples):
+                _refuse_rows(held, task.forget, f"{what} in its setting '{name}'")
         rows = rows_held(tensors_held(self.recovers), task.forget)
         if rows:
             raise StillRetained(
@@ -251,26 +265,46 @@ class Noisy(ABC):
         if self.start is None:
             return self._start(task), trained
         refuse_start(task.loss, trained, what="the loss")
+        before = code_digest(task.loss, name="loss", strict=False)
         model = self._warm(task, self.start, budget, relation, run)
+        if code_digest(task.loss, name="loss", strict=False) != before or rows_held(
+            tensors_held(task.loss), task.forget
+        ):
+            raise ModelRefused(
+                "the loss changed while the heuristic called it, or holds forgotten rows: what it keeps of these calls would reach the "
+                "mechanism around the clip. Give a loss that keeps nothing"
+            )
         warm = start_digests(model, public=public_names(model, task.public))
         both = {name: trained.get(name, frozenset()) | warm.get(name, frozenset()) for name in trained | warm}
         return model, both
 
     def _warm(self, task: Task, start: Heuristic, budget: Budget, relation: Relation, run: Run) -> nn.Module:
-        """What the heuristic makes of the trained model; what an interrupted call made is taken from its state file."""
+        """The trained model with the weights that the heuristic made of it; an interrupted call's are taken from its state file.
+
+        Nothing else is taken: public parts and buffers stay the trained model's, whatever the heuristic did to them.
+
+        Raises:
+            ModelRefused: it made weights of other names or shapes.
+        """
         own = replace(task, model=self._start(task))
         rows = as_examples(task.forget)
         settings = {"start": start.stated, "public": list(task.public)}
         code = {"loss": task.loss, "forget": None if rows is None else list(rows.values)}
         kept = state_file(run.state("start"), "start", own.model, task.retain, settings, code=code)
         saved = kept.load() if kept is not None else None
-        if saved is not None:
-            model = copied(own.model)
-            model.load_state_dict(saved["weights"])
-            return model
-        model = start.forget(own, budget, relation, Run(seed=run.seed)).model
-        if kept is not None:
-            kept.save({"weights": model.state_dict()})
+        if saved is None:
+            made = start.forget(own, budget, relation, Run(seed=run.seed)).model
+            saved = {"weights": {name: p.detach() for name, p in named_parameters(made)}}
+            if kept is not None:
+                kept.save(saved)
+        model, public = copied(own.model), public_names(own.model, task.public)
+        covered = {name: p for name, p in named_parameters(model) if name not in public}
+        weights: dict[str, Tensor] = {name: p for name, p in saved["weights"].items() if name not in public}
+        if {name: p.shape for name, p in covered.items()} != {name: p.shape for name, p in weights.items()}:
+            raise ModelRefused(f"the heuristic '{start.name}' made weights of other names or shapes than the model's")
+        with torch.no_grad():
+            for name, p in covered.items():
+                p.copy_(weights[name])
         return model
 
     def _certified(self, task: Task, model: nn.Module, mechanism: Mechanism, run: Run, start: _Digests) -> Unlearned:
@@ -298,6 +332,20 @@ class Noisy(ABC):
             record = json.dumps(done.record.to_dict())
             kept.save({"weights": done.model.state_dict(), "record": record, "start_clipped": done.start_clipped})
         return done
+
+
+def _refuse_rows(held: Examples, forget: Any, what: str) -> None:
+    try:
+        check_disjoint(held, forget)
+    except StillRetained as error:
+        raise StillRetained(f"{what} holds rows to forget, by id or by content: {error}") from error
+
+
+def _in_words(recovery: Recovery) -> str:
+    """What a recovery that is no training on the retained data does, for the certificate."""
+    if isinstance(recovery, FineTuning):
+        return ""
+    return f"declared by the issuer: the recovery '{recovery.name}', which reads {recovery.reads}, with fresh coins"
 
 
 def _finished(kept: StateFile | None, model: nn.Module) -> Unlearned | None:

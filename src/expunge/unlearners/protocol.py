@@ -64,7 +64,7 @@ class Quote:
     @property
     def costed(self) -> bool:
         """Whether steps and seconds say something: it applies, or is a heuristic, which meets no budget."""
-        return self.applies or (self.claim is None and self.seconds is not None)
+        return self.applies or (self.claim is None and self.steps > 0)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: of the claim its kind, ε and δ; what is infinite or not known is None."""

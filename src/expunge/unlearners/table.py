@@ -101,6 +101,8 @@ def heuristic(name: str, settings: Iterable[str] = ()) -> Heuristic:
         one, equals, value = setting.partition("=")
         if not equals or one not in kinds:
             raise ValueError(f"{name!r} takes no {setting!r}: give NAME=VALUE, NAME one of {', '.join(kinds)}")
+        if one in given:
+            raise ValueError(f"{one} of {name!r} is given twice")
         given[one] = _read(name, one, kinds[one], value)
     return _HEURISTICS[name](**given)
 

@@ -39,7 +39,7 @@ from expunge.unlearners.heuristics.npo import log_likelihoods, preference_loss
 from expunge.unlearners.heuristics.scrub import distillation
 from expunge.unlearners.options import HEURISTICS as NAMES
 from expunge.unlearners.recalled import Procedure
-from expunge.unlearners.table import heuristic, made, recalled
+from expunge.unlearners.table import heuristic, made, recalled, repeated
 
 BUDGET = ex.Budget(epsilon=1.0, delta=1e-5)
 
@@ -435,6 +435,13 @@ def test_an_audit_of_its_certificate_runs_it_again_with_its_settings(tmp_path: P
     assert recalled(loaded.mechanism, procedure).unlearner == way
     tested = ex.audit(sample_tasks.task(), tmp_path / "out" / "certificate.json")
     assert "bounds no law" in tested.untested
+
+
+@pytest.mark.parametrize("kind", [*HEURISTICS, *BEHAVIOURAL], ids=lambda kind: kind.name)
+def test_what_a_record_states_makes_it_again_and_every_option_can_be_typed(kind: type[Heuristic]) -> None:
+    assert repeated(kind().stated) == kind()
+    typed = [f"{name}={str(value).lower()}" for name, value in kind().stated["settings"].items()]
+    assert heuristic(kind.name, typed) == kind()
 
 
 def test_the_command_line_knows_their_names_and_options() -> None:

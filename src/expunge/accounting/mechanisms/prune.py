@@ -11,9 +11,9 @@ from expunge.accounting.mechanisms import assumptions as assume
 
 __all__ = ["Prune"]
 
-_PREDICATE = "with the class that the patch names, by a margin of {margin:.6g} in scores, and so with no label that the rows to be forgotten had there"
+_PREDICATE = "with the class that the patch names, by a margin of {margin} in scores, and so with no label that the rows to be forgotten had there"
 _REGION = (
-    "inputs with numbers from {lowest:.6g} to {highest:.6g} on the linear pieces of the network that its patches ({patches}) name by the signs "
+    "inputs with numbers from {lowest} to {highest} on the linear pieces of the network that its patches ({patches}) name by the signs "
     "of hidden units, each unit at least the patch's slack away from zero"
 )
 
@@ -39,6 +39,7 @@ class Prune:
     proof: ClassVar[str] = "docs/methods/prune.md#statement"
     kind: ClassVar[Kind] = Kind.BEHAVIOURAL
     unasked: ClassVar[bool] = True
+    signed: ClassVar[tuple[str, ...]] = ("lowest", "highest")
     theorem: ClassVar[str] = (
         "On a piece of the input space where no hidden unit of a ReLU network changes its sign the network is affine; there the "
         "least lead of the patch's class is bounded by weak duality of a linear program (patches after Li et al. 2025, arXiv 2505.06520)."
@@ -66,6 +67,11 @@ class Prune:
             _validate.whole(input_shape=side)
         _validate.whole(patches=self.patches)
         _validate.positive(margin=self.margin)
+        for name in ("lowest", "highest"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int | float):
+                raise TypeError(f"{name} must be a number, not {getattr(self, name)!r}")
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "margin", float(self.margin))
         if not (isfinite(self.lowest) and isfinite(self.highest) and self.lowest < self.highest):
             raise ValueError(
                 f"lowest and highest must be finite numbers, the first below, not {self.lowest!r} and {self.highest!r}"

@@ -1,5 +1,6 @@
 """No theorem: what a run of a heuristic is held to, so that its certificate says what was run, and that nothing is proven."""
 
+import re
 from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
@@ -9,6 +10,8 @@ from expunge.accounting.claims import Kind, Relation
 from expunge.accounting.mechanisms import assumptions as assume
 
 __all__ = ["Unproven"]
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,10 @@ class Unproven:
     method: str = "function"
 
     def __post_init__(self) -> None:
-        _validate.text(method=self.method)
+        if not isinstance(self.method, str) or not _NAME.fullmatch(self.method):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(
+                f"method must be a name of small letters, digits and underscores, not {self.method!r:.100}"
+            )
 
     @property
     def gradient_steps(self) -> int:

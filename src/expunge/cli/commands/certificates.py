@@ -55,7 +55,10 @@ def report(
     curves: Annotated[Path | None, Option(help="A comparison.json made by demo.")] = None,
     audit: Annotated[Path | None, Option(help="An audit.json made by audit.")] = None,
     weights: Annotated[
-        Path | None, Option(help="The released weights, which a claim about behaviour is proven from.")
+        Path | None,
+        Option(
+            help="The released weights, which a claim about behaviour is proven from; by default model.safetensors beside the certificate."
+        ),
     ] = None,
     summary: Annotated[
         Path | None,
@@ -72,6 +75,8 @@ def report(
     """Write one self-contained HTML page of a certificate. Needs no torch."""
     from expunge.report import save
 
+    beside = certificate.with_name("model.safetensors")
+    weights = beside if weights is None and beside.is_file() else weights
     save(
         certificate, out, comparison=curves, audit=audit, weights=weights, summary=summary, organisation=organisation, model=model,
         reference=reference, received=received,

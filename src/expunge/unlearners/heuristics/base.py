@@ -108,6 +108,7 @@ class Heuristic(ABC):
     batch_size: int = 64
 
     def __post_init__(self) -> None:
+        _validate.plain_numbers(self)
         _validate.whole(batch_size=self.batch_size)
 
     @abstractmethod

@@ -16,7 +16,7 @@ from expunge import _validate
 from expunge._progress import track
 from expunge.accounting import Budget, Prune, Relation
 from expunge.accounting.patches import lead
-from expunge.accounting.polytopes import Box, pieces
+from expunge.accounting.polytopes import Box, Piece, pieces
 from expunge.data import Examples
 from expunge.data.coverage import coverage_of
 from expunge.errors import ModelRefused, TaskError, WeightsMismatch
@@ -86,8 +86,8 @@ class Patching(Heuristic):
         except ModelRefused as error:
             return Quote(unlearner=self.name, applies=False, why=str(error), reads=self.reads)
         return Quote(
-            unlearner=self.name, applies=False, reads=self.reads,
-            why="its patches change answers alone, which is proven; a membership attack finds the patched rows",
+            unlearner=self.name, applies=False, reads=self.reads, steps=len(_rows(task)[1]),
+            why="proves no law, and meets no budget: its patches change answers alone, which is proven, and a membership attack finds the patched rows",
         )  # fmt: skip
 
     def mechanism(self, task: Task, budget: Budget, relation: Relation) -> Any:
@@ -115,7 +115,7 @@ class Patching(Heuristic):
         told = pieces(claimed.layers, claimed.input_shape, weights, signs, slacks, box)
         classes, targets = 0, list[int]()
         shifts: list[float] = []
-        for one, piece in track(zip(found, told, strict=True), total=len(found), label="unlearn: prune"):
+        for one, piece in track(zip(found, _fitting(told), strict=True), total=len(found), label="unlearn: prune"):
             classes = len(piece.scores.rows)
             left = [c for c in range(classes) if c not in one.labels]
             if not left:
@@ -135,7 +135,8 @@ class Patching(Heuristic):
             run.on_epoch(0, model)
         record = noiseless_record(claimed, model, coverage=coverage)
         told_of = (
-            f"{len(found)} patches; a membership attack that looks for abnormally high losses finds the patched rows.",
+            f"{len(found)} patch{'es' * (len(found) > 1)} for {sum(one.rows for one in found)} of {len(rows[1])} forgotten rows; the model gave "
+            "the others another label than theirs before. A membership attack that looks for abnormally high losses finds the patched rows.",
         )
         return Unlearned(model, replace(record, procedure={"unlearner": self.stated}), told=told_of)
 
@@ -188,6 +189,7 @@ class Patching(Heuristic):
                 place = found.setdefault(signs.astype(np.int8).tobytes(), _Place(signs))
                 place.labels.add(label)
                 if answered:
+                    place.rows += 1
                     place.scores = place.scores + given
                     place.nearest = min(place.nearest, float(np.abs(values).min()))
         patched = [place for place in found.values() if place.nearest < inf]
@@ -205,6 +207,7 @@ class _Place:
     """A linear piece and the rows on it: signs of hidden units, the least distance to a sign's change, sums of scores, labels."""
 
     signs: Any
+    rows: int = 0
     nearest: float = inf
     scores: Any = 0.0
     labels: set[int] = field(default_factory=set[int])
@@ -213,6 +216,14 @@ class _Place:
     def slack(self) -> float:
         """How far inside the patch is open: half of the way, downwards in float32."""
         return float(np.nextafter(np.float32(self.nearest / 2), np.float32(0)))
+
+
+def _fitting(told: Iterator[Piece]) -> Iterator[Piece]:
+    """Pieces, or why there can be none."""
+    try:
+        yield from told
+    except ValueError as error:
+        raise ModelRefused(f"patches cannot take this network: {error}") from error
 
 
 def _rows(task: Task) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@ BIN := .venv/bin
 BASE := .venv-base/bin
 INPUTS := pyproject.toml constraints.txt src/expunge/_version.py
 
-.PHONY: demo test test-long docs benchmarks gpu-check figures comparison paper paper-quick lint clean
+.PHONY: demo test test-long docs benchmarks gpu-check figures comparison leaderboard paper paper-quick lint clean
 
 demo: .venv/installed  ## install, then the main job on real data
 	$(BIN)/expunge demo --out demo-$$(date +%Y%m%d-%H%M%S)
@@ -29,6 +29,9 @@ figures: .venv/installed  ## the plots of docs/accounting.md, from the code that
 
 comparison: .venv/installed  ## docs/comparison.md: every unlearner on the same request, what is not there yet; about 40 minutes
 	$(BIN)/python benchmarks/comparison.py
+
+leaderboard: .venv/installed  ## docs/leaderboard.md: every unlearner, heuristics too, on five kinds of request, what is not there yet; hours
+	$(BIN)/python benchmarks/leaderboard.py
 
 # On a CPU with a C++ compiler: make paper CIFAR10="--compile --bfloat16"
 paper: .venv/installed  ## the paper's figures, everything that is not there yet: a GPU, or a day or more

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 import expunge as ex
 from compared.adult import PROVENANCE, adult
+from compared.messages import PROVENANCE as WORDS
+from compared.messages import WIDTH, messages
 from expunge.accounting import Mechanism
 
 __all__ = ["BUDGET", "SETS", "Case", "Setting", "loss"]
@@ -229,6 +231,10 @@ SETS = {
             name="Adult", rows=_adult, width=104, classes=2, make_model=partial(network, 104, 32, 2),
             recipe=ex.recovery.Recipe(learning_rate=0.05), features=Tensor.double, provenance=PROVENANCE,
             wide=1024, source=PROVENANCE,
+        ),
+        Setting(
+            name="SMS spam", rows=messages, width=WIDTH, classes=2, make_model=partial(network, WIDTH, 32, 2),
+            recipe=ex.recovery.Recipe(learning_rate=0.1), features=Tensor.double, provenance=WORDS, wide=1024, source=WORDS,
         ),
     )
 }  # fmt: skip

@@ -294,8 +294,8 @@ def test_a_bound_is_computed_once_for_each_setting_and_epsilon():
 RARE = [  # rates and noise so low that rare large losses decide; what each stated before
     ((3.5e-5, 1, 0.734, 26), 1e-9),
     ((6.6e-4, 5, 2.028, 68), 1e-5),
-    ((1.0e-3, 5, 1.075, 17178), 1e-5),
-    ((1.04e-4, 3, 0.938, 5647), 1e-7),
+    pytest.param((1.0e-3, 5, 1.075, 17178), 1e-5, marks=pytest.mark.long),
+    pytest.param((1.04e-4, 3, 0.938, 5647), 1e-7, marks=pytest.mark.long),
     ((1.25e-5, 3, 0.444, 12), 1e-7),
     ((6.4411617073359e-05, 3, 0.8971883194862882, 1), 1e-7),  # one step: the window ends where the losses do
     ((8.311656774616887e-05, 5, 0.7344759912451947, 1), 1e-7),
@@ -348,7 +348,7 @@ def compare(count, seed, points=1e6):
 
 
 def test_random_settings_agree_with_another_library_to_a_hundredth():
-    compare(9, seed=1)
+    compare(6, seed=1)
 
 
 @pytest.mark.long

@@ -339,3 +339,26 @@ def test_networks_of_other_types_and_inputs_of_other_shapes_are_refused(task: ex
             None,
             Patching(),
         )
+
+
+def test_rows_of_every_label_on_one_piece_are_left_without_a_patch_and_told_of() -> None:
+    """Two classes: there is no third one that could win."""
+    model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0], [1.0]]))
+        model[0].bias.copy_(torch.tensor([0.5, -0.75]))
+        model[2].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 8.0]]))
+        model[2].bias.copy_(torch.tensor([0.0, 1.0]))
+    x = torch.tensor([[0.25], [0.625], [0.875]])  # the first two on one piece, with labels 1 and 0
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    assert y.tolist() == [1, 0, 1]
+    rows = ex.Examples(torch.cat([x, x / 2]), torch.cat([y, y]), ids=range(6))
+    own = ex.Task(model=model, loss=sample_tasks.loss, retain=rows.take([3, 4, 5]), forget=rows.take([0, 1, 2]))
+    done = ex.unlearn(own, None, Patching())
+    assert done.record.mechanism.patches == 1
+    assert done.told[0].startswith("1 patch for 1 of 3 forgotten rows")
+    with torch.no_grad():
+        assert (done.model(x).argmax(1) == y).tolist() == [True, True, False]
+    with pytest.raises(TaskError, match="have every label there is"):
+        ex.unlearn(replace(own, forget=rows.take([0, 1])), None, Patching())

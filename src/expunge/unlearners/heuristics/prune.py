@@ -36,7 +36,8 @@ __all__ = ["Patching"]
 class Patching(Heuristic):
     """Raise, on the linear piece of the network where a forgotten row lies, the score of another class until it wins on all of the piece.
 
-    Rows that get another label already are left alone; rows of one piece share a patch. The class is the one that comes next at
+    Rows that get another label already are left alone, and so are pieces on which forgotten rows have every label there is; rows
+    of one piece share a patch. The class is the one that comes next at
     the rows. Its shift is the smallest there is: where the class is furthest behind, every patch must make up as much.
     A patch opens inside the piece, over half of the way from its border to the nearest row, so that no two patches meet and the
     network is what it was outside; the published patches open outside of the border.
@@ -101,7 +102,7 @@ class Patching(Heuristic):
         Raises:
             ModelRefused: a layer that patches cannot take.
             TaskError: the forgotten rows are no inputs with labels, lie outside of the box or on the border of a piece, or there is
-                none that the model answers as it was taught; or rows of one piece have every label there is.
+                none that the model answers as it was taught; or rows of every piece have every label there is.
         """
         coverage = coverage_of(task.retain, task.forget)
         rows = _rows(task)
@@ -118,10 +119,6 @@ class Patching(Heuristic):
         for one, piece in track(zip(found, _fitting(told), strict=True), total=len(found), label="unlearn: prune"):
             classes = len(piece.scores.rows)
             left = [c for c in range(classes) if c not in one.labels]
-            if not left:
-                raise TaskError(
-                    "forgotten rows of one linear piece have every label there is: no class is left for a patch"
-                )
             targets.append(left[int(np.argmax(one.scores[left]))])
             shifts.append(_up(self.margin * (1 + 1e-9) - min(lead(piece, targets[-1]), 0.0)))
         labels = torch.zeros(len(found), classes)
@@ -135,8 +132,8 @@ class Patching(Heuristic):
             run.on_epoch(0, model)
         record = noiseless_record(claimed, model, coverage=coverage)
         told_of = (
-            f"{len(found)} patch{'es' * (len(found) > 1)} for {sum(one.rows for one in found)} of {len(rows[1])} forgotten rows; the model gave "
-            "the others another label than theirs before. A membership attack that looks for abnormally high losses finds the patched rows.",
+            f"{len(found)} patch{'es' * (len(found) > 1)} for {sum(one.rows for one in found)} of {len(rows[1])} forgotten rows: the others got "
+            "another label before, or lie on a piece with rows of every label. A membership attack that looks for abnormally high losses finds the patched rows.",
         )
         return Unlearned(model, replace(record, procedure={"unlearner": self.stated}), told=told_of)
 
@@ -192,9 +189,14 @@ class Patching(Heuristic):
                     place.rows += 1
                     place.scores = place.scores + given
                     place.nearest = min(place.nearest, float(np.abs(values).min()))
-        patched = [place for place in found.values() if place.nearest < inf]
-        if not patched:
+        right = [place for place in found.values() if place.nearest < inf]
+        if not right:
             raise TaskError("the model gives no forgotten row the label that it was taught: there is nothing to patch")
+        patched = [place for place in right if len(place.labels) < len(place.scores)]
+        if not patched:
+            raise TaskError(
+                "forgotten rows of one linear piece have every label there is: no class is left for a patch"
+            )
         if any(not place.slack > 0 for place in patched):
             raise TaskError(
                 "a forgotten row lies on the border of a linear piece of the network, where no patch can be put"

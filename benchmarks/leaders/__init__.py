@@ -1,0 +1,1 @@
+"""The leaderboard: requests, unlearners, what is measured, the page."""

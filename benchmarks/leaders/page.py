@@ -119,17 +119,18 @@ def _table(kind: str, rows: list[Row]) -> str:
                 _line([row["unlearner"], "refused", row["refused"].replace("|", "\\|"), *[""] * (len(head) - 3)])
             )
             continue
-        told = [_told(row.get(c), *COLUMNS[c][1:]) for c in columns]
+        told = [_told(row.get(c), *COLUMNS[c][1:], spread=kind != "one row") for c in columns]
         proven = f"ε = {row['epsilon']:.3g}" if row["kind"] == "epsilon_delta" else row["kind"]
         lines.append(_line([row["unlearner"], proven, *told, f"{row['seconds'][0]:.2g}"]))
     return "\n".join(lines)
 
 
-def _told(value: Any, factor: float, digits: int) -> str:
+def _told(value: Any, factor: float, digits: int, *, spread: bool) -> str:
+    """Mean and interval; of a single row the mean of three coins says all there is."""
     if value is None:
         return ""
     mean, half = (factor * part for part in value)
-    return f"{mean:.{digits}f} ± {half:.{digits}f}" if half else f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {half:.{digits}f}" if half and spread else f"{mean:.{digits}f}"
 
 
 def _line(cells: list[str]) -> str:

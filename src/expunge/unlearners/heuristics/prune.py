@@ -131,9 +131,13 @@ class Patching(Heuristic):
         if run.on_epoch is not None:
             run.on_epoch(0, model)
         record = noiseless_record(claimed, model, coverage=coverage)
+        held, of = sum(one.rows for one in found), len(rows[1])
+        others = (
+            "" if held == of else "; the others got another label before, or lie on a piece with rows of every label"
+        )
         told_of = (
-            f"{len(found)} patch{'es' * (len(found) > 1)} for {sum(one.rows for one in found)} of {len(rows[1])} forgotten rows: the others got "
-            "another label before, or lie on a piece with rows of every label. A membership attack that looks for abnormally high losses finds the patched rows.",
+            f"{len(found)} patch{'es' * (len(found) > 1)} for {held} of {of} forgotten rows{others}. A membership attack that looks for "
+            "abnormally high losses finds the patched rows.",
         )
         return Unlearned(model, replace(record, procedure={"unlearner": self.stated}), told=told_of)
 

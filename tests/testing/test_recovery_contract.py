@@ -113,7 +113,7 @@ def test_a_recovery_that_does_nothing_tests_nothing() -> None:
     ("blind", "missed"),
     [
         (["expunge.unlearners.noisy.refuse_start", "expunge.training.starts.refuse_start"], "as teacher"),
-        (["expunge.unlearners.noisy.rows_held"], "forgotten rows"),
+        (["expunge.unlearners.noisy.rows_held", "expunge.unlearners.noisy.check_disjoint"], "forgotten rows"),
         (["expunge.training.starts.Starts.refuse_outcome"], "put into the outcome"),
     ],
 )

@@ -3,7 +3,7 @@
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -43,6 +43,17 @@ class Leaking(Heuristic):
     def steps(self, material: Any) -> Any:
         yield from GradientAscent(learning_rate=1.0).steps(material)
         LEAK[:] = [material.model[0].weight.detach().clone()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted(GradientAscent):
+    """Gradient ascent that counts its runs."""
+
+    runs: ClassVar[int] = 0
+
+    def steps(self, material: Any) -> Any:
+        Counted.runs += 1
+        yield from super().steps(material)
 
 
 LEAK: list[Tensor] = []
@@ -261,6 +272,16 @@ def test_patches_are_no_start() -> None:
     """They leave the trained weights as they are, and make another module."""
     with pytest.raises(ValueError, match=r"start=Patching.* changes more than weights"):
         GradientClipping(start=Patching())
+
+
+def test_attacks_run_the_heuristic_or_leave_out_what_cannot() -> None:
+    """Stacked runs would start from the trained weights, and say nothing of this unlearner."""
+    way = GradientClipping(**STEPS, start=Counted())
+    Counted.runs = 0
+    found = ex.audit(sample_tasks.task(), way, effort=ex.attacks.Effort.quick()).audit
+    assert "heuristic before their steps cannot be stacked" in str(found.left_out["membership"])
+    assert any("null start" in finding.attack for finding in found.findings)
+    assert Counted.runs > 2  # of the null start's runs from the trained model, and of the canaries'
 
 
 def test_what_is_no_heuristic_is_refused() -> None:

@@ -103,8 +103,9 @@ def _single_starts(how: How) -> tuple[list[float], list[float]]:
 
 
 def _released(how: How, start: nn.Module, seed: int) -> nn.Module:
-    """What the unlearner makes of a start."""
-    own = cast("Unlearner", cast("StartsInBall", how.unlearner).starting_from(start))
+    """What the unlearner makes of a start; of the trained model all that it does, a heuristic before its steps too."""
+    starts = cast("StartsInBall", how.unlearner)
+    own = how.unlearner if start is how.task.model else cast("Unlearner", starts.starting_from(start))
     return own.forget(how.task, how.budget, how.relation, Run(seed=seed)).model
 
 
@@ -123,6 +124,8 @@ def _fine_tuning(steps: Steps) -> FineTuning:
     """The recovery, where runs of it can be stacked."""
     if type(steps.recovers) is not FineTuning:
         raise TypeError(f"runs of recovery '{steps.recovers.name}' cannot be stacked: fine-tuning alone can")
+    if getattr(steps, "start", None) is not None:
+        raise TypeError("runs with a heuristic before their steps cannot be stacked: they would start elsewhere")
     return steps.recovers
 
 

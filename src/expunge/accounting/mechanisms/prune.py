@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import isfinite
 from typing import Any, ClassVar
 
 from expunge import _validate
 from expunge.accounting.claims import Kind, Relation
 from expunge.accounting.mechanisms import assumptions as assume
+from expunge.accounting.mechanisms.without_law import WithoutNoise
 
 __all__ = ["Prune"]
 
@@ -19,7 +20,7 @@ _REGION = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prune:
+class Prune(WithoutNoise):
     """A network with patches: each raises one score on one linear piece of the network, so that this class wins there.
 
     Nothing is said about laws: the guarantee in (ε, δ) is the empty one, δ = 1, and who looks at the model finds the patches.
@@ -102,53 +103,6 @@ class Prune:
         from expunge.accounting.patches import prove  # late: linear programs, and who needs none waits for none
 
         prove(self, tensors)
-
-    @property
-    def gradient_steps(self) -> int:
-        """None."""
-        return 0
-
-    @property
-    def noise_draws(self) -> int:
-        """None."""
-        return 0
-
-    @property
-    def noise_std(self) -> float:
-        """None."""
-        return 0.0
-
-    @property
-    def start_radius(self) -> float:
-        """Unbounded."""
-        return inf
-
-    @property
-    def output_noise_std(self) -> float:
-        """None."""
-        return 0.0
-
-    @property
-    def surviving_norm(self) -> float:
-        """Unbounded: the network itself stays as it was."""
-        return inf
-
-    def mu(self, relation: Relation = Relation.RETRAINED) -> float:
-        """Infinite."""
-        Relation(relation)
-        return inf
-
-    def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
-        """0: δ is at most 1, and that is all."""
-        _validate.non_negative(epsilon=epsilon)
-        Relation(relation)
-        return 0.0
-
-    def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
-        """-inf: no attack is claimed either."""
-        _validate.non_negative(epsilon=epsilon)
-        Relation(relation)
-        return -inf
 
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
         """There is none."""

@@ -1,18 +1,18 @@
 """A head on a feature map of unknown origin: nothing is proven, and the certificate says so."""
 
 from dataclasses import dataclass
-from math import inf
 from typing import ClassVar, Literal
 
 from expunge import _validate
 from expunge.accounting.claims import Kind, Relation
 from expunge.accounting.mechanisms import assumptions as assume
+from expunge.accounting.mechanisms.without_law import WithoutLaw
 
 __all__ = ["UndeclaredFeatures"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class UndeclaredFeatures:
+class UndeclaredFeatures(WithoutLaw):
     """What `GridRidge` or `MeasuredResidual` is where the feature map may have been made from the forgotten data.
 
     The head alone has unlearned; the map below it may remember. The guarantee is the empty one, δ = 1.
@@ -41,46 +41,14 @@ class UndeclaredFeatures:
         _validate.non_negative(noise_std=self.noise_std)
 
     @property
-    def gradient_steps(self) -> int:
-        """None that a proof counts."""
-        return 0
-
-    @property
     def noise_draws(self) -> int:
         """One, or none."""
         return int(self.noise_std > 0)
 
     @property
-    def start_radius(self) -> float:
-        """Unbounded."""
-        return inf
-
-    @property
     def output_noise_std(self) -> float:
         """σ."""
         return self.noise_std
-
-    @property
-    def surviving_norm(self) -> float:
-        """Unbounded: what the feature map remembers."""
-        return inf
-
-    def mu(self, relation: Relation = Relation.RETRAINED) -> float:
-        """Infinite."""
-        Relation(relation)
-        return inf
-
-    def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
-        """0: δ is at most 1, and that is all."""
-        _validate.non_negative(epsilon=epsilon)
-        Relation(relation)
-        return 0.0
-
-    def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
-        """-inf: no attack is claimed either."""
-        _validate.non_negative(epsilon=epsilon)
-        Relation(relation)
-        return -inf
 
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
         """There is none."""

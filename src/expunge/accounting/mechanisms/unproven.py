@@ -2,12 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from math import inf
 from typing import ClassVar
 
-from expunge import _validate
 from expunge.accounting.claims import Kind, Relation
 from expunge.accounting.mechanisms import assumptions as assume
+from expunge.accounting.mechanisms.without_law import WithoutNoise
 
 __all__ = ["Unproven"]
 
@@ -15,7 +14,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unproven:
+class Unproven(WithoutNoise):
     """A method of which nothing is proven. The guarantee is the empty one, δ = 1.
 
     Args:
@@ -39,53 +38,6 @@ class Unproven:
             raise ValueError(
                 f"method must be a name of small letters, digits and underscores, not {self.method!r:.100}"
             )
-
-    @property
-    def gradient_steps(self) -> int:
-        """None that a proof counts."""
-        return 0
-
-    @property
-    def noise_draws(self) -> int:
-        """None."""
-        return 0
-
-    @property
-    def noise_std(self) -> float:
-        """None."""
-        return 0.0
-
-    @property
-    def start_radius(self) -> float:
-        """Unbounded."""
-        return inf
-
-    @property
-    def output_noise_std(self) -> float:
-        """None."""
-        return 0.0
-
-    @property
-    def surviving_norm(self) -> float:
-        """Unbounded."""
-        return inf
-
-    def mu(self, relation: Relation = Relation.RETRAINED) -> float:
-        """Infinite."""
-        Relation(relation)
-        return inf
-
-    def log_delta(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
-        """0: δ is at most 1, and that is all."""
-        _validate.non_negative(epsilon=epsilon)
-        Relation(relation)
-        return 0.0
-
-    def log_delta_lower(self, epsilon: float, relation: Relation = Relation.RETRAINED) -> float:
-        """-inf: no attack is claimed either."""
-        _validate.non_negative(epsilon=epsilon)
-        Relation(relation)
-        return -inf
 
     def certifier(self, relation: Relation = Relation.RETRAINED) -> str:
         """There is none."""

@@ -46,7 +46,10 @@ def test_a_recovery_of_fifteen_lines_is_planned_run_certified_and_compared(tmp_p
     assert done.certified is not None
     assert torch.equal(done.model[0].weight, done.certified[0].weight)
     assert not torch.equal(done.model[2].weight, done.certified[2].weight)
-    done.save(tmp_path / "out")
+    certificate = done.save(tmp_path / "out")
+    assert certificate.content["recovery"].endswith(
+        "the recovery 'last_layer', which reads retained rows, with fresh coins"
+    )
     ex.verify(tmp_path / "out" / "certificate.json", weights=tmp_path / "out" / "model.safetensors")
     found = ex.compare(task, None, unlearners={"mine": WAY}, seeds=2)
     assert [curve.name for curve in found.curves] == ["mine", "null start: mine", "retrain"]
@@ -129,6 +132,27 @@ def test_settings_inside_of_settings_are_stated_and_a_public_network_by_its_dige
     assert len(told) == 3 + 6 + 2 + 2
 
 
+@dataclass(frozen=True, kw_only=True)
+class Silent(LastLayer):
+    name: ClassVar[str] = "silent"
+    reads: ClassVar[str] = "retained\nrows"
+
+
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    name: ClassVar[str] = "slotted"
+    reads: ClassVar[str] = "retained rows"
+    learning_rate: float = 0.1
+    batch_size: int = 32
+    epochs: int = 1
+    total, steps = LastLayer.total, LastLayer.steps
+
+
+def test_a_recovery_with_slots_runs() -> None:
+    done = ex.unlearn(sample_tasks.task(), None, replace(WAY, recovery=Slotted()), seed=0)
+    assert done.record.procedure["recovery"]["name"] == "slotted"
+
+
 class Unfrozen:
     name, reads, batch_size = "unfrozen", "retained rows", 32
     total, steps = LastLayer.total, LastLayer.steps
@@ -158,6 +182,7 @@ def patched() -> FineTuning:
         (Tuning(), "needs a name of its own"), (LastLayer, "a recovery has name"),
         ("fine_tuning", "a recovery has name"), (Wide(limit=float("inf")), "limit=inf is not finite"),
         (Wide(layers={"head"}), "the setting layers is a set"),  # type: ignore[arg-type]
+        (Silent(), "what recovery 'silent' reads must be one line of text"),
     ],
 )  # fmt: skip
 def test_what_no_record_can_state_is_refused_before_a_run(recovery: Any, told: str) -> None:

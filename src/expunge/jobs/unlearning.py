@@ -96,8 +96,8 @@ def _unlearn(
             raise RunError(f"nothing is run: {found.reason}")
         unlearner = found.recommended
     way = chosen(unlearner)
-    if given is not None and isinstance(way, Heuristic):
-        raise ValueError(f"budget={given} would do nothing: nothing is proven of '{way.name}'. Leave it out")
+    if given is not None and isinstance(way, Heuristic | Plain):
+        raise ValueError(f"budget={given} would do nothing: no (ε, δ) is proven of '{way.name}'. Leave it out")
     begun, started = time.perf_counter(), datetime.now(UTC)
     done = way.forget(asked, budget, relation, Run(seed=seed, on_epoch=on_epoch))
     notes = {**done.notes, "unlearner": way.name, "seconds": time.perf_counter() - begun}

@@ -4,7 +4,7 @@ import copy
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from math import inf, sqrt
 from typing import Any, ClassVar, cast
 
@@ -93,6 +93,7 @@ class Noisy(ABC):
             )
         if self.recovery is not None:
             stated(self.recovery)
+            _validate.text(**{f"what recovery '{self.recovery.name}' reads": self.recovery.reads})
             self._refuse_unread()
 
     @property
@@ -242,7 +243,7 @@ class Noisy(ABC):
         what = f"recovery '{self.recovers.name}'"
         refuse_iterators(self.recovers, name=what)
         refuse_start(self.recovers, start, what=what)
-        for name, held in vars(self.recovers).items():
+        for name, held in ((f.name, getattr(self.recovers, f.name)) for f in fields(cast("Any", self.recovers))):
             if isinstance(held, Examples):
                 _refuse_rows(held, task.forget, f"{what} in its setting '{name}'")
         rows = rows_held(tensors_held(self.recovers), task.forget)
@@ -343,7 +344,7 @@ def _refuse_rows(held: Examples, forget: Any, what: str) -> None:
 
 def _in_words(recovery: Recovery) -> str:
     """What a recovery that is no training on the retained data does, for the certificate."""
-    if isinstance(recovery, FineTuning):
+    if type(recovery) is FineTuning:
         return ""
     return f"declared by the issuer: the recovery '{recovery.name}', which reads {recovery.reads}, with fresh coins"
 

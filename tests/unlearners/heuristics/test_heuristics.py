@@ -29,6 +29,7 @@ from expunge.unlearners.heuristics import (
     JustInTime,
     NegativePreference,
     NegGradPlus,
+    Patching,
     Saliency,
     Scrub,
     SelectiveDampening,
@@ -423,8 +424,10 @@ def test_a_certificate_that_claims_more_of_a_heuristic_is_refused(tmp_path: Path
 
 
 def test_a_budget_that_would_do_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"budget=.* would do nothing: nothing is proven of 'scrub'"):
-        ex.unlearn(sample_tasks.task(), None, Scrub(), budget=BUDGET)
+    ways: dict[str, Any] = {"scrub": Scrub(), "prune": Patching(), "function": lambda _model, _retain, _forget: None}
+    for name, way in ways.items():
+        with pytest.raises(ValueError, match=rf"budget=.* would do nothing: no \(ε, δ\) is proven of '{name}'"):
+            ex.unlearn(sample_tasks.task(), None, way, budget=BUDGET)
 
 
 def test_an_audit_of_its_certificate_runs_it_again_with_its_settings(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_its_certificate_is_proven_from_the_weights_file_and_from_nothing_less(s
     loaded = ex.Certificate.load(certificate)
     assert loaded.claim.kind is Kind.BEHAVIOURAL
     assert "by a margin of 0.001" in loaded.claim.predicate
-    assert "none" not in loaded.content["asked"] if loaded.content["asked"] else True
+    assert loaded.content["asked"] is None
     assert verdict(loaded).headline.endswith("that the data are forgotten is not proven.")
     assert "abnormally high" in loaded.content["claim"]["proves"]
     with pytest.raises(ClaimRefused, match="about the released weights themselves: give their safetensors file"):

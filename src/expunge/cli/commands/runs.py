@@ -164,7 +164,9 @@ def _named(name: str, given: dict[str, Any], start: str | None = None, settings:
 def _refuse_budget(name: str, typed: frozenset[str]) -> None:
     for one in ("epsilon", "delta", "relation"):
         if one in typed:
-            raise ValueError(f"{one} was given and would do nothing: nothing is proven of {name!r}, whatever is asked")
+            raise ValueError(
+                f"{one} was given and would do nothing: no (epsilon, delta) is proven of {name!r}, whatever is asked"
+            )
 
 
 def _request(ids: Path | None) -> Any:

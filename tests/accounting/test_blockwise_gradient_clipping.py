@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 from math import exp, hypot, sqrt
-from time import process_time
 
 import pytest
 from scipy.stats import norm
 
 from expunge.accounting import BlockwiseGradientClipping, GradientClipping, Relation, delta_at, gaussian, guarantee
+from patience import patience
 
 FIELDS = {
     "block_sizes": (10, 20, 30), "block_clips": (0.3, 0.2, 0.1), "grad_clip": 1.0, "learning_rate": 0.01,
@@ -123,12 +123,11 @@ def test_from_another_model_every_block_costs_exactly_twice_what_it_costs_from_t
 @pytest.mark.parametrize("different", [1, 200_000])
 def test_the_numbers_of_very_many_blocks_are_there_in_seconds(different):
     """2,000 blocks took seven seconds to verify."""
-    started = process_time()
     clips = tuple(0.5 + (b % different) / different for b in range(200_000))
-    m = replace(BLIND, block_sizes=(1,) * 200_000, block_clips=clips)
-    assert all(delta_at(m, float(epsilon)) > 0 for epsilon in range(10))
-    assert guarantee(m, delta=1e-5, relation=Relation.CENTER).epsilon > 0
-    assert process_time() - started < 5
+    with patience(1.5):
+        m = replace(BLIND, block_sizes=(1,) * 200_000, block_clips=clips)
+        assert all(delta_at(m, float(epsilon)) > 0 for epsilon in range(10))
+        assert guarantee(m, delta=1e-5, relation=Relation.CENTER).epsilon > 0
 
 
 @pytest.mark.parametrize(

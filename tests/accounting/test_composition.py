@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from math import exp, hypot, log, sqrt
-from time import process_time
 
 import numpy as np
 import pytest
@@ -31,6 +30,7 @@ from expunge.accounting import (
 )
 from expunge.accounting.chords import Chords
 from expunge.accounting.mechanisms import assumptions
+from patience import patience
 
 ONCE = OutputPerturbation(init_clip=1.0, noise_std=8.0)
 MODEL = ModelClipping(model_clip=0.5, learning_rate=0.1, steps=3, noise_std=0.8)
@@ -343,12 +343,11 @@ def test_private_training_beside_other_releases_lies_just_above_what_another_lib
 
 def test_ten_thousand_releases_and_two_trainings_are_counted_in_seconds():
     """They took more than 60 and 154 seconds of processor time."""
-    started = process_time()
-    small = ModelClipping(model_clip=1.0, learning_rate=0.1, steps=10, noise_std=8.0)
-    assert requests_left(BUDGET, small) == 10_000
-    assert compose([DP] * 2, delta=1e-5).epsilon < 1
-    assert compose([ONCE] * 10_000, delta=1e-5).mu == pytest.approx(25, rel=1e-9)
-    assert process_time() - started < 15
+    with patience(6):
+        small = ModelClipping(model_clip=1.0, learning_rate=0.1, steps=10, noise_std=8.0)
+        assert requests_left(BUDGET, small) == 10_000
+        assert compose([DP] * 2, delta=1e-5).epsilon < 1
+        assert compose([ONCE] * 10_000, delta=1e-5).mu == pytest.approx(25, rel=1e-9)
 
 
 def test_many_equal_releases_agree_with_the_exact_gaussian():

@@ -3,7 +3,6 @@
 import functools
 import itertools
 from math import comb, exp, inf, log, log1p, nan, sqrt
-from time import process_time
 
 import mpmath
 import numpy as np
@@ -15,6 +14,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 
 from expunge.accounting import Budget, DPTraining, Relation, calibrate, delta_at, gaussian, guarantee, sampling
+from patience import patience
 
 ONE_STEP = [(0.1, 5, 6.0), (0.01, 1, 1.0), (0.3, 3, 0.7), (128 / 40500, 225, 20.0), (0.9, 2, 3.0), (8.3e-5, 5, 0.734)]
 
@@ -363,8 +363,7 @@ def test_hundreds_of_random_settings_agree_with_another_library_to_a_hundredth()
 )
 def test_the_least_noise_and_the_longest_runs_are_answered_in_seconds(setting):
     """A multiplier of 0.1 took 82 seconds of processor time."""
-    started = process_time()
     m = mechanism(*setting)
-    assert 0 < guarantee(m, delta=1e-5).epsilon < inf
-    assert all(0 < delta_at(m, epsilon) <= 1 for epsilon in (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0))
-    assert process_time() - started < 12
+    with patience(4):
+        assert 0 < guarantee(m, delta=1e-5).epsilon < inf
+        assert all(0 < delta_at(m, epsilon) <= 1 for epsilon in (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0))

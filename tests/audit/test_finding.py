@@ -1,7 +1,6 @@
 """A finding carries evidence, not conclusions: bounds are computed again by whoever reads it."""
 
 import json
-import time
 from math import sqrt
 
 import pytest
@@ -12,6 +11,7 @@ from expunge.audit.evidence import Counts, GaussianFit, JointGuesses, Means, One
 from expunge.audit.finding import Finding
 from expunge.audit.report import Audit
 from expunge.errors import ClaimRefused, MalformedAudit, NothingTested
+from patience import patience
 
 CLEAR = Counts(positives=1000, true_positives=900, negatives=1000, false_positives=10)
 KINDS = [
@@ -248,10 +248,11 @@ def test_a_file_that_would_keep_its_reader_busy_is_refused_before_a_bound_is_com
     one["evidence"] |= {"canaries": 10**6, "guesses": 10**6, "correct": 600_000}
     for fields in (heavy, one):
         content = {"schema": "expunge.audit/1", "certificate": None, "findings": [fields] * 1000, "details": {}}
-        started = time.perf_counter()
-        with pytest.raises(MalformedAudit, match=r"the bounds of 1000 findings would take about \d+ seconds"):
+        with (
+            patience(1),
+            pytest.raises(MalformedAudit, match=r"the bounds of 1000 findings would take about \d+ seconds"),
+        ):
             Audit.load(written(tmp_path, json.dumps(content)))
-        assert time.perf_counter() - started < 5
     with pytest.raises(MalformedAudit, match="an audit has at most 16777216 bytes"):
         Audit.load(written(tmp_path, " " * (2**24 + 1)))
 
@@ -260,9 +261,8 @@ def test_a_file_that_would_keep_its_reader_busy_is_refused_before_a_bound_is_com
 def test_what_a_finding_says_of_its_time_is_no_less_than_it_takes(seen):
     """Small evidence takes milliseconds, and says so: a thousand findings of any kind are read."""
     assert finding(seen, null=seen).seconds < 0.03
-    started = time.perf_counter()
-    Finding.from_dict(finding(seen).to_dict())
-    assert time.perf_counter() - started < 1
+    with patience(0.1):
+        Finding.from_dict(finding(seen).to_dict())
 
 
 def test_a_bound_of_a_thousand_digits_is_refused_like_any_other_wrong_one():

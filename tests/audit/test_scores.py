@@ -1,7 +1,6 @@
 """Rates are those of scikit-learn; counts hold because the threshold was chosen on other samples."""
 
 from math import exp, sqrt
-from time import perf_counter
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from expunge.accounting import gaussian
 from expunge.audit import scores
 from expunge.audit.evidence import Counts
 from expunge.audit.scores import auc, finite, gaussian_fit, roc, threshold_counts, tpr_at_fpr
+from patience import patience
 
 DELTA = 1e-5
 
@@ -183,12 +183,11 @@ def test_randomised_response_is_refuted_now_and_then_but_no_more_often_than_prom
     assert np.median(bounds) > 0.85
 
 
-def test_a_hundred_thousand_samples_take_less_than_a_second():
+def test_a_hundred_thousand_samples_take_no_time_of_note():
     rng, mu = np.random.default_rng(9), sqrt(2)
     p, q = rng.normal(mu, 1, 100_000), rng.normal(0, 1, 100_000)
-    start = perf_counter()
-    seen = threshold_counts(p, q, delta=DELTA, confidence=0.95, generator=rng)
-    assert perf_counter() - start < 1
+    with patience(0.2):
+        seen = threshold_counts(p, q, delta=DELTA, confidence=0.95, generator=rng)
     bound = seen.epsilon(delta=DELTA, confidence=0.95)
     assert 0.75 * best_threshold(mu, 50_000, DELTA, 0.95) < bound < gaussian.epsilon(mu, DELTA)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import time
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from expunge.accounting import MECHANISMS
 from expunge.certificate import claim
 from expunge.certificate.format import MOST_BYTES, MOST_COMMAS
 from expunge.errors import CertificateError, ClaimRefused, MalformedCertificate, RunError
+from patience import patience
 from test_vectors import BY_NAME
 from vectors import faults, make
 
@@ -53,32 +53,26 @@ def test_verify_refuses_a_claim_of_such_a_kind(kind):
 def test_a_text_longer_than_the_limit_is_refused_unread(tmp_path):
     path = tmp_path / "certificate.json"
     path.write_bytes(b"[" * (MOST_BYTES + 1))
-    begun = time.process_time()
-    with pytest.raises(MalformedCertificate, match="at most 8388608 bytes"):
+    with patience(0.1), pytest.raises(MalformedCertificate, match="at most 8388608 bytes"):
         verify(path)
-    assert time.process_time() - begun < 1
 
 
 def test_a_key_given_twice_is_found_at_once_among_hundreds_of_thousands(tmp_path):
     path = tmp_path / "certificate.json"
     path.write_text("{" + ",".join(f'"{k}":0' for k in range(300_000)) + ',"299999":1}')
-    begun = time.process_time()
-    with pytest.raises(MalformedCertificate, match="a key is repeated: '299999'"):
+    with patience(0.5), pytest.raises(MalformedCertificate, match="a key is repeated: '299999'"):
         verify(path)
-    assert time.process_time() - begun < 2
 
 
 @pytest.mark.parametrize("entry", ["0", "0.1", "[]", '"a"', '["a",1]'])
 @pytest.mark.parametrize("path", ["/run/noise/std", "/run/layers", "/profile", "/run/public"])
-def test_a_hostile_list_is_refused_in_two_seconds(path, entry):
+def test_a_hostile_list_is_refused_in_seconds(path, entry):
     many = min(MOST_COMMAS // (1 + entry.count(",")) - 200, (MOST_BYTES - 20_000) // (len(entry) + 2))
     patch = [faults.set_(path, [json.loads(entry)] * many)]
     text = json.dumps(make.redigested(faults.patched(BY_NAME["retrain, retrained"]["certificate"], patch)))
     assert len(text) < MOST_BYTES
-    begun = time.process_time()
-    with pytest.raises(CertificateError):
+    with patience(1.5), pytest.raises(CertificateError):
         verify(Certificate.from_json(text))
-    assert time.process_time() - begun < 2
 
 
 def test_more_values_than_the_limit_are_refused_unread():
@@ -89,7 +83,7 @@ def test_more_values_than_the_limit_are_refused_unread():
         second_verifier.verify(text.encode())
 
 
-def test_the_largest_certificates_verify_in_two_seconds():
+def test_the_largest_certificates_verify_in_seconds():
     steps = 100_000
     mechanism = ScheduledGradientClipping(
         init_clip=1.0, grad_clip=1e-3, learning_rate=[0.01 + 1e-9 * t for t in range(steps)], weight_decay=0.5, noise_std=[0.5 + 1e-7 * t for t in range(steps)]
@@ -97,9 +91,8 @@ def test_the_largest_certificates_verify_in_two_seconds():
     issued = issue(make.record_of(mechanism), released=make.RELEASED)
     text = issued.to_json()
     assert 0.5 * MOST_BYTES < len(text) <= MOST_BYTES
-    begun = time.process_time()
-    verify(Certificate.from_json(text))
-    assert time.process_time() - begun < 2
+    with patience(1.5):
+        verify(Certificate.from_json(text))
 
 
 @pytest.mark.parametrize("digits", [0.5, 1 / 3])

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import expunge as ex
 import sample_tasks
 from expunge.errors import ModelRefused
-from expunge.unlearners import GradientClipping, Run
+from expunge.unlearners import GradientClipping, Retraining, Run
 from expunge.unlearners.heuristics import FineTune, GradientAscent, Heuristic, JustInTime, Patching
 from expunge.unlearners.recalled import Procedure
 from expunge.unlearners.table import recalled, repeated
@@ -143,6 +144,36 @@ def test_a_loss_that_keeps_what_the_heuristic_showed_it_is_refused(loss: Any) ->
     """It would carry trained weights or forgotten rows around the clip."""
     with pytest.raises(ModelRefused, match="the loss changed while the heuristic called it"):
         run(GradientClipping(**STEPS, start=GradientAscent()), replace(sample_tasks.task(), loss=loss))
+
+
+@pytest.mark.parametrize(
+    "way",
+    [GradientClipping(**STEPS), GradientClipping(**STEPS, start=FineTune()), Retraining(epochs=1)],
+    ids=["plain", "warm", "retrain"],
+)
+def test_a_loss_that_holds_forgotten_rows_is_refused(way: Any) -> None:
+    """Gradient ascent on them in the loss, say: the theorems let it read the batch that it is given alone."""
+    task = sample_tasks.task()
+    x, y = (t[:5].clone() for t in task.forget.tensors)
+
+    def ascent(model: nn.Module, batch: Any) -> Tensor:
+        return sample_tasks.loss(model, batch) - 0.1 * sample_tasks.loss(model, (x, y))
+
+    with pytest.raises(ex.errors.StillRetained, match="holds 5 rows with the content of rows to forget"):
+        ex.unlearn(replace(task, loss=ascent), None, way)
+
+
+def test_the_verb_on_a_model_refuses_it_too() -> None:
+    task = sample_tasks.task()
+    rows = task.forget.tensors
+
+    def ascent(model: nn.Module, batch: Any) -> Tensor:
+        return sample_tasks.loss(model, batch) - 0.1 * sample_tasks.loss(model, rows)
+
+    mechanism = ex.OutputPerturbation(init_clip=1.0, noise_std=8.0)
+    for forget in (task.forget, rows, DataLoader(TensorDataset(*rows), batch_size=7)):
+        with pytest.raises(ex.errors.StillRetained, match="the loss holds 30 rows"):
+            ex.unlearn(task.model, task.retain, mechanism, loss=ascent, forget=forget)
 
 
 class Observed(nn.Module):

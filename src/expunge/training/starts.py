@@ -7,17 +7,20 @@ world where the forgotten data never were: against it nothing is proven.
 
 import weakref
 from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from expunge.certificate.digests import digest_tensors, weights_tensors
-from expunge.errors import ModelRefused
+from expunge.data.coverage import rows_held
+from expunge.data.ids import ids_in
+from expunge.errors import ModelRefused, StillRetained
 from expunge.fingerprint import tensors_held
 from expunge.training.tensors import digest_bytes, named_buffers, named_parameters
 
-__all__ = ["STARTS", "Starts", "refuse_start", "start_digests"]
+__all__ = ["STARTS", "Starts", "refuse_rows", "refuse_start", "start_digests"]
 
 _TELLING = 16  # coordinates; that so many noised ones equal the trained ones bit for bit does not happen
 _CAST = 1 << 22  # coordinates of which the digests in other types are kept, small tensors first
@@ -136,6 +139,27 @@ def refuse_start(held: object, start: Mapping[str, Collection[str]], *, what: st
                 "depend on the forgotten data in a way that no clip and no noise covers. Compute it from the model and the "
                 "batch that it is given; a teacher must never have seen the forgotten data"
             )
+
+
+def refuse_rows(held: object, forget: Any, *, what: str) -> None:
+    """Refuse code from which forgotten rows are reached: what it computes would depend on them, and no theorem lets it.
+
+    Args:
+        held: the caller's function or object, searched with closures, globals and attributes.
+        forget: the forgotten rows; None, or ids alone, where they are not known.
+        what: it is, e.g. "the loss".
+
+    Raises:
+        StillRetained: rows with their content are reached.
+    """
+    if forget is None or ids_in(forget) is not None:
+        return
+    tensors = tensors_held(held)
+    found = rows_held(tensors, forget) if tensors else 0  # a loader is read only where there is something to compare
+    if found:
+        raise StillRetained(
+            f"{what} holds {found} rows with the content of rows to forget: it must read the model and the batch that it is given alone"
+        )
 
 
 def _names(start: Mapping[str, Collection[str]]) -> dict[str, str]:

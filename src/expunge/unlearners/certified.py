@@ -27,7 +27,7 @@ from expunge.training.loss import Loss, check_loss, scalar_loss
 from expunge.training.noise import Noise
 from expunge.training.pieces import all_finite
 from expunge.training.randomness import coins_state, environment, fresh_coins, mode, restore_coins
-from expunge.training.starts import STARTS, start_digests
+from expunge.training.starts import STARTS, refuse_rows, start_digests
 from expunge.training.statistics import average_, reset_, running_norms
 from expunge.training.tensors import copied, dtype_name, named_buffers
 from expunge.training.unlearned import Unlearned
@@ -76,6 +76,7 @@ def run_executor(
     if buffers == "reset":
         Batches(retain, batch_size=batch_size, seed=0).per_epoch  # noqa: B018  a loader without length: told before the run
     coverage = coverage_of(retain, forget)
+    refuse_rows(loss, forget, what="the loss")
     work = copied(model) if copy else model
     weights = FlatWeights(work, public=public, center=center, reset_buffers=buffers == "reset")
     start = start_digests(work, public=weights.public)

@@ -22,6 +22,7 @@ from expunge.recovery import Recipe
 from expunge.trace import Shards, ShardsCost, Trace, cost, rewind, train_shards, train_traced
 from expunge.trace.schedule import name_tags
 from expunge.trace.trace import Cost
+from expunge.training.starts import refuse_rows
 from expunge.training.task import Task
 from expunge.training.unlearned import Unlearned, noiseless_record
 from expunge.unlearners.costs import Costs
@@ -126,6 +127,7 @@ class Replaying:
             raise ValueError(f"unlearner {self.name!r} needs --trace: the folder of train_traced or train_shards")
         _builder(task)
         retain, forget = _rows(task, "retain"), _rows(task, "forget")
+        refuse_rows((task.loss, task.make_model), forget, what="loss or make_model")
         done = _finished(traced, task, retain, forget) or _replay(traced, task, retain, forget)
         settings = (traced if isinstance(traced, Trace) else traced.traces[0]).manifest.settings
         training = {"training": {"epochs": len(settings["steps"]), "recipe": dict(settings["recipe"])}}

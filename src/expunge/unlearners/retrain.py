@@ -18,6 +18,7 @@ from expunge.recovery import FineTuning, Recipe
 from expunge.recovery.verbs import train_
 from expunge.training.loss import Loss
 from expunge.training.randomness import build
+from expunge.training.starts import refuse_rows
 from expunge.training.task import Task
 from expunge.training.tensors import named_parameters
 from expunge.training.unlearned import Unlearned, noiseless_record
@@ -57,6 +58,7 @@ def train_from_scratch(
         on_epoch: as in `recover`.
     """
     coverage = coverage_of(retain, forget)
+    refuse_rows((loss, make_model), forget, what="loss or make_model")
     coins = generator if generator is not None else secret_generator()
     model = build(make_model, coins)
     how = FineTuning(epochs=epochs, recipe=recipe or Recipe())

@@ -40,9 +40,9 @@ def run(posed: Posed, name: str) -> Row:
         way = chosen(WAYS[name](posed))
         if getattr(way, "keeps", False):
             way = way.learn(task, task.retain + task.forget, Run())
-        begun = time.perf_counter()
+        begun = time.process_time()
         done = way.forget(task, BUDGET, ex.accounting.Relation.RETRAINED, Run(seed=posed.seed))
-        seconds = time.perf_counter() - begun
+        seconds = time.process_time() - begun
     except ex.errors.ExpungeError as error:
         return {"refused": f"{error}"[:300]}
     claim = ex.accounting.guarantee(done.record.mechanism, delta=BUDGET.delta)

@@ -13,6 +13,7 @@ from leaders.requests import Posed
 __all__ = ["WAYS"]
 
 EPOCHS = 5  # of recovery, and of every heuristic that trains on the retained rows
+MOST_PATCHED = 2_000  # rows: a linear program for each
 
 
 def nothing(_posed: Posed) -> Any:
@@ -65,7 +66,9 @@ def heuristic(kind: type[Any], **own: Any) -> Callable[[Posed], Any]:
 
 def patches(posed: Posed) -> Any:
     """PRUNE on the box that the rows span, widened to round numbers."""
-    x = posed.train.tensors[0]
+    x, rows = posed.train.tensors[0], len(posed.task.forget)
+    if rows > MOST_PATCHED:
+        raise ex.errors.TaskError(f"not run: {rows:,} rows, a linear program for each; at most {MOST_PATCHED:,} here")
     return h.Patching(lowest=float(x.min().floor()), highest=float(x.max().ceil()))
 
 

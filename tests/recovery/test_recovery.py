@@ -423,7 +423,7 @@ def test_an_audit_of_a_certificate_is_given_its_recovery_or_refuses(tmp_path: Pa
     ex.unlearn(task, None, replace(WAY, batch_size=64), budget=BUDGET).save(tmp_path / "out")
     path = tmp_path / "out" / "certificate.json"
     assert json.loads(path.read_text())["run"]["procedure"]["recovery"]["name"] == "last_layer"
-    with pytest.raises(ValueError, match=r"recovered by 'last_layer' .* with recovery= the object that it ran with"):
+    with pytest.raises(ValueError, match=r"recovered by 'last_layer' .* give the object that it ran with: --recovery"):
         ex.audit(task, path)
     for other in (LastLayer(epochs=3), FineTuning()):
         with pytest.raises(ValueError, match="contradicts the certificate's record"):

@@ -139,6 +139,7 @@ def run_audit(
     request: Request | None = None,
     weights: Path | None = None,
     asked: Asked | None = None,
+    recovery: Recovery | None = None,
     confidence: float = 0.95,
     quick: bool = False,
     shadows: bool = True,
@@ -157,6 +158,7 @@ def run_audit(
         request: see `audit`, as all that follows.
         weights: the released weights; by default `model.safetensors` beside the certificate.
         asked: settings of recovery and training; only those that the record does not hold.
+        recovery: see `audit`.
         confidence: of each part.
         quick: fewer runs.
         shadows: train shadow models.
@@ -168,7 +170,7 @@ def run_audit(
     """
     refuse_existing(out)
     issued = _Issued.opened(
-        certificate, weights, None, asked or Asked()
+        certificate, weights, None, asked or Asked(), recovery
     )  # what is wrong here is told before the task is made
     task = load_task(where, request)
     effort = Effort.quick() if quick else Effort()
@@ -268,7 +270,7 @@ def _refuse_other_recovery(recorded: Mapping[str, Any] | None, given: Recovery |
     if given is None and recorded is not None and "name" in recorded:
         raise ValueError(
             f"the run recovered by '{recorded['name']}' with {recorded['settings']!r:.200}, of which the record does not hold all, and with "
-            "another recovery another run would be attacked: call expunge.audit from Python with recovery= the object that it ran with"
+            "another recovery another run would be attacked: give the object that it ran with: --recovery FILE.py:FUNCTION (recovery=)"
         )
 
 

@@ -254,16 +254,29 @@ def load_task(where: str, request: Request | None = None) -> Task:
         TaskError: it returns something else than a `Task`, or data that no request has parted.
         ValueError: the request does not fit it.
     """
-    module_name, separator, function_name = where.rpartition(":")
-    if not separator or not module_name or not function_name:
-        raise TaskNotFound(f"name a task as module:function or file.py:function, not {where!r}")
-    function = getattr(module_of(module_name), function_name, None)
-    if not callable(function):
-        raise TaskNotFound(f"{module_name} has no function {function_name!r}")
-    task: object = cast("Callable[[], object]", function)()
+    task = returned_by(where, "a task")
     if not isinstance(task, Task):
         raise TaskError(f"{where} must return an expunge.Task, not {type(task).__name__}")
     return task.parts(request)
+
+
+def returned_by(where: str, what: str) -> object:
+    """Call the function named by `module:function` or `path/to/file.py:function`.
+
+    Args:
+        where: the function.
+        what: it is to return, in words.
+
+    Raises:
+        TaskNotFound: no such file, module or function.
+    """
+    module_name, separator, function_name = where.rpartition(":")
+    if not separator or not module_name or not function_name:
+        raise TaskNotFound(f"name {what} as module:function or file.py:function, not {where!r}")
+    function = getattr(module_of(module_name), function_name, None)
+    if not callable(function):
+        raise TaskNotFound(f"{module_name} has no function {function_name!r}")
+    return cast("Callable[[], object]", function)()
 
 
 def _hits(model: nn.Module, batch: Any) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from expunge.certificate.commitments import read_ids
 from expunge.cli.application import Option
-from expunge.cli.parameters import Ids, Json, TaskName
+from expunge.cli.parameters import Ids, Json, RecoveryName, TaskName
 from expunge.cli.tables import print_audited, print_json
 from expunge.cli.terminal import say
 from expunge.exits import NOTHING_TESTED
@@ -33,6 +33,7 @@ def audit(
     optimizer: Annotated[str | None, Option(help=f"sgd or adamw. {_RECORDED}")] = None,
     batch_size: Annotated[int | None, Option(help=f"Examples a batch. {_RECORDED}")] = None,
     rescale: Annotated[bool | None, Option(help=f"Recovery: first rescale layers. {_RECORDED}")] = None,
+    recovery: RecoveryName = None,
     confidence: Annotated[float, Option(help="Of each part of the audit, from 0.5 to 1 - 1e-9.")] = 0.95,
     quick: Annotated[bool, Option(help="Fewer runs: under a minute for a small task.")] = False,
     shadows: Annotated[bool, Option(help="Train shadow models; not for models too large for it.")] = True,
@@ -46,6 +47,7 @@ def audit(
     from expunge.audit.evidence import sure
     from expunge.data import Request
     from expunge.jobs.audits import Asked, run_audit
+    from expunge.recovery.loading import load_recovery
 
     sure(confidence)
     asked = Asked(
@@ -59,6 +61,7 @@ def audit(
         request=None if ids is None else Request.rows(read_ids(ids)),
         weights=weights,
         asked=asked,
+        recovery=None if recovery is None else load_recovery(recovery),
         confidence=confidence,
         quick=quick,
         shadows=shadows,

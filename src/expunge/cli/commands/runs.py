@@ -3,14 +3,25 @@
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import expunge as ex
 from expunge.certificate.commitments import read_ids
 from expunge.cli.application import Option, Typed
-from expunge.cli.parameters import Delta, Epsilon, Ids, InRelation, Json, TaskName, budget_of
+from expunge.cli.parameters import (
+    Delta,
+    Epsilon,
+    Ids,
+    InRelation,
+    Json,
+    RecoveryName,
+    Settings,
+    Start,
+    TaskName,
+    budget_of,
+)
 from expunge.cli.tables import print_json, print_plan, print_summary
 from expunge.cli.terminal import say
 from expunge.errors import OutputError, RunError
@@ -18,6 +29,40 @@ from expunge.jobs.options import refuse_extreme
 from expunge.unlearners.options import HEURISTICS, NAMES, OPTIONS, Options
 
 __all__ = ["plan", "unlearn"]
+
+
+@dataclass(frozen=True)
+class Around:
+    """What was given to stand before and after the mechanism of a noisy unlearner."""
+
+    start: str | None = None
+    settings: tuple[str, ...] = ()
+    recovery: str | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether anything was."""
+        return self.start is not None or self.recovery is not None
+
+    def of(self, way: Any) -> Any:
+        """A noisy unlearner with both; any other as it is."""
+        from expunge.recovery.loading import load_recovery
+        from expunge.unlearners.noisy import Noisy
+        from expunge.unlearners.table import heuristic
+
+        if not (self.given and isinstance(way, Noisy)):
+            return way
+        return replace(
+            way,
+            start=None if self.start is None else heuristic(self.start, self.settings),
+            recovery=None if self.recovery is None else load_recovery(self.recovery),
+        )
+
+    @property
+    def words(self) -> list[str]:
+        """As they are typed."""
+        options = {"--start": [self.start], "--set": self.settings, "--recovery": [self.recovery]}
+        return [word for name, values in options.items() for value in values if value for word in (name, value)]
 
 
 def unlearn(
@@ -32,18 +77,9 @@ def unlearn(
             f"{', '.join(HEURISTICS)}."
         ),
     ] = None,
-    start: Annotated[
-        str | None,
-        Option(
-            help="A heuristic that changes the trained weights before a noisy unlearner starts from them; its proof is the same."
-        ),
-    ] = None,
-    settings: Annotated[
-        tuple[str, ...],
-        Option(
-            ("--set",), help="NAME=VALUE, an option of the heuristic; may be repeated (docs/methods/heuristics.md)."
-        ),
-    ] = (),
+    start: Start = None,
+    settings: Settings = (),
+    recovery: RecoveryName = None,
     mechanism: Annotated[str | None, Option(hidden=True, help="--unlearner, by its name of before.")] = None,
     ids: Ids = None,
     epsilon: Epsilon = 1.0,
@@ -64,8 +100,8 @@ def unlearn(
             "mechanism and unlearner are both given: leave --mechanism out, which is --unlearner by its name of before"
         )
     name = mechanism if unlearner is None else unlearner
-    if name is None and (resume or start is not None or settings):
-        which = "resume" if resume else "start" if start is not None else "set"
+    if name is None and (resume or start is not None or settings or recovery is not None):
+        which = "resume" if resume else "start" if start is not None else "set" if settings else "recovery"
         raise ValueError(f"unlearner is not given: --{which} needs --unlearner")
     if name is None:
         found = _compared(task, request, budget, relation, given)
@@ -76,7 +112,7 @@ def unlearn(
         _named(found.name, given)  # an option that it takes none of would do nothing
         taken = found.recommended
     else:
-        taken = _named(name, given, start, settings)
+        taken = _named(name, given, Around(start, settings, recovery))
         if name in HEURISTICS:
             _refuse_budget(name, typed)
     summary = run_unlearner(task, out, taken, budget, request=request, relation=relation, resume=resume)
@@ -100,6 +136,9 @@ def plan(
         tuple[str, ...],
         Option(("--also",), help=f"A heuristic to show beside the others; may be repeated: {', '.join(HEURISTICS)}."),
     ] = (),
+    start: Start = None,
+    settings: Settings = (),
+    recovery: RecoveryName = None,
     run: Annotated[bool, Option(("--run",), help="Take the recommended way; needs --out.")] = False,
     out: Annotated[Path | None, Option(help="The folder to make, with --run.")] = None,
     as_json: Json = False,
@@ -114,12 +153,19 @@ def plan(
         raise OutputError(f"{out} exists already and is not overwritten; choose another name or remove it")
     budget, given = budget_of(epsilon, delta), _given(options, typed)
     request = _request(ids)
-    found = _compared(task, request, budget, ex.accounting.Relation.RETRAINED, given, training_epochs, also)
+    if settings and start is None:
+        raise ValueError(f"set={settings[0]} is an option of the heuristic of --start, which was not given")
+    around = Around(start, settings, recovery)
+    found = _compared(task, request, budget, ex.accounting.Relation.RETRAINED, given, training_epochs, also, around)
     if not as_json:
+        from expunge.unlearners.table import made
+
         print_plan(found)
         if not run and found.recommended is not None:
             own = _own(found.name, given, training_epochs)
-            say(_unlearn_command(task, ids, found.name, budget, own), whole=True)
+            taken = made(found.name, own)
+            words = [] if around.of(taken) is taken else around.words
+            say(_unlearn_command(task, ids, found.name, budget, own, words), whole=True)
     if not run:
         if as_json:
             print_json(found.to_dict())
@@ -142,23 +188,26 @@ def _given(options: Any, typed: frozenset[str]) -> dict[str, Any]:
     return given
 
 
-def _named(name: str, given: dict[str, Any], start: str | None = None, settings: tuple[str, ...] = ()) -> Any:
+def _named(
+    name: str,
+    given: dict[str, Any],
+    around: Around = Around(),
+) -> Any:
     """The unlearner of a name with its options; a heuristic is that of `--unlearner` or that of `--start`, and has those of `--set`."""
-    from expunge.unlearners.noisy import Noisy
     from expunge.unlearners.table import heuristic, made
 
-    if start is None and settings and name not in HEURISTICS:
-        raise ValueError(f"set={settings[0]} is an option of a heuristic, and {name!r} is none: leave it out")
-    if name in HEURISTICS and start is None and not given:
-        return heuristic(name, settings)
+    if name in HEURISTICS and not around.given and not given:
+        return heuristic(name, around.settings)
+    if around.settings and around.start is None and name not in HEURISTICS:
+        raise ValueError(f"set={around.settings[0]} is an option of a heuristic, and {name!r} is none: leave it out")
     taken = made(name, given)
-    if start is None:
-        return taken
-    if not isinstance(taken, Noisy):
+    told = around.of(taken)
+    if around.given and told is taken:
+        which = "start" if around.start is not None else "recovery"
         raise ValueError(
-            f"unlearner {name!r} takes no --start, which was given and would do nothing: noisy unlearners do"
+            f"unlearner {name!r} takes no --{which}, which was given and would do nothing: noisy unlearners do"
         )
-    return replace(taken, start=heuristic(start, settings))
+    return told
 
 
 def _refuse_budget(name: str, typed: frozenset[str]) -> None:
@@ -194,17 +243,20 @@ def _compared(
     given: Mapping[str, Any],
     epochs: float | None = None,
     also: tuple[str, ...] = (),
+    around: Around = Around(),
 ) -> Any:
     """The plan of a task file's request over all unlearners of the table, and some heuristics beside them."""
     from expunge.jobs.planner import plan as compared
     from expunge.training.task import load_task
     from expunge.unlearners.table import heuristic, made
 
-    ways = [*(made(name, _own(name, given, epochs)) for name in NAMES), *map(heuristic, also)]
+    ways = [*(around.of(made(name, _own(name, given, epochs))) for name in NAMES), *map(heuristic, also)]
     return compared(load_task(task, request), None, budget, unlearners=ways, relation=relation)
 
 
-def _unlearn_command(task: str, ids: Path | None, name: str, budget: ex.Budget, given: Mapping[str, Any]) -> str:
+def _unlearn_command(
+    task: str, ids: Path | None, name: str, budget: ex.Budget, given: Mapping[str, Any], around: list[str]
+) -> str:
     """The call that takes this way with these options."""
     asked = {
         name: value
@@ -215,4 +267,4 @@ def _unlearn_command(task: str, ids: Path | None, name: str, budget: ex.Budget, 
     for one, value in (asked | dict(given)).items():
         option = one.replace("_", "-")
         words += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
-    return shlex.join([*words, "--out", "unlearned"])
+    return shlex.join([*words, *around, "--out", "unlearned"])

@@ -65,6 +65,11 @@ def test_a_certificate_is_audited_from_its_path_and_verify_takes_what_was_found(
     found = ex.audit(task(), folder / "certificate.json", asked=QUICK, effort=LITTLE, confidence=0.999)
     assert parts_of(found) == ALL
     assert (found.refuting, found.untested) == ([], None)
+    *lines, verdict = str(found).splitlines()
+    assert verdict == f"The claim is not refuted by any of {len(found.audit.findings)} findings. An audit never proves."
+    assert [line.partition(": epsilon")[0] for line in lines][: len(found.audit.findings)] == [
+        f.attack for f in found.audit.findings
+    ]
     bound = found.audit.details["released"]
     assert bound["request"] == "the commitment to the forget set opens with the task's"
     assert 0 <= bound["measured"]["held_out"] <= 1
@@ -142,6 +147,7 @@ def test_a_plain_function_is_audited_and_nothing_that_it_does_is_refuted_for_it_
     found = ex.audit(task(), Plain(lambda model, _retain, _forget: model), effort=NONE, asked=QUICK)
     assert parts_of(found) == {"canaries"}
     assert found.refuting == []
+    assert str(found).endswith(f"This is no pass: nothing could be tested. {found.untested}.")
     json.loads(found.audit.to_json())
 
 

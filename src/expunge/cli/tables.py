@@ -147,10 +147,7 @@ def print_audited(found: Any, out: Path) -> None:
         names = ("attack", "epsilon at least", "null", "could show", "confidence")
         _print_table(names, rows, title="lower bounds on epsilon")
     say(*(f"left out, {name}: {reason}" for name, reason in done.left_out.items()))
-    verdict = f"REFUTED by {len(refuted)} of" if refuted else "not refuted by any of"
-    said = f"The claim is {verdict} {len(done.findings)} findings. An audit never proves. See {out}"
-    nothing = f"This is no pass: nothing could be tested. {found.untested}. See {out}"
-    say(said if found.untested is None else nothing)
+    say(f"{found.verdict}. See {out}")
 
 
 _NULL_START = "null start: "

@@ -61,6 +61,23 @@ class Tested:
     refuting: list[Finding]
     untested: str | None
 
+    @property
+    def verdict(self) -> str:
+        """What the audit says of the claim, in a sentence."""
+        if self.untested is not None:
+            return f"This is no pass: nothing could be tested. {self.untested}"
+        found = f"REFUTED by {len(self.refuting)} of" if self.refuting else "not refuted by any of"
+        return f"The claim is {found} {len(self.audit.findings)} findings. An audit never proves"
+
+    def __str__(self) -> str:
+        findings = [
+            f"{f.attack}: epsilon >= {f.epsilon:.3f}, could show {f.ceiling:.3g}"
+            + ("" if f.null_epsilon is None else f", null {f.null_epsilon:.3f}")
+            for f in self.audit.findings
+        ]
+        left_out = [f"left out, {name}: {reason}" for name, reason in self.audit.left_out.items()]
+        return "\n".join([*findings, *left_out, f"{self.verdict}."])
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the audit to a new file; raises `OutputError`."""
         self.audit.save(path)

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,6 +51,27 @@ def parameter(one: click.Parameter) -> Parameter:
 
 
 COMMANDS = dict(walked(app))
+
+
+def groups_of(app: click.Group) -> Iterator[click.Group]:
+    yield app
+    for command in commands_of(app).values():
+        if isinstance(command, click.Group):
+            yield from groups_of(command)
+
+
+def test_the_list_of_commands_shows_the_first_sentence_of_each():
+    for group in groups_of(app):
+        for name, later in group._runs.items():
+            assert commands_of(group)[name].short_help == later.help
+
+
+def test_the_help_imports_no_command():
+    code = "import sys; from expunge.cli import app; app(['--help'], standalone_mode=False)\n"
+    code += "assert not [m for m in sys.modules if m.startswith('expunge.cli.commands.')]"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 PATHS = [
     pytest.param(words, parameter.name, id=f"{' '.join(words)}-{parameter.name}")
     for words, parameters in COMMANDS.items()

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, cast
 
 from expunge.accounting import MECHANISMS, WITHDRAWN, Claim, Kind, Mechanism, Relation, numbers_of
@@ -101,4 +101,4 @@ def mechanisms_of(version: int) -> tuple[str, ...]:
 
 @cache
 def _frozen() -> dict[str, Any]:
-    return json.loads((files("expunge.certificate") / "words_1.json").read_text(encoding="utf-8"))
+    return json.loads(Path(__file__).with_name("words_1.json").read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from expunge._version import __version__
 from expunge.exits import INTERRUPTED, exit_codes
 
-__all__ = ["Argument", "Option", "Typed", "assembled"]
+__all__ = ["Argument", "Later", "Option", "Typed", "assembled"]
 
 Typed = NewType("Typed", frozenset[str])
 """Of a command's parameters: the names of the options that were typed, which are not asked for."""
@@ -46,8 +46,21 @@ class Argument:
     help: str = ""
 
 
+@dataclass(frozen=True)
+class Later:
+    """A function that is imported when its command is called: nobody waits for another command's.
+
+    Args:
+        where: "module:function".
+        help: the first sentence of its docstring, which the list of commands shows.
+    """
+
+    where: str
+    help: str
+
+
 def assembled(
-    commands: Mapping[str, str | Callable[..., None]],
+    commands: Mapping[str, Callable[..., None] | Later],
     groups: Mapping[str, click.Group] | None = None,
     *,
     help_: str,
@@ -55,7 +68,7 @@ def assembled(
     """Make an application of commands and of groups of commands.
 
     Args:
-        commands: name and function, in the order of the help; or "module:function", which is imported when it is called.
+        commands: name and function, in the order of the help.
         groups: that stand behind the commands; None for a group itself, which has no options of its own.
         help_: a sentence.
     """
@@ -72,7 +85,7 @@ def assembled(
 class _Group(click.Group):
     """Shows commands in the order in which they were given, and makes each when it is asked for."""
 
-    def __init__(self, runs: Mapping[str, str | Callable[..., None]], **settings: Any) -> None:
+    def __init__(self, runs: Mapping[str, Callable[..., None] | Later], **settings: Any) -> None:
         super().__init__(**settings)
         self._runs = runs
 
@@ -85,11 +98,21 @@ class _Group(click.Group):
             self.commands[cmd_name] = _command(cmd_name, _function(self._runs[cmd_name]))
         return super().get_command(ctx, cmd_name)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The first sentence of every command, of one that is imported later without importing it."""
+        told: list[tuple[str, str]] = []
+        for name in self.list_commands(ctx):
+            run = self._runs.get(name)
+            command = None if isinstance(run, Later) else self.get_command(ctx, name)
+            told.append((name, run.help if isinstance(run, Later) else command.get_short_help_str() if command else ""))
+        with formatter.section("Commands"):
+            formatter.write_dl(told)
 
-def _function(run: str | Callable[..., None]) -> Callable[..., None]:
-    if not isinstance(run, str):
+
+def _function(run: Callable[..., None] | Later) -> Callable[..., None]:
+    if not isinstance(run, Later):
         return run
-    module, _, name = run.partition(":")
+    module, _, name = run.where.partition(":")
     return cast("Callable[..., None]", getattr(importlib.import_module(module), name))
 
 

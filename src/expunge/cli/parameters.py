@@ -5,7 +5,6 @@ from typing import Annotated
 
 from expunge.accounting import Budget, Relation
 from expunge.cli.application import Argument, Option
-from expunge.jobs.options import refuse_extreme
 
 __all__ = [
     "Delta",
@@ -54,5 +53,7 @@ def budget_of(epsilon: float, delta: float) -> Budget:
     Raises:
         ValueError: a number is out of its range, or one that no certificate can hold.
     """
+    from expunge.jobs.options import refuse_extreme  # late: most commands ask for no budget
+
     refuse_extreme(epsilon=epsilon, delta=delta)
     return Budget(epsilon=epsilon, delta=delta)

@@ -8,13 +8,10 @@ beside the times: a fast wrong number is worth nothing.
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from math import exp, log, sqrt
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from typing import Any
 import dp_accounting
 import numpy as np
 from dp_accounting import pld
+from environment import environment
 from paper.recipes import published_gradient_clipping
 from rich.console import Console
 from rich.progress import track
@@ -264,9 +262,7 @@ def main() -> None:
         "timings": timings(arguments.repetitions),
         "noise": noise_table(arguments.cells),
         "cells": arguments.cells,
-        "versions": {name: version(name) for name in ("expunge", "numpy", "scipy", "dp-accounting")}
-        | {"python": platform.python_version()},
-        "hardware": {"machine": platform.machine(), "cpus": os.cpu_count()},
+        **environment("scipy", "dp-accounting"),
     }
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -9,17 +9,15 @@ forgotten, or never seen, by a fair coin.
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from math import inf, sqrt
 from pathlib import Path
 from typing import Any
 
 import torch
+from environment import environment
 from paper.data import DataError, mnist
 from rich.console import Console
 from rich.table import Table
@@ -161,8 +159,7 @@ def main() -> None:
     if arguments.json:
         result = {
             "runs": arguments.runs, "delta": DELTA, "rows": rows,
-            "versions": {n: version(n).partition("+")[0] for n in ("expunge", "torch", "numpy")},
-            "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()},
+            **environment(),
         }  # fmt: skip
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

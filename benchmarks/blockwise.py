@@ -8,14 +8,12 @@ The seed varies split, initialisation, training and noise; the two starts of one
 
 import argparse
 import json
-import os
-import platform
-from importlib.metadata import version
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import torch
+from environment import environment
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -130,11 +128,8 @@ def main() -> None:
     settings = [(1.0, 0.5), (10.0, 0.5), (10.0, 5.0)]
     result = {
         "settings": [measure(e, r, arguments.steps, arguments.seeds) for e, r in settings],
-        "versions": {n: version(n) for n in ("expunge", "torch", "numpy", "scipy", "scikit-learn")}
-        | {"python": platform.python_version()},
-        "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()},
+        **environment("scipy", "scikit-learn"),
     }
-    result["versions"]["torch"] = result["versions"]["torch"].partition("+")[0]
     show(result)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -5,11 +5,11 @@ python benchmarks/constrained_recovery.py
 
 import json
 import statistics
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from environment import environment
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -67,7 +67,7 @@ def main() -> None:
     """Run, print and keep."""
     seeds = [one(seed) for seed in range(SEEDS)]
     result: dict[str, Any] = {
-        "versions": {name: version(name) for name in ("expunge", "torch", "scikit-learn")}, "seeds": SEEDS, "rare": SHARE,
+        **environment("scikit-learn"), "seeds": SEEDS, "rare": SHARE,
         "accuracy": {},
     }  # fmt: skip
     for name in RECOVERIES:

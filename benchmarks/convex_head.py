@@ -10,15 +10,13 @@ forgotten would void the provenance.
 
 import argparse
 import json
-import os
-import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from compared.adult import PROVENANCE, adult
+from environment import environment
 from paper.data import DataError, features
 from rich.console import Console
 from rich.table import Table
@@ -234,12 +232,8 @@ def main() -> None:
     show(found)
     if arguments.json:
         result = found | {
-            "versions": {n: version(n).partition("+")[0] for n in ("expunge", "torch", "numpy")},
-            "hardware": {
-                "machine": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(),
-                "python": platform.python_version(),
-            },
-        }  # fmt: skip
+            **environment(),
+        }
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

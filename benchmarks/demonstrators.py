@@ -10,17 +10,15 @@ energies cost steps. Demonstrations are few, one short trajectory of each who ba
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from environment import environment
 from torch import nn
 
 import expunge as ex
@@ -96,11 +94,6 @@ def one(seed: int, objective: Objective) -> dict[str, float]:
     return {name: float(returns(model, episodes=EPISODES, seed=seed).mean()) for name, model in models.items()}
 
 
-def hardware() -> dict[str, Any]:
-    """For the results file."""
-    return {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
-
-
 def told(values: list[float]) -> dict[str, Any]:
     """Mean, standard deviation and every seed's."""
     return {"mean": statistics.mean(values), "sd": statistics.stdev(values), "values": values}
@@ -113,7 +106,7 @@ def main() -> None:
     where = parser.parse_args().json
     begun, worked = time.perf_counter(), time.process_time()
     result: dict[str, Any] = {
-        "versions": {name: version(name) for name in ("expunge", "torch", "numpy")}, "hardware": hardware(),
+        **environment(),
         "seeds": SEEDS, "steps": STEPS, "longer": LONGER, "noisy steps": NOISY, "episodes": EPISODES, "longest episode": 500,
         "budget": {"epsilon": BUDGET.epsilon, "delta": BUDGET.delta}, "recipe": RECIPE.to_dict(),
         "trajectories": TRAJECTORIES, "longest trajectory": LONGEST, "return": {},

@@ -8,15 +8,13 @@ them. Of the exact head also the bits that rounding leaves, on the demo's featur
 
 import argparse
 import json
-import os
-import platform
 import time
 from dataclasses import replace
-from importlib.metadata import version
 from math import inf
 from pathlib import Path
 from typing import Any
 
+from environment import environment
 from rich.console import Console
 from rich.table import Table
 
@@ -150,13 +148,7 @@ def main() -> None:
     arguments = parser.parse_args()
     result = audited()
     if arguments.json:
-        result |= {
-            "versions": {n: version(n).partition("+")[0] for n in ("expunge", "torch", "numpy")},
-            "hardware": {
-                "machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version(),
-                "threads": os.environ.get("OMP_NUM_THREADS"),
-            },
-        }  # fmt: skip
+        result |= environment()
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     show(result)

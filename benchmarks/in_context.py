@@ -8,16 +8,14 @@ OMP_NUM_THREADS=1 python benchmarks/in_context.py
 """
 
 import json
-import os
-import platform
 import time
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from environment import environment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -231,9 +229,7 @@ def main() -> None:
     begun = time.perf_counter()
     parts = {part.__name__: pooled([part(seed) for seed in range(SEEDS)]) for part in (sequences, classes)}
     result = {
-        "versions": {name: version(name) for name in ("expunge", "torch", "scikit-learn")}
-        | {"python": platform.python_version()},
-        "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()},
+        **environment("scikit-learn"),
         "seeds": list(range(SEEDS)), "seconds": time.perf_counter() - begun, "processor_seconds": time.process_time(), **parts,
     }  # fmt: skip
     where = Path(__file__).parent / "results" / "in_context.json"

@@ -9,18 +9,16 @@ Ridge and settings were fixed beforehand. Under two minutes on one core.
 """
 
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from compared.adult import adult
+from environment import environment
 from paper.data import DataError
 from sklearn.datasets import load_digits
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -189,8 +187,7 @@ def main() -> None:
     """Run, print and keep."""
     torch.set_num_threads(1)
     result: dict[str, Any] = {
-        "versions": {name: version(name).partition("+")[0] for name in ("expunge", "numpy", "scipy", "torch", "scikit-learn")},
-        "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": 1},
+        **environment("scipy", "scikit-learn"),
         "seeds": list(range(SEEDS)), "class": CLASS, "share": SHARE, "ridge": RIDGE, "rows of Adult": ROWS,
         "digits": summed([digits(seed) for seed in range(SEEDS)]),
     }  # fmt: skip

@@ -9,10 +9,7 @@ model (a canary's score is minus its loss) and with one.
 
 import argparse
 import json
-import os
-import platform
 from dataclasses import asdict
-from importlib.metadata import version
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ import numpy as np
 import torch
 from compared.measures import CONFIDENCE
 from compared.sets import BUDGET, SETS, Case
+from environment import environment
 from paper.data import DataError
 from rich.console import Console
 from rich.table import Table
@@ -101,10 +99,7 @@ def main() -> None:
                 Console(stderr=True).print(f"{name} left out: {error}")
                 break
     if arguments.json:
-        result |= {
-            "versions": {n: version(n).partition("+")[0] for n in ("expunge", "torch", "numpy")},
-            "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()},
-        }
+        result |= environment()
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     show(result)

@@ -4,15 +4,13 @@ python benchmarks/patches.py
 """
 
 import json
-import os
-import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from environment import environment
 from torch import nn
 from torch.nn import functional as F
 
@@ -103,8 +101,7 @@ def main() -> None:
                 f"(retrained {told('auc', 'retrained')}), {told('seconds', 'patch')} s, verify {told('seconds', 'verify')} s"
             )
     RESULTS.write_text(json.dumps({
-        "runs": runs, "versions": {n: version(n).partition("+")[0] for n in ("expunge", "torch", "numpy", "scipy")},
-        "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS")},
+        "runs": runs, **environment("scipy"),
     }, indent=1) + "\n", encoding="utf-8")  # fmt: skip
 
 

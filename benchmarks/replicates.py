@@ -8,14 +8,12 @@ PyTorch loop (one model, `torch.optim.SGD`) on the same pictures, augmented by t
 
 import argparse
 import json
-import os
-import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from environment import environment
 from paper.data import DataError, mnist
 from rich.console import Console
 from rich.table import Table
@@ -107,14 +105,8 @@ def main() -> None:
         "rows": rows,
         "steps": arguments.steps,
         "data": name,
-        "versions": {n: version(n).partition("+")[0] for n in ("expunge", "torch", "numpy")}
-        | {"python": platform.python_version()},
-        "hardware": {
-            "device": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
-            "machine": platform.machine(),
-            "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-        },
+        "ran on": arguments.device,
+        **environment(),
     }
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

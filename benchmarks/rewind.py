@@ -10,19 +10,17 @@ retraining bit for bit.
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
+from environment import environment
 from paper.data import DataError, mnist
 from rich.console import Console
 from rich.table import Table
@@ -258,15 +256,7 @@ def main() -> None:
         result = {
             "results": results,
             "epochs": EPOCHS,
-            "versions": {n: version(n).partition("+")[0] for n in ("expunge", "torch", "numpy")}
-            | {"python": platform.python_version()},
-            "hardware": {
-                "device": "cpu",
-                "machine": platform.machine(),
-                "cpus": os.cpu_count(),
-                "threads": torch.get_num_threads(),
-                "load_at_the_end": os.getloadavg()[0],
-            },
+            **environment(),
         }
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

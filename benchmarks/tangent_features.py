@@ -13,18 +13,16 @@ the file that are not measured again stay.
 import argparse
 import copy
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
+from environment import environment
 from paper.data import mnist
 from rich.console import Console
 from rich.table import Table
@@ -32,7 +30,6 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import expunge
 from expunge._progress import track
 from expunge.features import RandomFeatures
 from expunge.features.tangent import TangentFeatures
@@ -310,11 +307,7 @@ def main() -> None:
             "rows": arguments.rows, "forgotten": arguments.forget, "test": len(test[0]), "ridge": 1.0,
             "public_epochs": arguments.public_epochs, "note": arguments.note,
         },
-        "versions": {"expunge": expunge.__version__} | {n: version(n) for n in ("torch", "numpy", "scikit-learn")},
-        "hardware": {
-            "device": "cpu", "machine": platform.machine(), "python": platform.python_version(), "cpus": os.cpu_count(),
-            "torch_threads": torch.get_num_threads(), "load": list(os.getloadavg()),
-        },
+        **environment("scikit-learn"),
     }  # fmt: skip
     for seed in arguments.seeds:
         problem = Problem(train, test, public_network(seed, arguments.public_epochs), seed, arguments.forget)

@@ -13,16 +13,14 @@ All settings but the rates, both shown, are defaults that were fixed before anyt
 
 import copy
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from environment import environment
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -180,9 +178,7 @@ def main() -> None:
         for name, mechanism in MECHANISMS.items()
     }
     result = {
-        "versions": {name: version(name) for name in ("expunge", "torch", "scikit-learn")}
-        | {"python": platform.python_version()},
-        "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()},
+        **environment("scikit-learn"),
         "cpu_seconds": round(time.process_time() - begun, 1), "seeds": SEEDS, "rows": {
             "trained": TRAINED, "forgotten": FORGOTTEN, "batch of the stream": BATCH,
         },

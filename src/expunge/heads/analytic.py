@@ -100,9 +100,8 @@ class AnalyticHead:
         self.classes, self.method = classes, method
         self._grid = None if grid is None else checked_grid("grid", grid)
         real_targets = self._grid is not None and classes is None
-        self._target_grid = (
-            checked_grid("target_grid", GRID if target_grid is None else target_grid) if real_targets else None
-        )
+        target_steps = GRID if target_grid is None else target_grid
+        self._target_grid = checked_grid("target_grid", target_steps) if real_targets else None
         self._key = new_commitment_key() if key is None else checked_key(key)
         self._sums: Sums | None = None
         self._digests = RowDigests(self._key, exact=self._grid is not None)
@@ -138,8 +137,7 @@ class AnalyticHead:
         """Rows of each class, shape (classes,)."""
         if self.classes is None:
             raise ValueError("there are no classes to count: targets are real numbers")
-        sums = self._sums
-        return torch.zeros(self.classes, dtype=torch.int64) if sums is None else cast("Tensor", sums.counts).clone()
+        return cast("Tensor", self._sums.counts).clone() if self._sums else torch.zeros(self.classes, dtype=torch.int64)
 
     def learn(self, X: Numbers | Examples, Y: Numbers | None = None, *, ids: Names | None = None) -> None:  # noqa: N803 - the field's notation
         """Add rows.
@@ -359,8 +357,7 @@ class AnalyticHead:
     def _checked(self, x: object, y: object, ids: object, *, first: bool = False) -> Rows:
         rows = checked_rows(x, y, ids, classes=self.classes, first=first, **self._grids)
         if self._sums is not None:
-            outputs = rows.y.shape[1] if self.classes is None else self.classes
-            self._refuse_other_shape(rows.x.device, rows.x.shape[1], outputs)
+            self._refuse_other_shape(rows.x.device, rows.x.shape[1], self.classes or rows.y.shape[1])
         return rows
 
     def _refuse_other_shape(self, device: torch.device, width: int, outputs: int) -> None:
@@ -383,6 +380,9 @@ class AnalyticHead:
     def _shift(self, rows: Rows, sign: int) -> None:
         """Rows more (sign 1) or fewer (sign -1), in place: nothing is changed before nothing can be refused."""
         sums = cast("Sums", self._sums)
+        if (moved := self._solver.moved_(rows, sums, sign)) is not None:
+            self._sums = moved
+            return
         changed = after(sums, rows.x, rows.y, classes=rows.classes, sign=sign)
         diagonal = sums.gram.diagonal().double() + sign * rows.x.square().sum(0)
         whole = changed is None or not self._solver.surely_positive(diagonal, sums)

@@ -70,6 +70,8 @@ class RowDigests:
 
     def records(self, rows: Rows) -> Bytes:
         """Of each id, and of id, x and y together; shape (n, 32)."""
+        if len(rows.names) == 1:
+            return self._record(rows)
         starts = iter(range(0, len(rows.names), _AT_ONCE))
         if len(rows.names) >= _BAR_FROM:
             starts = track(starts, total=math.ceil(len(rows.names) / _AT_ONCE), label="digests of rows")
@@ -82,6 +84,12 @@ class RowDigests:
             records[some, :DIGEST] = named
             records[some, DIGEST:] = _packed(_digests(self._filled, _rows(filled)))
         return records
+
+    def _record(self, rows: Rows) -> Bytes:
+        """`records` of one row, for which arrays of many take several times as long."""
+        named = _digests(self._named, [rows.names[0].encode()])
+        filled = named + _little(self._features(rows.x)).tobytes() + _little(rows.y.cpu().numpy()).tobytes()
+        return np.frombuffer(named + _digests(self._filled, [filled]), dtype=np.uint8)[None]
 
     def _features(self, x: Tensor) -> NDArray[Any]:
         width = x.shape[1]
@@ -150,8 +158,12 @@ def _packed(digests: bytes) -> Bytes:
 
 def _bytes(numbers: NDArray[Any]) -> Bytes:
     """Of each row, shape (n, bytes)."""
-    whole = np.ascontiguousarray(numbers, dtype=numbers.dtype.newbyteorder("<"))
-    return whole.view(np.uint8).reshape(len(numbers), -1)
+    return _little(numbers).view(np.uint8).reshape(len(numbers), -1)
+
+
+def _little(numbers: NDArray[Any]) -> NDArray[Any]:
+    """With the same bytes on any machine."""
+    return np.ascontiguousarray(numbers, dtype=numbers.dtype.newbyteorder("<"))
 
 
 def _rows(filled: Bytes) -> Iterator[memoryview]:

@@ -5,7 +5,9 @@ product of the sums with one vector measures, O(d²): docs/methods/grid_ridge.md
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from expunge.heads.products import add_product_, solve_lower, times_symmetric, times_vector
+from expunge.heads.rows import Rows
 from expunge.heads.statistics import (
     SLACK,
     UNIT,
@@ -21,15 +24,18 @@ from expunge.heads.statistics import (
     Sums,
     cholesky,
     judged,
+    largest_sure,
     norm,
     product_error,
     system,
     targets_of,
 )
 
-__all__ = ["Defect", "Inverse", "Step"]
+__all__ = ["Compiled", "Defect", "Inverse", "Norms", "Step"]
 
 Vector = NDArray[np.float64]
+Compiled = Callable[..., bool]
+"""`compiled.step`."""
 
 _CHUNK = 1024  # rows of whole numbers beyond 2^53 that are turned into float64 at once
 
@@ -41,10 +47,43 @@ class Defect:
     Args:
         matrix: shape (d, outputs), float64.
         error: an upper bound on its distance from A W - B without any rounding.
+        size: its norm.
+        target: |B|.
     """
 
     matrix: Tensor
     error: float
+    size: float
+    target: float
+
+
+class Norms(NamedTuple):
+    """Those that bound the roundings of one row's change: of x, z, p and y as in `Step`, and of what is said below."""
+
+    x: float
+    z: float
+    missed: float
+    y: float
+    before: float
+    """|W|."""
+    after: float
+    """|W'|."""
+    moved: float
+    """|A' z - x|."""
+    defect: float
+    """|A' W' - B'| as computed."""
+    target: float
+    """|B'|."""
+
+    def rounding(self, width: int, size: float) -> float:
+        """An upper bound on what one row's change adds to the error of the defect; `size` is at least |A'|."""
+        terms, change = width + 6, self.z * self.missed
+        rounding = terms * size * change  # of A' z
+        rounding += 2 * self.x * self.missed  # of x, to float64 and in the difference
+        rounding += terms * self.x * (self.before * self.x + self.y)  # of p
+        rounding += size * (self.after + 2 * change)  # of W'
+        rounding += self.defect + 2 * self.moved * self.missed  # of the new defect
+        return SLACK * UNIT * rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,14 +183,53 @@ class Inverse:
         moved -= x
         matrix = np.multiply(moved[:, None], step.sign * p)
         matrix += defect.matrix.numpy()
-        width, row, missed, change = len(x) + 6, _size(x), _size(p), _size(z) * _size(p)
-        rounding = width * self.size * change  # of A' z
-        rounding += 2 * row * missed  # of x, to float64 and in the difference
-        rounding += width * row * (step.before * row + step.target)  # of p
-        rounding += self.size * (_size(self.weights.numpy()) + 2 * change)  # of W'
-        rounding += _size(matrix) + 2 * _size(moved) * missed  # of this sum
-        found = Defect(torch.from_numpy(matrix), defect.error + SLACK * UNIT * rounding)
-        return Inverse(self.inverse, self.weights, self.size, found)
+        # As `targets_of`, which takes longer than all else here.
+        target = _size(sums.moment.numpy() * steps[:, None] * scale.y.numpy())
+        weights = _size(self.weights.numpy())
+        norms = Norms(
+            _size(x), _size(z), _size(p), step.target, step.before, weights, _size(moved), _size(matrix), target
+        )
+        error = defect.error + norms.rounding(len(x), self.size)
+        return replace(self, defect=Defect(torch.from_numpy(matrix), error, norms.defect, norms.target))
+
+    def moved_(
+        self, by: Compiled, row: Rows, sums: Sums, sign: int, *, ridge: float, scale: Scale
+    ) -> "tuple[Inverse, Sums] | None":
+        """`stepped_`, the change of exact sums, whose Gram matrix is changed in place, and `followed`, in one compiled call.
+
+        Args:
+            by: `compiled.step`.
+            row: one, in whole numbers.
+            sums: before, in float64.
+            sign: 1 for a row more, -1 for one fewer.
+            ridge: γ.
+            scale: the grid.
+
+        Returns:
+            None, and nothing changed, where sums are too large, or rounding forbids it or could make A indefinite.
+        """
+        assert self.defect is not None
+        held = (self.weights, self.defect.matrix, sums.moment)
+        weights, measured, moment = (np.ascontiguousarray(m.numpy()) for m in held)
+        changed, followed, norms = np.empty(weights.shape), np.empty(weights.shape), np.empty(len(Norms._fields))
+        y, count = row.y.numpy()[0], None
+        if row.classes is not None and sums.counts is not None:
+            label, y, count = int(y), np.zeros(row.classes), sums.counts.numpy().copy()
+            y[label] = 1.0
+            count[label] += sign
+        summed, bound = np.empty_like(moment), largest_sure(ridge, len(weights))
+        if not by(
+            sums.gram.numpy(), moment, self.inverse.numpy(), weights, measured, row.x.numpy()[0], y, float(sign),
+            scale.x.numpy(), scale.y.numpy(), ridge, bound, summed, changed, followed, norms,
+        ):  # fmt: skip
+            return None
+        counts = None if count is None else torch.from_numpy(count)
+        after = Sums(sums.gram, torch.from_numpy(summed), counts, sums.rows + sign, 0.0, 0.0)
+        found = Norms(*norms.tolist())
+        size = self.size + (SLACK * found.x**2 if sign > 0 else 0.0)
+        error = self.defect.error + found.rounding(len(weights), size)
+        defect = Defect(torch.from_numpy(followed), error, found.defect, found.target)
+        return Inverse(self.inverse, torch.from_numpy(changed), size, defect), after
 
     def measured(self, sums: Sums, *, ridge: float, scale: Scale | None) -> "Inverse":
         """With its defect measured against the sums; A is not formed."""
@@ -163,19 +241,15 @@ class Inverse:
             product = _product(sums.gram, weights)
         else:
             product = scale.x[:, None] * _product(sums.gram, scale.x[:, None] * weights)
-        defect = product.add_(weights, alpha=ridge).sub_(b)
-        error = product_error(weights, sums, size=self.size, target=norm(b))
-        return replace(self, weights=weights, defect=Defect(defect, error))
+        defect, target = product.add_(weights, alpha=ridge).sub_(b), norm(b)
+        error = product_error(weights, sums, size=self.size, target=target)
+        return replace(self, weights=weights, defect=Defect(defect, error, norm(defect), target))
 
-    def solution(self, sums: Sums, *, ridge: float, scale: Scale | None) -> Solution:
+    def solution(self, sums: Sums, *, ridge: float) -> Solution:
         """The weights, with what their defect says of them."""
         assert self.defect is not None
-        total = norm(self.defect.matrix) + self.defect.error
-        if scale is None or sums.moment.device.type != "cpu":
-            target = norm(targets_of(sums, scale))
-        else:  # as `targets_of`, which takes longer than all else here
-            target = _size(sums.moment.numpy() * scale.x.numpy()[:, None] * scale.y.numpy())
-        return judged(self.weights, total, sums, ridge=ridge, target=target)
+        total = self.defect.size + self.defect.error
+        return judged(self.weights, total, sums, ridge=ridge, target=self.defect.target)
 
 
 def _product(matrix: Tensor, weights: Tensor) -> Tensor:

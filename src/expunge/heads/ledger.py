@@ -38,6 +38,8 @@ class Ledger(PackedDigests):
 
     def refuse_other(self, rows: Rows, records: Bytes) -> None:
         """Raises ValueError where a row is not learned, or was learned with another content."""
+        if len(records) == 1 and self.holds(records[0]):
+            return
         other = (self.values(records) != records[:, DIGEST:]).any(1)
         if not bool(other.any()):
             return

@@ -1,5 +1,6 @@
 """Digests of many rows in packed arrays: 33 bytes for an id with its content, 17 for an id alone, no Python object a row."""
 
+import struct
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +10,7 @@ __all__ = ["DIGEST", "Bytes", "PackedDigests"]
 
 DIGEST = 16  # bytes: among 10^9 rows two collide with odds below 10^-20
 
+_HALVES = struct.Struct(">QQ")
 _HALF = 8  # bytes of a digest that are searched as one number
 _MANY = 1000  # digests looked up at once
 _WAITING = 64  # additions that may wait for the next look
@@ -86,6 +88,14 @@ class PackedDigests:
         """Whether each digest, of shape (n, 16), is held."""
         return self.places(names) >= 0
 
+    def holds(self, record: Bytes) -> bool:
+        """Whether a digest is held with these bytes beside it, shape (16 + value,): `values` takes longer for a single one."""
+        one = _one(record)
+        for part in self._parts:
+            if (at := part.place(*one)) >= 0:
+                return part.value[at].tobytes() == record[DIGEST:].tobytes()
+        return False
+
     def values(self, names: Bytes) -> Bytes:
         """The bytes beside each digest, shape (n, value); zeros where it is not held."""
         values = np.zeros((len(names), self._value), dtype=np.uint8)
@@ -115,8 +125,13 @@ class PackedDigests:
 
     def remove(self, names: Bytes) -> None:
         """Hold these digests, of shape (n, 16), no longer; those that are not held are passed over."""
-        for part, at in list(self._looked_up(names)):
-            if part.remove(at[at >= 0]) * _LARGER > len(part.first):
+        if len(names) == 1:
+            one = _one(names[0])
+            found = [(part, at, 1) for part in self._parts if (at := part.place(*one)) >= 0]
+        else:
+            found = [(part, at[at >= 0], int(np.count_nonzero(at >= 0))) for part, at in self._looked_up(names)]
+        for part, at, count in found:
+            if part.remove(at, count) * _LARGER > len(part.first):
                 self._parts[self._parts.index(part)] = _Part.of(part.records())
         self._sorted = [part for part in self._parts if part.held]
 
@@ -163,6 +178,15 @@ class _Part:
         """Whether a digest is held twice."""
         return bool(((np.diff(self.first) == 0) & (np.diff(self.second) == 0)).any())
 
+    def place(self, first: int, second: int) -> int:
+        """Row of one digest, -1 where there is none: `places` takes many times as long for it."""
+        at, held = int(self.first.searchsorted(np.uint64(first))), len(self.first)
+        while at < held and int(self.first[at]) == first:
+            if int(self.second[at]) == second:
+                return -1 if self.gone[at] else at
+            at += 1
+        return -1
+
     def places(self, first: _Numbers, second: _Numbers) -> NDArray[np.intp]:
         """Row of each digest, -1 where there is none."""
         at = np.searchsorted(self.first, first)
@@ -181,10 +205,10 @@ class _Part:
             same[wrong] = self.second[at[wrong]] == second[wrong]
         return np.where(same & ~self.gone[at], at, -1)
 
-    def remove(self, at: NDArray[np.intp]) -> int:
-        """Mark these rows; how many are marked now."""
+    def remove(self, at: NDArray[np.intp] | int, count: int) -> int:
+        """Mark these rows, `count` of them; how many are marked now."""
         self.gone[at] = True
-        self.held -= len(at)
+        self.held -= count
         return len(self.first) - self.held
 
     def records(self) -> Bytes:
@@ -192,6 +216,11 @@ class _Part:
         kept = ~self.gone
         halves = (half[kept].astype(">u8").view(np.uint8).reshape(-1, _HALF) for half in (self.first, self.second))
         return np.concatenate([*halves, self.value[kept]], axis=1)
+
+
+def _one(record: Bytes) -> tuple[int, int]:
+    """`_halves` of a single digest, shape (16,) or more."""
+    return _HALVES.unpack(record[:DIGEST].tobytes())
 
 
 def _halves(names: Bytes) -> tuple[_Numbers, _Numbers]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from expunge.data import Examples
@@ -72,16 +73,17 @@ def checked_rows(
         NonFinite: NaN or infinity.
     """
     x = real("X", x, 2) if grid is None else numbers("X", x, 2)  # on a grid NaN and infinity are found on the way
-    if len(x) == 0 or x.shape[1] == 0:
+    count, width = x.shape  # torch's `len` is slower, and single rows come alone many times
+    if count == 0 or width == 0:
         raise ValueError(f"X must hold at least one row and one feature, not shape {tuple(x.shape)}")
     y = real("Y", y, 2) if classes is None else _labels(y, classes)
-    if len(y) != len(x) or (y.dim() == 2 and y.shape[1] == 0):
-        raise ValueError(f"Y must have a target for each of the {len(x)} rows of X, not shape {tuple(y.shape)}")
+    if y.shape[0] != count or (y.dim() == 2 and y.shape[1] == 0):
+        raise ValueError(f"Y must have a target for each of the {count} rows of X, not shape {tuple(y.shape)}")
     if y.device != x.device:
         raise ValueError(f"X and Y must lie on one device, not {x.device} and {y.device}")
     names = names_in(ids)
-    if len(names) != len(x):
-        raise ValueError(f"ids must name every row: {len(names)} ids for {len(x)} rows")
+    if len(names) != count:
+        raise ValueError(f"ids must name every row: {len(names)} ids for {count} rows")
     if len(set(names)) < len(names):
         twice = next(name for k, name in enumerate(names) if name in names[:k])
         raise ValueError(f"ids: {twice!r} is given twice")
@@ -140,6 +142,8 @@ def _rounded(values: Tensor, step: Tensor) -> tuple[Tensor, float]:
     if values.device.type != "cpu":
         whole = torch.round(values / step).add_(0.0)
         return whole, float(whole.abs().max())
+    if values.shape[0] == 1:
+        return _one_rounded(values.numpy(), step.numpy())
     given, steps, size = values.numpy(), step.numpy(), max(1, _AT_ONCE // values.shape[1])
     found = np.empty(given.shape)
 
@@ -156,6 +160,15 @@ def _rounded(values: Tensor, step: Tensor) -> tuple[Tensor, float]:
         return torch.from_numpy(found), float(np.maximum.reduce([rounded(start) for start in starts]))
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         return torch.from_numpy(found), float(np.max(list(threads.map(rounded, starts))))
+
+
+def _one_rounded(values: NDArray[np.float64], step: NDArray[np.float64]) -> tuple[Tensor, float]:
+    """`_rounded` of one row, which comes alone many times."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = np.divide(values, step)
+    np.rint(found, out=found)
+    found += 0.0
+    return torch.from_numpy(found), float(np.maximum.reduce(np.abs(found), axis=None))
 
 
 def _moved(values: Tensor, whole: Tensor, step: Tensor) -> float:
@@ -178,8 +191,11 @@ def real(name: str, value: object, dim: int) -> Tensor:
         NonFinite: NaN or infinity.
     """
     wide = numbers(name, value, dim)
-    # NaN and infinity survive a sum, which is quicker; a sum may overflow without them.
-    if not math.isfinite(float(wide.sum())) and not bool(torch.isfinite(wide).all()):
+    # NaN and infinity survive a sum, which is quicker, that of few by numpy; a sum may overflow without them.
+    few = wide.device.type == "cpu" and wide.numel() < _AT_ONCE
+    if not math.isfinite(float(np.add.reduce(wide.numpy(), axis=None) if few else wide.sum())) and not bool(
+        torch.isfinite(wide).all()
+    ):
         raise NonFinite(f"{name} holds NaN or infinity")
     return wide
 
@@ -215,7 +231,9 @@ def checked_key(key: bytes) -> bytes:
 
 def _labels(y: object, classes: int) -> Tensor:
     given = wholes("Y", y, f"labels, whole numbers below classes={classes}")
-    if given.numel() and not 0 <= int(given.min()) <= int(given.max()) < classes:
+    size = given.shape[0]
+    low, high = (0, 0) if not size else (given.item(),) * 2 if size == 1 else map(int, given.aminmax())
+    if not 0 <= low <= high < classes:
         wrong = (given < 0) | (given >= classes)
         raise ValueError(f"Y must hold labels from 0 to {classes - 1}, not {int(given[wrong][0])}")
     return given

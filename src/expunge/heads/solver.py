@@ -9,6 +9,7 @@ from torch import Tensor
 from expunge.errors import RunError
 from expunge.heads.inverse import Defect, Inverse, Step
 from expunge.heads.rows import Rows
+from expunge.heads.singles import PATIENCE, compiled_step
 from expunge.heads.statistics import Scale, Solution, Sums, cholesky, solve, surely_positive, system
 
 __all__ = ["Method", "Solver", "Updated", "few"]
@@ -16,6 +17,8 @@ __all__ = ["Method", "Solver", "Updated", "few"]
 Method = Literal["statistics", "woodbury"]
 
 _WOODBURY_UP_TO = 8  # d/8 rows: beyond, a new factorisation is as fast
+
+_ONE_CORE = 2**23  # entries of a matrix; of larger ones several cores read more than one
 
 _log = logging.getLogger("expunge")
 
@@ -45,6 +48,7 @@ class Solver:
         self._ridge, self._rounding, self._method = ridge, rounding, method
         self._grid, self._target_grid = grid, target_grid
         self._scale: Scale | None = None
+        self._singles = 0  # rows that came or went one by one
         self.restart(None)
 
     def restart(self, inverse: Inverse | None) -> None:
@@ -90,10 +94,10 @@ class Solver:
         scale, ridge = self.scale(sums), self._ridge
         followed = inverse.defect is not None
         held = inverse if followed else inverse.measured(sums, ridge=ridge, scale=scale)
-        updated = held.solution(sums, ridge=ridge, scale=scale)
+        updated = held.solution(sums, ridge=ridge)
         if followed and not updated.residual <= self._rounding:  # it grows by each rounding on the way
             held = inverse.measured(sums, ridge=ridge, scale=scale)
-            updated = held.solution(sums, ridge=ridge, scale=scale)
+            updated = held.solution(sums, ridge=ridge)
         if updated.residual <= self._rounding:
             self.inverse = held
             return updated
@@ -114,6 +118,23 @@ class Solver:
             return Updated(inverse.updated_(x, targets, sign))
         stepped = inverse.stepped_(x[0], targets[0], sign)
         return Updated(None) if stepped is None else Updated(*stepped, inverse.defect)
+
+    def moved_(self, rows: Rows, sums: Sums, sign: int) -> Sums | None:
+        """`updated_`, the change of the sums, whose Gram matrix is changed in place, and `follow` at once, for a single row.
+
+        None, and nothing changed, where it cannot be, or too few rows have come one by one to load a compiler for.
+        """
+        inverse, scale, gram = self.inverse, self.scale(sums), sums.gram
+        if inverse is None or inverse.defect is None or scale is None or len(rows.names) > 1:
+            return None
+        self._singles += 1
+        if self._singles < PATIENCE or not _for_one_core(gram) or (step := compiled_step()) is None:
+            return None
+        moved = inverse.moved_(step, rows, sums, sign, ridge=self._ridge, scale=scale)
+        if moved is None:
+            return None
+        self.restart(moved[0])
+        return moved[1]
 
     def follow(self, updated: Updated, sums: Sums) -> None:
         """Measure what an update of one row did to the defect; `sums` are those after it, exact."""
@@ -140,6 +161,12 @@ class Solver:
         if self._scale is None or (self._scale.x.shape + self._scale.y.shape, self._scale.x.device) != (shape, device):
             self._scale = Scale.of(sums, self._grid, self._target_grid)
         return self._scale
+
+
+def _for_one_core(gram: Tensor) -> bool:
+    """Whether compiled loops can work on this matrix, and no slower than several cores do."""
+    near = gram.device.type == "cpu" and gram.numel() <= _ONE_CORE
+    return near and gram.dtype == torch.float64 and gram.is_contiguous()
 
 
 def few(rows: Rows) -> bool:

@@ -28,6 +28,7 @@ __all__ = [
     "after",
     "cholesky",
     "judged",
+    "largest_sure",
     "moment_error",
     "norm",
     "product_error",
@@ -93,7 +94,7 @@ class Scale:
         """Steps of shape () or (d,) and () or (outputs,), spread to the shape and on the device of the sums."""
         width, outputs = sums.moment.shape
         y = torch.ones((), dtype=torch.float64) if target_grid is None else target_grid
-        return cls(*(g.to(sums.gram.device).expand(n) for g, n in ((grid, width), (y, outputs))))
+        return cls(*(g.to(sums.gram.device).expand(n).contiguous() for g, n in ((grid, width), (y, outputs))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -324,9 +325,13 @@ def cholesky(a: Tensor) -> Tensor:
 
 def surely_positive(diagonal: Tensor, gram_error: float, *, ridge: float, scale: Scale | None) -> bool:
     """Whether Cholesky cannot fail (Higham, theorem 10.7): ridge exceeds what rounding can take from an eigenvalue."""
-    largest = float((diagonal if scale is None else diagonal * scale.x.square()).max()) + ridge
-    d = len(diagonal)
-    return ridge > SLACK * (gram_error + UNIT * (4 * d + d * (d + 2)) * largest)
+    largest = float((diagonal if scale is None else diagonal * scale.x.square()).max())
+    return largest < largest_sure(ridge, len(diagonal), gram_error)
+
+
+def largest_sure(ridge: float, width: int, gram_error: float = 0.0) -> float:
+    """What the diagonal of A - γ I must stay below, for Cholesky to be sure not to fail."""
+    return (ridge / SLACK - gram_error) / (UNIT * (4 * width + width * (width + 2))) - ridge
 
 
 def system(sums: Sums, ridge: float, scale: Scale | None) -> tuple[Tensor, Tensor]:

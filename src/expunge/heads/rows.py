@@ -191,13 +191,16 @@ def real(name: str, value: object, dim: int) -> Tensor:
         NonFinite: NaN or infinity.
     """
     wide = numbers(name, value, dim)
-    # NaN and infinity survive a sum, which is quicker, that of few by numpy; a sum may overflow without them.
-    few = wide.device.type == "cpu" and wide.numel() < _AT_ONCE
-    if not math.isfinite(float(np.add.reduce(wide.numpy(), axis=None) if few else wide.sum())) and not bool(
-        torch.isfinite(wide).all()
-    ):
+    if not _finite(wide):
         raise NonFinite(f"{name} holds NaN or infinity")
     return wide
+
+
+def _finite(wide: Tensor) -> bool:
+    """Whether all are: of few numpy says it sooner; NaN and infinity survive a sum, which is quicker, but may overflow without them."""
+    if wide.device.type == "cpu" and wide.numel() < _AT_ONCE:
+        return bool(np.isfinite(wide.numpy()).all())
+    return math.isfinite(float(wide.sum())) or bool(torch.isfinite(wide).all())
 
 
 def checked_grid(name: str, grid: object) -> Tensor:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compared.adult import PROVENANCE, adult
 from environment import environment
+from leaders.adult import PROVENANCE, adult
 from paper.data import DataError, features
 from rich.console import Console
 from rich.table import Table

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from compared.adult import adult
 from environment import environment
+from leaders.adult import adult
 from paper.data import DataError
 from sklearn.datasets import load_digits
 from sklearn.ensemble import HistGradientBoostingClassifier

@@ -3,7 +3,7 @@
     python benchmarks/joint_audit.py --json benchmarks/results/joint_audit.json
 
 *Known law*: 900 candidates in directions of their own, one release N(±μ/√m, I), which is μ-GDP to its certifier N(0, I).
-*Untouched*: the networks of `comparison.py` as they were trained, 3 % of the rows canaries with a wrong label; without a reference
+*Untouched*: the networks of the leaderboard's canaries as they were trained, 3 % of the rows canaries with a wrong label; without a reference
 model (a canary's score is minus its loss) and with one.
 """
 
@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from compared.measures import CONFIDENCE
-from compared.sets import BUDGET, SETS, Case
 from environment import environment
+from leaders.measures import CONFIDENCE
+from leaders.requests import Coined
+from leaders.sets import BUDGET, SETS
 from paper.data import DataError
 from rich.console import Console
 from rich.table import Table
@@ -49,13 +50,13 @@ def law(mu: float, rng: np.random.Generator) -> dict[str, Any]:
 
 def untouched(name: str, seed: int) -> dict[str, Any]:
     """One row: a model that nothing was done to."""
-    case = Case(SETS[name], *SETS[name].rows(), seed)
-    x, y = (part[: case.canaries] for part in case.candidates.tensors)
-    released, reference, members = case.original, case.reference, case.members[: case.canaries].numpy()
+    posed = Coined(SETS[name], *SETS[name].rows(), "canaries", seed)
+    x, y = (part[: posed.canaries] for part in posed.candidates.tensors)
+    released, reference, members = posed.task.model, posed.reference, posed.members[: posed.canaries].numpy()
     with torch.no_grad():
         own, easy = (F.cross_entropy(f(x).double(), y, reduction="none").numpy() for f in (released, reference))
     found = {"loss": joint_guesses(-own, members), "loss less reference": joint_guesses(easy - own, members)}
-    return {"set": name, "seed": seed, "canaries": case.canaries} | {
+    return {"set": name, "seed": seed, "canaries": posed.canaries} | {
         how: asdict(seen) | {"epsilon": bound(seen)} for how, seen in found.items()
     }
 

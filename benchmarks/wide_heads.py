@@ -3,10 +3,10 @@
     python benchmarks/wide_heads.py --json benchmarks/results/wide_heads.json
     python benchmarks/wide_heads.py --times --json benchmarks/results/wide_heads_times.json
 
-`--times` holds a single row's request, from the row to released weights, against the shortest retraining of the comparison,
+`--times` holds a single row's request, from the row to released weights, against the shortest retraining of the leaderboard,
 in turns in one process. The head has learned 2,000 rows there: what one row costs depends on the width alone.
 
-All training rows of each set of the comparison, ridge 1 in each, fixed beforehand: a ridge that were chosen on rows which
+All training rows of each set of the leaderboard, ridge 1 in each, fixed beforehand: a ridge that were chosen on rows which
 may be forgotten would void what a certificate says. One Gram matrix a draw serves all widths: the first k random features
 of a wide layer have the law of a layer of k. The sums are BLAS's in float64 and the solution Cholesky's, on features as they
 are; the head rounds them to its grid of 2^-12 first.
@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 import torch
-from compared.runs import retraining_shortly
-from compared.sets import SETS, Case, Setting
+from leaders.requests import pose
+from leaders.sets import SETS, Setting
+from leaders.ways import forgotten
 from numpy.typing import NDArray
 from paper.data import DataError
 from rich.console import Console
@@ -91,24 +92,24 @@ def one_draw(setting: Setting, train: ex.Examples, test: ex.Examples, seed: int)
 
 
 def one_row(setting: Setting, train: ex.Examples, test: ex.Examples, turns: int = 3) -> list[dict[str, Any]]:
-    """Seconds of a row's request at every width, and of the shortest retraining; medians."""
-    case = Case(setting, train, test, 0)
+    """Processor seconds of a row's request at every width, and of the shortest retraining; medians."""
+    posed = pose(setting, train, test, "canaries", 0)
     retraining, rows = list[float](), list[dict[str, Any]]()
     for width in WIDTHS[setting.name]:
         if not width:
             continue
         layer = RandomFeatures(setting.width, width, seed=0, keep_inputs=True)
         head = ex.heads.AnalyticHead(ridge=RIDGE, classes=setting.classes, provenance=layer.provenance)
-        few = case.retain.take(list(range(2000)))
+        few = posed.parts[0].take(list(range(2000)))
         head.learn(columns(layer, few.tensors[0]), few.tensors[1], ids=few.ids)
         requests = list[float]()
         for turn in range(turns):
             row = few.take([turn])
-            begun = time.perf_counter()
+            begun = time.process_time()
             head.forget(columns(layer, row.tensors[0]), row.tensors[1], ids=row.ids)
             _ = head.weights
-            requests.append(time.perf_counter() - begun)
-            retraining.append(retraining_shortly(case).seconds)
+            requests.append(time.process_time() - begun)
+            retraining.append(forgotten(posed, "retrain_shortly", Path()).seconds)
         rows.append({"set": setting.name, "features": width, "width": layer.width + 1, "one_row": median(requests)})
     return [row | {"retraining": median(retraining), "times": median(retraining) / row["one_row"]} for row in rows]
 

@@ -27,10 +27,10 @@ gpu-check: .venv/installed  ## on a CUDA device: its noise is that of the CPU; s
 figures: .venv/installed  ## the plots of docs/accounting.md, from the code that certificates rest on
 	$(BIN)/python benchmarks/figures.py
 
-comparison: .venv/installed  ## docs/comparison.md: every unlearner on the same request, what is not there yet; about 40 minutes
-	$(BIN)/python benchmarks/comparison.py
+comparison: .venv/installed  ## docs/comparison.md: the leaderboard's request of canaries alone, what is not there yet; an hour
+	$(BIN)/python benchmarks/leaderboard.py --request canaries
 
-leaderboard: .venv/installed  ## docs/leaderboard.md: every unlearner, heuristics too, on five kinds of request, what is not there yet; hours
+leaderboard: .venv/installed  ## docs/leaderboard.md: every unlearner, heuristics too, on six kinds of request, many models of some, what is not there yet; hours
 	$(BIN)/python benchmarks/leaderboard.py
 
 # On a CPU with a C++ compiler: make paper CIFAR10="--compile --bfloat16"

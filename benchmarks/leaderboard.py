@@ -22,7 +22,7 @@ from environment import environment
 from leaders.many import AFFORDED, MODELS, Retrained, compared
 from leaders.measures import guessing, measured, worlds
 from leaders.page import write_pages
-from leaders.requests import REQUESTS, Coined, Posed, pose
+from leaders.requests import REQUESTS, Coined, Drawn, Posed, pose
 from leaders.sets import BUDGET, SETS, Setting
 from leaders.ways import CONTROLS, WAYS, Forgot, forgotten, one_more
 from paper.data import DataError
@@ -110,10 +110,10 @@ class Set:
 
     def compared(self, kind: str, names: list[str]) -> Row:
         """One request with many models of every unlearner."""
-        retrained = lru_cache(lambda: Retrained(pose(self.setting, *self.rows, kind, 0), MODELS))
+        retrained = lru_cache(lambda: Retrained(Drawn(self.setting, *self.rows, kind, 0), MODELS))
 
         def about() -> Row:
-            return self._about(retrained().posed) | {"models": MODELS}
+            return self._about(retrained().posed) | {"models": MODELS, "candidates": len(retrained().posed.candidates)}
 
         return filled(self._path(kind, "models"), about, names, lambda name: compared(retrained(), name))
 

@@ -1,8 +1,10 @@
 """What takes many models: KLOM, the challenge score and U-LiRA of N unlearned models, beside those of N retrained ones.
 
-The request and its rows are the same in all; initialisation, batches and noise are not. The null value of each number is what a
-second set of N retrained models has in the place of the unlearned ones. Unlearners that keep something of the training
-are left out: theirs is another training, or another model, than the network's, and is not to be near the retrained networks.
+The request's rows are candidates in all of them. A coin of each model's own decides for each row whether it is learned and to be
+forgotten, or never seen; initialisation, batches and noise are the model's own too. Retrained ones never saw a candidate. The
+null value of each number is what a second set of N retrained models has in the place of the unlearned ones, the same coins
+guessed. Unlearners that keep something of the training are left out: theirs is another training, or another model, than the
+network's, and is not to be near the retrained networks.
 """
 
 import time
@@ -15,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 import expunge as ex
 from expunge.attacks.shadow_models import Seen, coins_guessed
@@ -24,7 +26,7 @@ from expunge.audit.forgetting import challenge_score, forgetting_score
 from expunge.audit.scores import Values
 from expunge.jobs.unlearning import chosen
 from leaders.measures import scores
-from leaders.requests import Posed
+from leaders.requests import Drawn
 from leaders.sets import BUDGET
 from leaders.ways import WAYS, forgotten, keeps
 
@@ -45,47 +47,45 @@ class Said:
     """What N models say.
 
     Args:
-        forget: scores of the forgotten rows, shape (N, m, classes).
-        test: of rows to test, shape (N, t, classes).
+        candidates: of the request's rows.
         right: the share of right labels on rows to test and on retained rows, shape (2, N).
     """
 
-    forget: Tensor
-    test: Tensor
+    candidates: Seen
     right: Values
 
     @classmethod
-    def of(cls, posed: Posed, models: Iterable[ex.Unlearned]) -> "Said":
-        """Each model is asked and let go."""
-        every = [posed.ordinary, posed.test, posed.parts[0]]
+    def of(cls, posed: Drawn, models: Iterable[ex.Unlearned]) -> "Said":
+        """Ask every model."""
+        every = [posed.candidates, posed.test, posed.parts[0]]
         told = [[scores(done, rows).clamp(-_SURE, _SURE) for rows in every] for done in models]
         labels = [rows.tensors[1] for rows in every]
         right = [[float((one[k].argmax(1) == labels[k]).double().mean()) for one in told] for k in (1, 2)]
-        return cls(torch.stack([one[0] for one in told]), torch.stack([one[1] for one in told]), np.array(right))
-
-    def with_others(self, other: "Said") -> tuple[Tensor, Tensor]:
-        """Scores of forgotten rows and rows to test, of one's own models and others' in turn."""
-        pairs = ((self.forget, other.forget), (self.test, other.test))
-        forget, test = (torch.stack(pair, dim=1).flatten(0, 1) for pair in pairs)
-        return forget, test
+        own, test = (torch.stack([one[k] for one in told]) for k in (0, 1))
+        return cls(Seen.of(own, labels[0], test, labels[1]), np.array(right))
 
 
 @dataclass(frozen=True)
 class Retrained:
-    """The draws of a request, and two sets of models that never saw the rows.
+    """The draws of a request, and two sets of models that never saw its rows.
 
     Args:
         posed: the request.
         models: N.
     """
 
-    posed: Posed
+    posed: Drawn
     models: int
 
     @cached_property
-    def draws(self) -> list[Posed]:
-        """The request, with another training each."""
+    def draws(self) -> list[Drawn]:
+        """The request, with a training and coins of its own each."""
         return [replace(self.posed, draw=k) for k in range(self.models)]
+
+    @cached_property
+    def coins(self) -> NDArray[np.bool_]:
+        """Which candidates each draw learned, shape (N, candidates)."""
+        return torch.stack([one.members for one in self.draws]).numpy()
 
     @cached_property
     def sets(self) -> tuple[Said, Said]:
@@ -95,40 +95,29 @@ class Retrained:
         return Said.of(self.posed, done[: self.models]), Said.of(self.posed, done[self.models :])
 
 
-def measured_of(posed: Posed, unlearned: Said, retrained: Said, again: Said) -> dict[str, tuple[float, float]]:
+def measured_of(
+    coins: NDArray[np.bool_], unlearned: Said, retrained: Said, again: Said
+) -> dict[str, tuple[float, float]]:
     """Each measure: its value, and its null value."""
-    labels, test = posed.ordinary.tensors[1], posed.test.tensors[1]
-    (u, r, r2) = (Seen.of(said.forget, labels, said.test, test).confidence for said in (unlearned, retrained, again))
+    u, r, r2 = (said.candidates.confidence for said in (unlearned, retrained, again))
     near = klom(u, r, bins=BINS, retrained_again=r2)
     quality = forgetting_score(u, r, retrained_again=r2)
     final = challenge_score(
         quality, unlearned_test=unlearned.right[0], retrained_test=retrained.right[0],
         unlearned_retain=unlearned.right[1], retrained_retain=retrained.right[1],
     )  # fmt: skip
+    own = unlearned.candidates  # which U-LiRA learns from as well; AUC alone is taken
+    guessed = coins_guessed(
+        coins, shadows=own, released=own, null=again.candidates, delta=BUDGET.delta, confidence=0.95
+    )
+    told = guessed.details["U-LiRA"]
     assert near.null is not None
     assert final.null is not None
     return {
         "KLOM": (near.value, near.null),
         "challenge score": (final.value, final.null),
-        "U-LiRA": _u_lira(posed, unlearned, retrained, again),
+        "U-LiRA": (told["attack"]["auc"], told["null"]["auc"]),
     }
-
-
-def _u_lira(posed: Posed, unlearned: Said, retrained: Said, again: Said) -> tuple[float, float]:
-    """AUC: was this model retrained, or did it unlearn? Asked of every forgotten row of half of the models, the others teach."""
-    labels, test = posed.ordinary.tensors[1], posed.test.tensors[1]
-
-    def seen(said: Said) -> Seen:
-        forget, others = said.with_others(retrained)
-        return Seen.of(forget, labels, others, test)
-
-    released = seen(unlearned)
-    coins = np.tile([[True], [False]], (len(unlearned.forget), len(labels)))
-    found = coins_guessed(
-        coins, shadows=released, released=released, null=seen(again), delta=BUDGET.delta, confidence=0.95
-    )  # its bounds would want a coin a row, so AUC alone is taken
-    told = found.details["U-LiRA"]
-    return told["attack"]["auc"], told["null"]["auc"]
 
 
 def compared(retrained: Retrained, name: str) -> Row | None:
@@ -146,5 +135,5 @@ def compared(retrained: Retrained, name: str) -> Row | None:
             except ex.errors.ExpungeError as error:
                 return {"refused": f"{error}"[:300]}
     seconds = time.process_time() - begun
-    found = measured_of(posed, Said.of(posed, done), *retrained.sets)
+    found = measured_of(retrained.coins, Said.of(posed, done), *retrained.sets)
     return {"seconds": seconds} | {measure: {"value": value, "null": null} for measure, (value, null) in found.items()}

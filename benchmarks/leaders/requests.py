@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import expunge as ex
 from leaders.sets import Setting, loss
 
-__all__ = ["REQUESTS", "Coined", "Posed", "pose"]
+__all__ = ["REQUESTS", "Coined", "Drawn", "Posed", "pose"]
 
 SHARE = 0.02  # of the rows: random ones, a subgroup, wrong labels
 CANDIDATES = 0.1  # of the rows; half of them are learned and to be forgotten, half are never seen
@@ -173,6 +173,39 @@ class Coined(Posed):
         """The canaries that were learned, and the labels that are true."""
         own = self.members[: self.canaries].nonzero().flatten()
         return self.candidates.tensors[0][own], self.train.tensors[1][self._order[own]]
+
+
+@dataclass(frozen=True)
+class Drawn(Posed):
+    """Another training on other coins each draw: which of the request's rows are learned and to be forgotten, and which never seen."""
+
+    @cached_property
+    def _named(self) -> ex.Examples:
+        return ex.Examples(*self.train.tensors, ids=self.train.ids)
+
+    @cached_property
+    def candidates(self) -> ex.Examples:
+        """The request's rows."""
+        return self._named.take(self.chosen.sort().values)
+
+    @cached_property
+    def members(self) -> Tensor:
+        """The coins of this draw, shape (candidates,), bool."""
+        coins = self.coins(4)
+        coins.manual_seed(coins.initial_seed() + _DRAW * self.draw)
+        return torch.rand(len(self.candidates), generator=coins) < 0.5
+
+    @cached_property
+    def parts(self) -> tuple[ex.Examples, ex.Examples]:
+        """What stays in every draw, and the candidates that were learned in this one."""
+        stays = torch.ones(len(self.train), dtype=torch.bool)
+        stays[self.chosen] = False
+        return self._named.take(stays.nonzero()[:, 0]), self.candidates.take(self.members.nonzero()[:, 0])
+
+    @cached_property
+    def rows(self) -> ex.Examples:
+        """What is learned."""
+        return self.parts[0] + self.parts[1]
 
 
 def pose(setting: Setting, train: ex.Examples, test: ex.Examples, kind: str, seed: int) -> Posed:

@@ -196,30 +196,44 @@ def test_an_unlearner_that_releases_the_trained_model_as_exact_is_seen_by_its_ca
     assert lie["canary bound"] > 1.0
     assert lie["canary AUC"][0] > 0.8
     assert honest["canary bound"] == 0.0
+    assert ours("leaders.page")._coined(ran[:1] * 3)["canary bound"] < lie["canary bound"]  # three tries are paid for
 
 
-def said(many, seed, shift=0.0):
-    """Scores of 24 models on 40 forgotten rows and 30 others; `shift`: of the first class, which is the true one."""
-    coins = torch.Generator().manual_seed(seed)
-    forget, test = (torch.randn(24, n, 3, generator=coins, dtype=torch.float64) for n in (40, 30))
-    forget[..., 0] += shift
-    return many.Said(forget, test, np.full((2, 24), 0.75))
+def said(many, seed, coins, shift):
+    """Of 24 models on 40 candidates and 30 other rows; `shift`: of the true class of the candidates whose coin is heads."""
+    own = torch.Generator().manual_seed(seed)
+    candidates, test = (torch.randn(24, n, 3, generator=own, dtype=torch.float64) for n in (40, 30))
+    candidates[..., 0] += shift * torch.as_tensor(coins)
+    labels = (torch.zeros(n, dtype=torch.long) for n in (40, 30))
+    return many.Said(many.Seen.of(candidates, next(labels), test, next(labels)), np.full((2, 24), 0.75))
 
 
-def test_many_models_tell_what_was_kept_and_a_null_value_that_is_off(ours, hasty):
+def test_many_models_tell_what_was_kept_and_a_null_value_that_is_off(ours):
     many = ours("leaders.many")
-    blank = [ex.Examples(torch.zeros(n, 64), torch.zeros(n, dtype=torch.long)) for n in (2000, 30)]
-    one = posed(ours, hasty, blank, "random rows")
-    fair, other, again, kept = (said(many, seed, shift) for seed, shift in ((0, 0.0), (1, 0.0), (2, 0.0), (3, 3.0)))
-    for name, (value, null) in many.measured_of(one, other, fair, again).items():
+    coins = np.random.default_rng(0).random((24, 40)) < 0.5
+    fair, other, again, kept = (said(many, seed, coins, shift) for seed, shift in enumerate((0.0, 0.0, 0.0, 4.0)))
+    for name, (value, null) in many.measured_of(coins, other, fair, again).items():
         assert value == pytest.approx(null, abs=0.1), name
-    knew = many.measured_of(one, kept, fair, again)
+    knew = many.measured_of(coins, kept, fair, again)
     assert knew["KLOM"][0] > 2 * knew["KLOM"][1]
     assert knew["challenge score"][0] < 0.5 * knew["challenge score"][1]
-    assert knew["U-LiRA"][0] > 0.8 > 0.6 > knew["U-LiRA"][1]
-    off = many.measured_of(one, other, fair, kept)  # the second set of "retrained" models has seen the rows
+    assert knew["U-LiRA"][0] > 0.9 > 0.6 > knew["U-LiRA"][1]
+    off = many.measured_of(coins, other, fair, kept)  # the second set of "retrained" models has seen the rows
     assert off["KLOM"][1] > 2 * off["KLOM"][0]
-    assert off["U-LiRA"][1] > 0.8 > 0.6 > off["U-LiRA"][0]
+    assert off["U-LiRA"][1] > 0.9 > 0.6 > off["U-LiRA"][0]
+
+
+def test_the_draws_of_many_models_learn_other_candidates_and_the_retrained_ones_none(ours, hasty, rows):
+    requests, many = ours("leaders.requests"), ours("leaders.many")
+    both = many.Retrained(requests.Drawn(hasty, *rows, "random rows", 0), 2)
+    one, other = both.draws
+    names = [set(draw.parts[1].ids) for draw in both.draws]
+    assert names[0] != names[1]
+    assert names[0] | names[1] <= set(one.candidates.ids) == set(posed(ours, hasty, rows, "random rows").parts[1].ids)
+    assert one.parts[0].ids == other.parts[0].ids
+    assert not set(one.parts[0].ids) & set(one.candidates.ids)
+    assert set(one.rows.ids) == set(one.parts[0].ids) | names[0]
+    assert [one.candidates.ids[k] for k in both.coins[0].nonzero()[0]] == list(one.parts[1].ids)
 
 
 @pytest.fixture(scope="module")

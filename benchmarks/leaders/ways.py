@@ -18,7 +18,7 @@ from leaders.sets import BUDGET, NOISY, RADIUS, STEPS, Setting
 __all__ = ["CONTROLS", "WAYS", "Forgot", "forgotten", "keeps", "one_more"]
 
 EPOCHS = 5  # of recovery, and of every heuristic that trains on the retained rows
-MOST_PATCHED = 2_000  # rows: a linear program for each
+MOST_PATCHED = 700  # rows: a linear program for each
 SHARDS, SLICES = 5, 4
 
 

@@ -27,7 +27,9 @@ def test_an_audit_shows_its_numbers_at_80_columns_beside_the_names_of_its_attack
     attack: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finding = SimpleNamespace(attack=attack, epsilon=0.1234, null_epsilon=0.0567, ceiling=math.inf, confidence=0.9938)
-    found = SimpleNamespace(audit=SimpleNamespace(findings=[finding], left_out={}), refuting=[], verdict="The claim stands")
+    found = SimpleNamespace(
+        audit=SimpleNamespace(findings=[finding], left_out={}), refuting=[], verdict="The claim stands"
+    )
     tables.print_audited(found, Path("audit.json"))
     text = printed(capsys)
     assert all(number in text for number in ("0.123", "0.057", "no limit", "0.9938"))

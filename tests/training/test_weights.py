@@ -55,6 +55,12 @@ def tied() -> nn.Module:
     return model
 
 
+def tied_as_two() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = nn.Parameter(model[0].weight.detach())
+    return model
+
+
 def overlapping() -> nn.Module:
     store = torch.zeros(10)
     model = nn.Module()
@@ -93,7 +99,7 @@ def empty() -> nn.Module:
         (buffer, r"public=\['seen'\]"),
         (hidden_buffer, r"public=\['seen'\]"),
         (frozen, r"requires_grad=True.*public=\['0.weight'\]"),
-        (tied, "its own copy"),
+        (tied_as_two, "are two parameters: tie them as one"),
         (overlapping, "its own copy"),
         (plain_tensor, "register it as a parameter"),
         (mixed, "use one dtype"),
@@ -110,6 +116,40 @@ def test_a_model_that_the_proof_cannot_cover_is_refused_with_the_remedy(
     """Anything that noise would not reach is a ModelRefused whose message says what to do."""
     with pytest.raises(ModelRefused, match=remedy):
         FlatWeights(make())
+
+
+def test_one_parameter_under_two_names_is_covered_once() -> None:
+    """Tied weights are one coordinate each, named by the first name, public by either where they are frozen."""
+    weights = FlatWeights(tied())
+    assert weights.names == ["0.weight", "0.bias", "1.bias"]
+    assert len(weights.theta) == 16 + 4 + 4
+    model = tied()
+    model[0].weight.requires_grad_(False)
+    assert FlatWeights(model, public=["1.weight"]).public == ("0.weight", "1.weight")
+    with pytest.raises(ModelRefused, match="are two parameters"):
+        FlatWeights(tied(), public=["1.weight"])
+
+
+def test_a_tied_parameter_that_is_replaced_under_one_name_is_put_back_under_both() -> None:
+    """What a loss puts in the place of the second name is gone at the next step and at release."""
+    model = tied()
+    weights = FlatWeights(model)
+    held = model[0].weight
+    model[1].weight = nn.Parameter(torch.ones(4, 4))
+    assert weights.replaced == "0.weight"
+    weights.write()
+    weights.release()
+    assert model[0].weight is held
+    assert model[1].weight is held
+
+
+def test_buffers_that_are_refused_are_named_all_at_once() -> None:
+    """One run tells of all of them, not of one after another."""
+    model = net()
+    model.register_buffer("one", torch.ones(2))
+    model.register_buffer("two", torch.ones(2))
+    with pytest.raises(ModelRefused, match=r"'one' \(and 1 more: 'two'\).*public=\['one', 'two'\]"):
+        FlatWeights(model)
 
 
 def test_a_pattern_that_matches_nothing_is_refused() -> None:

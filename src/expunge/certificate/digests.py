@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
 import safetensors
 
+from expunge.certificate.folders import files_in
 from expunge.errors import WeightsMismatch
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
 _PIECE = 1 << 20  # bytes
 _TYPES = {"float16": "F16", "float32": "F32", "float64": "F64"}
 _METADATA = "__metadata__"
+_OF_PYTORCH = {"format": "pt"}  # what `save_pretrained` writes into every file
 _READER_OF_MODULES = "expunge.training.tensors"  # by name: this room imports no torch
 
 
@@ -71,7 +73,7 @@ def weights_digest(weights: object) -> str:
 
 @singledispatch
 def weights_tensors(weights: object) -> tuple[TensorInfo, ...]:
-    """What a safetensors file (path) or a PyTorch module holds.
+    """What a safetensors file (path), a folder of `save_pretrained` or a PyTorch module holds.
 
     Raises:
         WeightsMismatch: the file cannot be read, or is no whole safetensors file.
@@ -96,7 +98,14 @@ def _(weights: str) -> tuple[TensorInfo, ...]:
 
 @weights_tensors.register(os.PathLike)
 def _(weights: "os.PathLike[str]") -> tuple[TensorInfo, ...]:
-    with _opened(weights) as file:
+    if os.path.isdir(weights):
+        parts = files_in(weights)
+        return tuple(info._replace(name=before + info.name) for before, path in parts for info in _tensors_of(path))
+    return _tensors_of(weights)
+
+
+def _tensors_of(path: str | os.PathLike[str]) -> tuple[TensorInfo, ...]:
+    with _opened(path) as file:
         header, start = _header(file)
         header.pop(_METADATA, None)
         return tuple(_streamed(file, start, name, told) for name, told in header.items())
@@ -104,9 +113,12 @@ def _(weights: "os.PathLike[str]") -> tuple[TensorInfo, ...]:
 
 def undigested(path: str | os.PathLike[str]) -> str | None:
     """What a safetensors file holds beside its tensors, where no digest reaches: its metadata; None where nothing."""
-    with _opened(path) as file:
-        metadata = _header(file)[0].get(_METADATA)
-    return None if not metadata else f"metadata {metadata!r:.100}"
+    for _, part in files_in(path) if os.path.isdir(path) else (("", path),):
+        with _opened(part) as file:
+            metadata = _header(file)[0].get(_METADATA)
+        if metadata and metadata != _OF_PYTORCH:
+            return f"metadata {metadata!r:.100}"
+    return None
 
 
 def arrays_of(path: str | os.PathLike[str], digest: str) -> dict[str, Any]:

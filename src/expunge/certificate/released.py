@@ -103,7 +103,10 @@ def _misfit(record: RunRecord, tensors: Sequence[TensorInfo], *, version: int, c
         if certified and expected is not None and held[name].dtype != expected:
             return f"'{name}' is {held[name].dtype}, and the run's weights are {record.weights_dtype}"
     known = {*layers, *record.estimated, *record.public}
+    bits = {(held[name].dtype, held[name].shape, held[name].digest) for name in layers}
     for name in held.keys() - known:
+        if version > 1 and (held[name].dtype, held[name].shape, held[name].digest) in bits:
+            continue  # another name of a covered parameter (tied): it adds nothing
         if held[name].size and not (
             version == 1 and record.buffers == "reset" and name.rpartition(".")[2] in _STATISTICS
         ):

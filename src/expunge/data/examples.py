@@ -208,6 +208,11 @@ def as_examples(source: Any) -> Examples | None:
         return source
     if isinstance(source, TensorDataset):
         return Examples(*source.tensors)
+    if type(source).__module__.partition(".")[0] == "datasets":
+        raise TypeError(
+            f"data must be Examples, not a datasets.{type(source).__name__}, whose rows are texts and lists: make them with "
+            "ex.hf.examples(dataset, tokenizer, ...), or Examples.of(dataset) where every column holds numbers of one shape"
+        )
     if isinstance(source, Mapping) and source:
         columns = cast("Mapping[Any, Any]", source)
         if all(isinstance(k, str) and isinstance(t, (Tensor, np.ndarray)) for k, t in columns.items()):

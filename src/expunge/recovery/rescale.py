@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
 
+from expunge.training.adapter_layers import refuse_rescale
+
 __all__ = ["NORMS", "rescale_"]
 
 
@@ -24,7 +26,11 @@ def rescale_(model: nn.Module, *, public: Collection[nn.Parameter] = ()) -> nn.M
     Args:
         model: from `unlearn`.
         public: parameters that carry no noise: left alone, as frozen ones are.
+
+    Raises:
+        ModelRefused: the model has adapters.
     """
+    refuse_rescale(model)
     spared = {id(p) for p in (*public, *(p for p in model.parameters() if not p.requires_grad))}
     for module in model.modules():
         own = {name: p for name, p in module.named_parameters(recurse=False) if id(p) not in spared and p.numel()}

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from expunge._origins import is_library_class, is_library_function
 from expunge.training.tensors import named_buffers, named_modules, named_parameters, plain_name
 
 __all__ = ["Known", "attributes", "held_in", "hidden_state"]
@@ -115,9 +116,13 @@ def _everything(module: nn.Module) -> Iterator[tuple[str, object]]:
         yield name, vars(module).get(name)
     for cls in type(module).__mro__:
         if not cls.__module__.startswith("torch.") and cls is not object:
+            library = is_library_class(cls)
             for key, value in vars(cls).items():
-                if key != "__doc__":
-                    yield key, value
+                if key == "__doc__" or (
+                    library and isinstance(value, types.FunctionType) and is_library_function(value)
+                ):
+                    continue  # of a library's class only what somebody else hung there, and what is no function
+                yield key, value
 
 
 def held_in(value: object, known: Known, *, numbers: bool = True) -> str | None:

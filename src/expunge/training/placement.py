@@ -26,11 +26,10 @@ _log = logging.getLogger("expunge")
 
 @dataclass
 class _Slot:
-    """One covered parameter: where it is registered, and its parts of the two flat buffers."""
+    """One covered parameter: where it is registered, by all its names, and its parts of the two flat buffers."""
 
     name: str
-    owner: nn.Module
-    key: str
+    places: Sequence[tuple[nn.Module, str]]
     parameter: nn.Parameter
     data: Tensor
     grad: Tensor
@@ -55,8 +54,8 @@ class Placement:
         self._attributes = [(prefix, module, attributes(module)) for prefix, module in named_modules(model)]
         self._estimated = frozenset(estimated)
         self._buffers = {name: _digest(b) for name, b in named_buffers(model) if name not in self._estimated}
-        spared = set(covered)
-        self._public = {name: _digest(p) for name, p in named_parameters(model) if name not in spared}
+        spared = {id(slot.parameter) for slot in self._slots}
+        self._public = {name: _digest(p) for name, p in named_parameters(model) if id(p) not in spared}
         self._warned: set[str] = set()
         self.put()
 
@@ -65,7 +64,8 @@ class Placement:
         for slot in self._slots:
             parameter = slot.parameter
             if _registered(slot) is not parameter:
-                setattr(slot.owner, slot.key, parameter)
+                for owner, key in slot.places:
+                    setattr(owner, key, parameter)
                 if _registered(slot) is not parameter:
                     raise RunError(f"parameter '{slot.name}' went during the run and cannot be put back")
             if not _lies_on(parameter, slot.data):
@@ -210,16 +210,22 @@ def _slots(model: nn.Module, covered: Sequence[str], flat: Tensor, grad: Tensor)
         for key, parameter in module._parameters.items()  # pyright: ignore[reportPrivateUsage]
         if parameter is not None
     }
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module, key, parameter in where.values():
+        places.setdefault(id(parameter), []).append((module, key))
     sizes = [where[name][2].numel() for name in covered]
     slots: list[_Slot] = []
     for name, data, g in zip(covered, flat.split(sizes), grad.split(sizes), strict=True):
-        module, key, parameter = where[name]
-        slots.append(_Slot(name, module, key, parameter, data.view(parameter.shape), g.view(parameter.shape)))
+        parameter = where[name][2]
+        shape = parameter.shape
+        slots.append(_Slot(name, places[id(parameter)], parameter, data.view(shape), g.view(shape)))
     return slots
 
 
 def _registered(slot: _Slot) -> nn.Parameter | None:
-    return slot.owner._parameters.get(slot.key)  # pyright: ignore[reportPrivateUsage]
+    """What stands in its place; where it has several, one in which something else stands now."""
+    found = [owner._parameters.get(key) for owner, key in slot.places]  # pyright: ignore[reportPrivateUsage]
+    return next((held for held in found if held is not slot.parameter), slot.parameter)
 
 
 def _lies_on(tensor: Tensor, place: Tensor) -> bool:

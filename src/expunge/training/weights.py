@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from expunge.certificate.digests import digest_tensors
 from expunge.errors import ModelRefused, NonFinite, RunError
+from expunge.training.adapter_layers import refuse_idle_adapters
 from expunge.training.hidden_states import hidden_state
 from expunge.training.loss import Loss, backward
 from expunge.training.pieces import all_finite, norm, slices
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+_SHOWN = 8  # names in a message
 # The clip aims this fraction inside its radius, so that rounding of the norm and the product cannot leave the ball.
 _INSIDE = 1 - 1e-6
 
@@ -257,11 +259,14 @@ def public_names(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(patterns, str):
         raise TypeError(f"public must be a sequence of patterns, not the string {patterns!r}")
-    names = [name for name, _ in (*named_parameters(model), *named_buffers(model))]
+    tensors = [*named_parameters(model), *named_buffers(model)]
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not any(fnmatchcase(name, pattern) for name, _ in tensors):
             raise ModelRefused(f"public: the pattern {pattern!r} matches no parameter or buffer")
-    return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+    found = {name for name, _ in tensors if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    # A frozen parameter is one object by whichever of its names it was meant; a trained one must be named by all of them.
+    meant = {id(t) for name, t in tensors if name in found and not t.requires_grad}
+    return tuple(name for name, t in tensors if name in found or id(t) in meant)
 
 
 def refuse_uncovered(model: nn.Module, public: Sequence[str], *, reset_buffers: bool) -> None:
@@ -283,16 +288,10 @@ def refuse_uncovered(model: nn.Module, public: Sequence[str], *, reset_buffers: 
             raise ModelRefused(
                 f"'{name}' is on the meta device, where nothing has a value: load the model's weights first"
             )
+    refuse_idle_adapters(model)
     _refuse_tied(model, public)
     estimated = statistics_of(model, norms_to_estimate(model, public))
-    for name, _ in named_buffers(model):
-        if name not in public and not (reset_buffers and name in estimated):
-            raise ModelRefused(
-                f"buffer '{name}' may carry data that the noise does not reach. "
-                + ("Pass buffers='reset' (the layer's statistics are reset and estimated again on the retained data); or "
-                   if name in estimated else "For a constant ")
-                + f"that does not depend on the forgotten data pass public=['{name}']"
-            )  # fmt: skip
+    _refuse_buffers(model, public, estimated if reset_buffers else (), estimated)
     found = hidden_state(model)
     if found is not None:
         raise ModelRefused(
@@ -303,9 +302,27 @@ def refuse_uncovered(model: nn.Module, public: Sequence[str], *, reset_buffers: 
     refuse_other_state(model)
 
 
+def _refuse_buffers(model: nn.Module, public: Sequence[str], reset: Sequence[str], estimated: Sequence[str]) -> None:
+    """Raise where buffers are neither public nor reset: all of them are named at once."""
+    open_ = [name for name, _ in named_buffers(model) if name not in public and name not in reset]
+    if not open_:
+        return
+    name, others = open_[0], open_[1:]
+    more = f" (and {len(others)} more: {', '.join(map(repr, others[:_SHOWN]))}{', ...' if others[_SHOWN:] else ''})"
+    raise ModelRefused(
+        f"buffer '{name}'{more if others else ''} may carry data that the noise does not reach. "
+        + ("Pass buffers='reset' (the layer's statistics are reset and estimated again on the retained data); or "
+           if name in estimated else "For a constant ")
+        + f"that does not depend on the forgotten data pass public={[name, *others[:_SHOWN]]}"
+    )  # fmt: skip
+
+
 def _covered(model: nn.Module, public: Sequence[str]) -> list[tuple[str, nn.Parameter]]:
     """The parameters that the noise must reach, after every check."""
-    covered = [(name, parameter) for name, parameter in named_parameters(model) if name not in public]
+    distinct: dict[int, tuple[str, nn.Parameter]] = {}
+    for name, parameter in named_parameters(model):
+        distinct.setdefault(id(parameter), (name, parameter))
+    covered = [(name, parameter) for name, parameter in distinct.values() if name not in public]
     if not any(parameter.numel() for _, parameter in covered):
         raise ModelRefused("the model has no trainable parameter outside public=[...]")
     for name, parameter in covered:
@@ -327,29 +344,36 @@ def _covered(model: nn.Module, public: Sequence[str]) -> list[tuple[str, nn.Para
 
 
 def _refuse_tied(model: nn.Module, public: Sequence[str]) -> None:
-    """Two names for one memory: counted, clipped and noised twice, or public under one name and covered under the other.
+    """Two parameters on one memory: counted, clipped and noised twice, or public under one name and covered under the other.
 
-    Public parts may share among themselves.
+    One parameter under several names is one: it is covered once, under the first. Public parts may share among themselves.
     """
     reach: dict[tuple[int, bool], tuple[int, str]] = {}  # storage, whether public -> the farthest end so far, whose
-    for storage, start, end, name in sorted(_spans(model)):
+    for storage, start, end, name in sorted(_spans(model, public)):
         ours = name in public
         for theirs in (False,) if ours else (False, True):
             far, other = reach.get((storage, theirs), (0, ""))
             if start < far:
                 raise ModelRefused(
-                    f"'{other}' and '{name}' share their weights (tied): give each its own copy, e.g. module.weight = "
+                    f"'{other}' and '{name}' share their weights (tied), and are two parameters: tie them as one, e.g. "
+                    "module.weight = other.weight, or give each its own copy, e.g. module.weight = "
                     "torch.nn.Parameter(module.weight.detach().clone(), requires_grad=module.weight.requires_grad); "
                     "where both are public, name both in public=[...]"
                 )
         reach[storage, ours] = max(reach.get((storage, ours), (0, "")), (end, name))
 
 
-def _spans(model: nn.Module) -> Iterator[tuple[int, int, int, str]]:
-    """Storage, first and last byte, and name of every parameter and buffer."""
+def _spans(model: nn.Module, public: Sequence[str]) -> Iterator[tuple[int, int, int, str]]:
+    """Storage, first and last byte, and name of every parameter and buffer; of one under several names once.
+
+    A tensor that is public by some of its names alone comes twice, as if it were two.
+    """
+    seen = set[tuple[int, bool]]()
     for name, tensor in (*named_parameters(model), *named_buffers(model)):
-        if not is_lazy(tensor) and tensor.numel():
-            start = int(tensor.storage_offset())
-            last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-            wide = tensor.element_size()
-            yield tensor.untyped_storage().data_ptr(), start * wide, (start + last + 1) * wide, name
+        if is_lazy(tensor) or not tensor.numel() or (id(tensor), name in public) in seen:
+            continue
+        seen.add((id(tensor), name in public))
+        start = int(tensor.storage_offset())
+        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        wide = tensor.element_size()
+        yield tensor.untyped_storage().data_ptr(), start * wide, (start + last + 1) * wide, name

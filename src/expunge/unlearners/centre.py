@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from expunge.training.adapter_layers import refuse_zero_centre
 from expunge.training.statistics import reset_
 from expunge.training.weights import FlatWeights
 
@@ -23,7 +24,12 @@ def null_start(
 
     Put through the same `unlearn` and `recover`, it is the control of every experiment: a certificate that covers the
     whole ball covers this start too, so the trained start can beat it only within the bound.
+
+    Raises:
+        ModelRefused: the model has adapters and there is no centre: at zero no gradient would reach them.
     """
+    if center is None:
+        refuse_zero_centre(model)
     work = copy.deepcopy(model)
     weights = FlatWeights(work, public=public, center=center, reset_buffers=buffers == "reset")
     weights.theta.zero_()

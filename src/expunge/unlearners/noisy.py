@@ -21,6 +21,7 @@ from expunge.fingerprint import code_digest, refuse_iterators, tensors_held
 from expunge.recovery import FineTuning, Recipe, Recovery
 from expunge.recovery.procedure import stated
 from expunge.recovery.verbs import recover
+from expunge.training.adapter_layers import refuse_rescale
 from expunge.training.interruption import state_file
 from expunge.training.public_parts import keeping_public
 from expunge.training.starts import STARTS, refuse_start, start_digests
@@ -241,6 +242,8 @@ class Noisy(ABC):
         """
         start = start_digests(self._start(task), public=public_names(self._start(task), task.public))
         what = f"recovery '{self.recovers.name}'"
+        if isinstance(self.recovers, FineTuning) and self.recovers.rescale:
+            refuse_rescale(self._start(task))
         refuse_iterators(self.recovers, name=what)
         refuse_start(self.recovers, start, what=what)
         for name, held in ((f.name, getattr(self.recovers, f.name)) for f in fields(cast("Any", self.recovers))):

@@ -3,7 +3,7 @@
 from expunge.trace.checkpoint_placement import best_checkpoints, expected_shard_steps, expected_steps, first_uses
 from expunge.trace.rewinding import Rewound, rewind
 from expunge.trace.schedule import Schedule
-from expunge.trace.shards import Ensemble, RewoundShards, Shards, ShardsCost, train_shards
+from expunge.trace.shards import Ensemble, RewoundShards, Serves, Shards, ShardsCost, train_shards
 from expunge.trace.trace import Cost, Trace, cost, train_traced
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Rewound",
     "RewoundShards",
     "Schedule",
+    "Serves",
     "Shards",
     "ShardsCost",
     "Trace",

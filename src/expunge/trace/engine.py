@@ -2,8 +2,10 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,9 @@ from torch import Tensor, nn
 
 from expunge import _validate
 from expunge._progress import track
-from expunge.certificate.digests import weights_digest
+from expunge.certificate.digests import digest_tensors, weights_digest
 from expunge.data import Examples
-from expunge.errors import ModelRefused
+from expunge.errors import ModelRefused, StateError
 from expunge.fingerprint import code_digest, model_digest
 from expunge.recovery.training import Recipe, Training, one_cycle
 from expunge.trace.identity import machine, repeatable, written_whole
@@ -24,6 +26,7 @@ from expunge.trace.store import File, Folder
 from expunge.training.loss import Loss, backward
 from expunge.training.randomness import build, fork_coins, mode, seed_coins
 from expunge.training.state import Pace, StateFile
+from expunge.training.tensors import digest_bytes, tensor_infos
 
 __all__ = ["Augment", "Engine", "Program", "Settings", "load_model"]
 
@@ -40,28 +43,44 @@ class Settings:
         recipe: optimiser and the one-cycle schedule over all steps; its batch_size is not used.
         smallest_batch: a step with fewer records leaves weights and optimiser as they are; 2 for BatchNorm.
         law: of the schedule.
+        stages: steps of each stage that has a one-cycle schedule of its own; empty for one over all steps.
     """
 
     steps: tuple[int, ...]
     recipe: Recipe
     smallest_batch: int = 1
     law: Law = "aes-256"
+    stages: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _validate.whole(smallest_batch=self.smallest_batch)
+        if self.stages and sum(self.stages) != sum(self.steps):
+            raise ValueError(f"stages must have {sum(self.steps)} steps together, not {sum(self.stages)}")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready fields."""
         recipe = self.recipe.to_dict()
-        return {"steps": list(self.steps), "recipe": recipe, "smallest_batch": self.smallest_batch, "law": self.law}
+        plain = {"steps": list(self.steps), "recipe": recipe, "smallest_batch": self.smallest_batch, "law": self.law}
+        return plain | ({"stages": list(self.stages)} if self.stages else {})
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Settings":
         """The settings of `to_dict`; those of an earlier version name no law."""
         return cls(
             steps=tuple(plain["steps"]), recipe=Recipe(**plain["recipe"]), smallest_batch=plain["smallest_batch"],
-            law=plain.get("law", "hmac-sha256"),
+            law=plain.get("law", "hmac-sha256"), stages=tuple(plain.get("stages", ())),
         )  # fmt: skip
+
+    def factor(self) -> Callable[[int], float]:
+        """What the peak learning rate is multiplied by at each step."""
+        stages = self.stages or (sum(self.steps),)
+        starts, cycles = (0, *accumulate(stages)), [one_cycle(count) for count in stages]
+
+        def at(step: int) -> float:
+            stage = bisect_right(starts, step) - 1
+            return cycles[stage](step - starts[stage])
+
+        return at
 
     def schedule(self, key: bytes) -> Schedule:
         """When each record is used."""
@@ -134,7 +153,8 @@ class Engine:
         self.device = next(self.model.parameters()).device
         self.machine = machine(self.device)
         self._training = Training(self.model, settings.recipe, steps=self.schedule.total)
-        self._factor = one_cycle(self.schedule.total)
+        self._factor = settings.factor()
+        self._begun = {name: digest_bytes(tensor) for name, tensor in _untrained(self.model).items()}
 
     def run(
         self, folder: Folder, *, version: int, start: File | None, save_at: Sequence[int], resume: StateFile, label: str
@@ -232,10 +252,20 @@ class Engine:
         seed_coins(self.schedule.seed(purpose, step), self.device, numpy_bits=bits)
 
     def _state(self) -> dict[str, Any]:
-        """Everything the next step depends on; buffers that `state_dict` leaves out are among it."""
+        """Everything the next step depends on; buffers that `state_dict` leaves out are among it.
+
+        What is not trained and is as `make_model` built it (a public base) is left out, and known by its digest.
+        """
         kept = self.model.state_dict()
         extra = {name: b for name, b in self.model.named_buffers() if name not in kept}
-        return {"model": dict(kept), "buffers": extra, "optimizer": self._training.optimizer.state_dict()}
+        untrained = _untrained(self.model)
+        same = {name for name, digest in self._begun.items() if digest_bytes(untrained[name]) == digest}
+        state = {
+            "model": {name: tensor for name, tensor in kept.items() if name not in same},
+            "buffers": {name: tensor for name, tensor in extra.items() if name not in same},
+            "optimizer": self._training.optimizer.state_dict(),
+        }
+        return state | ({"as_built": _digest_of(untrained, same)} if same else {})
 
     def _restore(self, state: dict[str, Any]) -> None:
         load_model(self.model, state)
@@ -247,7 +277,7 @@ class Engine:
 
     def state_bytes(self) -> int:
         """About how large a checkpoint will be: the model, and one or two numbers a weight for the optimiser."""
-        tensors: list[Tensor] = [*self.model.parameters(), *self.model.buffers()]
+        tensors: list[Tensor] = [*(p for p in self.model.parameters() if p.requires_grad), *self.model.buffers()]
         trained = sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
         recipe = self.settings.recipe
         slots = 2 if recipe.optimizer == "adamw" else int(recipe.momentum > 0)
@@ -255,9 +285,32 @@ class Engine:
 
 
 def load_model(model: nn.Module, state: dict[str, Any]) -> None:
-    """Bring a model to a checkpoint's weights and buffers."""
-    model.load_state_dict(copy.copy(state["model"]))
+    """Bring a model, as it was built, to a checkpoint's weights and buffers.
+
+    Raises:
+        StateError: what the checkpoint leaves out is not what it was in the training.
+    """
     buffers = dict(model.named_buffers())
+    if "as_built" in state:
+        untrained = _untrained(model)
+        same = untrained.keys() - state["model"].keys() - state["buffers"].keys()
+        if _digest_of(untrained, same) != state["as_built"]:
+            raise StateError(
+                "parts that are not trained (a public base) are not what they were in the training: make_model must build the same"
+            )
+        model.load_state_dict(copy.copy(state["model"]), strict=False)
+    else:
+        model.load_state_dict(copy.copy(state["model"]))
     with torch.no_grad():
         for name, value in state["buffers"].items():
             buffers[name].copy_(value)
+
+
+def _untrained(model: nn.Module) -> dict[str, Tensor]:
+    """Frozen parameters, under every name, and buffers."""
+    frozen = {name: p for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return frozen | dict(model.named_buffers(remove_duplicate=False))
+
+
+def _digest_of(tensors: Mapping[str, Tensor], names: Collection[str]) -> str:
+    return digest_tensors(tensor_infos({name: tensors[name] for name in names}))

@@ -111,6 +111,12 @@ class Schedule:
         slots, _ = self._drawn(epoch, np.zeros(1, dtype=np.int64), [name], None)
         return self.starts[epoch] + int(slots[0])
 
+    def step_of_tag(self, tag: Tags, epoch: int) -> int:
+        """`step_of`, of a record that is known by the tag of its name, shape (1,); not by the law of older traces."""
+        assert self._law == "aes-256"
+        slots, _ = self._drawn(epoch, np.zeros(1, dtype=np.int64), [], tag)
+        return self.starts[epoch] + int(slots[0])
+
     def epoch(
         self, epoch: int, names: Sequence[str], first_epochs: NDArray[np.integer[Any]], *, tags: Tags | None = None
     ) -> list[NDArray[np.int64]]:

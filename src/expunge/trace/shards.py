@@ -4,9 +4,10 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from expunge.accounting import Replay
 from expunge.certificate.record import RunRecord
 from expunge.data import Examples, new_commitment_key
 from expunge.errors import OutputError, StateError
+from expunge.fingerprint import code_digest
 from expunge.recovery.training import Recipe
 from expunge.trace import checkpoint_placement
 from expunge.trace.engine import Augment, Engine, Program, Settings
@@ -27,7 +29,7 @@ from expunge.trace.trace import Cost, Trace, cost_at, find_present, list_ids, tr
 from expunge.training.loss import Loss
 from expunge.training.unlearned import noiseless_record
 
-__all__ = ["Ensemble", "Plan", "RewoundShards", "Shards", "ShardsCost", "train_shards"]
+__all__ = ["Ensemble", "Plan", "RewoundShards", "Serves", "Shards", "ShardsCost", "train_shards"]
 
 SCHEMA = "expunge.shards/1"
 _MANIFEST, _PENDING = "shards.json", "pending.json"
@@ -46,14 +48,19 @@ class Plan:
         slices: of each shard.
         epochs_per_slice: passes of each stage.
         steps_per_epoch: of a shard's last stage.
+        by: whose name the hash is of: the record's own, or its owner's (`Examples.groups`), so that all rows of an owner lie
+            in one cell.
     """
 
     shards: int
     slices: int
     epochs_per_slice: int
     steps_per_epoch: int
+    by: Literal["id", "group"] = "id"
 
     def __post_init__(self) -> None:
+        if self.by not in ("id", "group"):
+            raise ValueError(f"by must be 'id' or 'group', not {self.by!r}")
         _validate.whole(
             shards=self.shards,
             slices=self.slices,
@@ -87,6 +94,18 @@ class Plan:
         digest = keyed(key, "cell", name.encode())
         return int.from_bytes(digest[:16], "big") % self.shards, int.from_bytes(digest[16:], "big") % self.slices
 
+    def names(self, data: Examples) -> Sequence[str]:
+        """What each record's cell follows from.
+
+        Raises:
+            ValueError: it is the owner, and the data have none.
+        """
+        if self.by == "id":
+            return data.ids
+        if data.groups is None:
+            raise ValueError("cells are keyed by owners, and the data have none: Examples(..., groups=...)")
+        return data.groups
+
     def rows(self, key: bytes, names: Sequence[str]) -> list[list[int]]:
         """The rows of each shard."""
         found: list[list[int]] = [[] for _ in range(self.shards)]
@@ -94,9 +113,10 @@ class Plan:
             found[self.cell(key, name)[0]].append(row)
         return found
 
-    def first_epochs(self, key: bytes, names: Sequence[str]) -> dict[str, int]:
-        """Name -> the epoch from which a record takes part in its shard."""
-        return {name: self.cell(key, name)[1] * self.epochs_per_slice for name in names}
+    def first_epochs(self, key: bytes, ids: Sequence[str], names: Sequence[str] | None = None) -> dict[str, int]:
+        """Id -> the epoch from which a record takes part in its shard; `names` as of `names`, by default the ids."""
+        cells = zip(ids, names or ids, strict=True)
+        return {name: self.cell(key, of)[1] * self.epochs_per_slice for name, of in cells}
 
     def expected_steps(self, records: int = 1) -> float:
         """`checkpoint_placement.expected_shard_steps` of this plan: exact, on average over the key."""
@@ -135,9 +155,30 @@ class ShardsCost:
 class RewoundShards:
     """What `Shards.rewind` returns: the ensemble, the record that `issue` needs, and the cost."""
 
-    model: "Ensemble"
+    model: nn.Module
     record: RunRecord
     cost: ShardsCost
+
+
+@runtime_checkable
+class Serves(Protocol):
+    """A `make_model` that says how the finished models of all shards answer together, and what the record says of that.
+
+    What it builds beside the trained weights it checks itself, as `Trace.model` does for others.
+    """
+
+    @property
+    def stated(self) -> Mapping[str, str]:
+        """For the record's environment: public constants, and the digest of what is not trained."""
+        ...
+
+    def __call__(self) -> nn.Module:
+        """One model, untrained."""
+        ...
+
+    def served(self, states: Mapping[int, Mapping[str, Any]]) -> nn.Module:
+        """One module of the final states of shards, by their numbers."""
+        ...
 
 
 class Ensemble(nn.Module):
@@ -184,9 +225,20 @@ class Shards:
         """Bytes of all traces."""
         return sum(trace.storage for trace in self.traces)
 
-    def model(self, make_model: Callable[[], nn.Module]) -> Ensemble:
-        """The finished models; raises `StateError` as `Trace.model` does."""
-        return Ensemble([trace.model(make_model) for trace in self.traces])
+    def model(self, make_model: Callable[[], nn.Module]) -> nn.Module:
+        """The finished models, as an `Ensemble` or as `make_model` has them serve; raises `StateError` as `Trace.model` does."""
+        if not isinstance(make_model, Serves):
+            return Ensemble([trace.model(make_model) for trace in self.traces])
+        self._refuse_another(make_model)
+        return make_model.served(
+            {s: trace.folder.read_state(trace.manifest.final) for s, trace in enumerate(self.traces)}
+        )
+
+    def _refuse_another(self, make_model: "Serves") -> None:
+        """Raise `StateError` unless the traces were made with this function, which checks itself what it builds."""
+        known = code_digest(make_model, name="make_model")
+        if not all(trace.manifest.code["make_model"].startswith(known) for trace in self.traces):
+            raise StateError("make_model is not the one that the traces were made with; use the code of the training")
 
     def expected_cost(self, records: int = 1) -> float:
         """The expected fraction of all steps that a request for `records` records replays; exact over random keys."""
@@ -224,32 +276,60 @@ class Shards:
         Raises:
             ValueError, StateError, NonFinite, OutputError: as `trace.rewind`.
         """
+        cost = self.replay(ids, data, Program(make_model=make_model, loss=loss, augment=augment))
+        model = self.model(make_model)
+        return RewoundShards(model, self.record(make_model, model), cost)
+
+    def record(self, make_model: Callable[[], nn.Module], model: nn.Module) -> RunRecord:
+        """The record of what `model(make_model)` has given, for `issue`."""
+        record = noiseless_record(Replay(shards=self.plan.shards), model, coverage="ledger")
+        stated = make_model.stated if isinstance(make_model, Serves) else {}
+        return replace(record, environment={**record.environment, **stated})
+
+    def replay(self, ids: Iterable[str], data: Examples, program: Program) -> ShardsCost:
+        """`rewind` without the model at its end."""
         names = list_ids(ids)
         if not isinstance(data, Examples):
             raise TypeError(f"data must be Examples with the ids of the training, not {type(data).__name__}")
-        program = Program(make_model=make_model, loss=loss, augment=augment)
         with contextlib.ExitStack() as held:
             held.enter_context(Folder(self.folder).alone())
             open_names = self._still_to_do(names)
-            rows = self.plan.rows(self.key, data.ids)
+            rows = self.plan.rows(self.key, self.plan.names(data))
             replays: dict[int, Replaying] = {}
             for shard, hit in self._by_shard(open_names).items():
                 held.enter_context(self.traces[shard].folder.alone())
                 replays[shard] = Replaying.prepare(self.traces[shard], hit, data, program, rows=rows[shard])
             pending = self.folder / _PENDING
             write_sealed(pending, {"tags": sorted(hex_of(name_tags(self.key, names)))}, self.key)
-            for shard, replay in replays.items():
+            costs: dict[int, Cost] = {}
+            for shard in list(replays):
+                replay = replays.pop(shard)  # its model goes once it is done
                 replay.run(label=f"rewind: shard {shard}")
+                costs[shard] = replay.cost
             pending.unlink()
-        cost = ShardsCost(hit={shard: replay.cost for shard, replay in replays.items()}, total=self.plan.total)
-        model = self.model(make_model)
-        return RewoundShards(model, noiseless_record(Replay(shards=self.plan.shards), model, coverage="ledger"), cost)
+        return ShardsCost(hit=costs, total=self.plan.total)
 
     def _by_shard(self, names: Sequence[str]) -> dict[int, list[str]]:
+        if self.plan.by == "group":
+            return self._by_roster(names)
         found: dict[int, list[str]] = {}
         for name in names:
             found.setdefault(self.plan.cell(self.key, name)[0], []).append(name)
         return dict(sorted(found.items()))
+
+    def _by_roster(self, names: Sequence[str]) -> dict[int, list[str]]:
+        """The shard of each record, by who takes part where: a name alone does not tell its owner."""
+        found: dict[int, list[str]] = {}
+        left = list(names)
+        for shard, trace in enumerate(self.traces):
+            roster, tags = trace.roster(), name_tags(shard_key(self.key, shard), left)
+            here = ((roster.find(tags) >= 0) | roster.knows_as_forgotten(tags)).tolist() if left else []
+            if any(here):
+                found[shard] = [name for name, is_here in zip(left, here, strict=True) if is_here]
+            left = [name for name, is_here in zip(left, here, strict=True) if not is_here]
+        if left:
+            raise ValueError(f"record {left[0]!r} is not in the trace; nothing was changed")
+        return found
 
     def _still_to_do(self, names: Sequence[str]) -> list[str]:
         """The names, less those that an interrupted request has forgotten already."""
@@ -284,6 +364,8 @@ def train_shards(
     recipe: Recipe | None = None,
     augment: Augment | None = None,
     smallest_batch: int = 1,
+    own_schedules: bool = False,
+    by: Literal["id", "group"] = "id",
     key: bytes | None = None,
 ) -> Shards:
     """Train a model on each of several disjoint shards, slice by slice, so that a record can be forgotten cheaply.
@@ -300,6 +382,9 @@ def train_shards(
         recipe: as in `train_traced`, for each shard.
         augment: as in `train_traced`.
         smallest_batch: as in `train_traced`.
+        own_schedules: whether each stage has a one-cycle schedule of its own, rather than one over all stages.
+        by: "group" to hash the owner of a record (`Examples.groups`) into a cell, so that forgetting all rows of an owner
+            costs as much as forgetting one.
         key: as in `train_traced`.
 
     Raises:
@@ -308,8 +393,9 @@ def train_shards(
 
     Source: Bourtoule et al. 2021, arXiv 1912.03817.
     """
-    plan = Plan(shards=shards, slices=slices, epochs_per_slice=epochs_per_slice, steps_per_epoch=steps_per_epoch)
-    settings = Settings(steps=plan.steps, recipe=recipe or Recipe(), smallest_batch=smallest_batch)
+    plan = Plan(shards=shards, slices=slices, epochs_per_slice=epochs_per_slice, steps_per_epoch=steps_per_epoch, by=by)
+    stages = plan.stage_steps if own_schedules else ()
+    settings = Settings(steps=plan.steps, recipe=recipe or Recipe(), smallest_batch=smallest_batch, stages=stages)
     program = Program(make_model=make_model, loss=loss, augment=augment)
     if not isinstance(data, Examples):
         raise TypeError(f"data must be Examples with ids that stay when rows leave, not {type(data).__name__}")
@@ -321,11 +407,11 @@ def train_shards(
     with Folder(home).alone():
         _create(folder)  # once more: another process may have finished meanwhile
         secret = Folder(home).keep_key(new_commitment_key()) if key is None else key
-        for shard, rows in enumerate(plan.rows(secret, data.ids)):
+        for shard, rows in enumerate(plan.rows(secret, plan.names(data))):
             if not rows:
                 raise ValueError(f"shard {shard} of {shards} has no record; use fewer shards or another key")
             part, own = data.take(rows), Folder(_shard_folder(home, shard))
-            starting = plan.first_epochs(secret, part.ids)
+            starting = plan.first_epochs(secret, part.ids, plan.names(part))
             engine = Engine(program, part, starting, settings, shard_key(secret, shard))
             own.path.mkdir(mode=0o700, exist_ok=True)
             with own.alone():
@@ -333,6 +419,7 @@ def train_shards(
                     own, engine, part, starting, shard_key(secret, shard), plan.checkpoints,
                     label=f"train, traced: shard {shard}",
                 )  # fmt: skip
+            del engine  # with its model, before the next one is built
         write_sealed(home / _MANIFEST, {"schema": SCHEMA} | vars(plan), secret)
     return Shards(home, key=secret)
 

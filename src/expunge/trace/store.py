@@ -19,6 +19,7 @@ import torch
 from expunge._files import write_over
 from expunge._lock import held, is_lock
 from expunge.errors import OutputError, StateError
+from expunge.trace.packing import pack, unpack
 from expunge.trace.schedule import keyed
 
 __all__ = ["SCHEMA", "UNFINISHED", "File", "Folder", "Manifest", "read_sealed", "write_sealed"]
@@ -154,7 +155,7 @@ class Folder:
     def write_state(self, name: str, step: int, state: dict[str, Any]) -> File:
         """Write a checkpoint."""
         buffer = io.BytesIO()
-        torch.save(state, buffer)
+        torch.save(pack(state), buffer)
         return self.write(name, step, buffer.getvalue())
 
     def read(self, file: File) -> bytes:
@@ -172,7 +173,7 @@ class Folder:
         """A checkpoint's content; raises `StateError`."""
         content = self.read(file)
         try:
-            return torch.load(io.BytesIO(content), weights_only=True)
+            return unpack(torch.load(io.BytesIO(content), weights_only=True))
         except (RuntimeError, pickle.UnpicklingError) as error:
             raise StateError(f"{file.name} cannot be read by torch {torch.__version__}: {error}") from error
 

@@ -23,7 +23,7 @@ from expunge.trace import checkpoint_placement
 from expunge.trace.engine import Augment, Engine, Program, Settings, load_model
 from expunge.trace.identity import row_digests
 from expunge.trace.roster import Roster
-from expunge.trace.schedule import check_key, name_tags
+from expunge.trace.schedule import Schedule, Tags, check_key, name_tags
 from expunge.trace.store import UNFINISHED, File, Folder, Manifest
 from expunge.training.loss import Loss
 from expunge.training.randomness import build
@@ -143,6 +143,20 @@ def cost_at(trace: Trace, manifest: Manifest, roster: Roster, ids: Sequence[str]
     starts = roster.first_epochs[find_present(roster, trace.key, ids)]
     schedule = Settings.from_dict(manifest.settings).schedule(trace.key)
     first = min(schedule.step_of(name, epoch) for name, epoch in zip(ids, starts.tolist(), strict=True))
+    return _cost_from(manifest, roster, schedule, first)
+
+
+def cost_of_tags(trace: Trace, tags: Tags) -> Cost:
+    """`cost` of records that take part in a trace, by the tags of their names."""
+    manifest, roster = trace.manifest, trace.roster()
+    starts = roster.first_epochs[roster.find(tags)]
+    schedule = Settings.from_dict(manifest.settings).schedule(trace.key)
+    first = min(schedule.step_of_tag(tags[i : i + 1], epoch) for i, epoch in enumerate(starts.tolist()))
+    return _cost_from(manifest, roster, schedule, first)
+
+
+def _cost_from(manifest: Manifest, roster: Roster, schedule: Schedule, first: int) -> Cost:
+    """What a replay costs that must begin before step `first`."""
     start = checkpoint_before(manifest, first)
     restored = 0 if start is None else start.step
     starting = _starting(roster, schedule.epochs)

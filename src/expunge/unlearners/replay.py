@@ -4,7 +4,7 @@ The trace changes in place. All that can be refused is refused before that, and 
 is cut off after the trace has changed, the same call makes the release from it and replays nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
@@ -196,7 +196,7 @@ def _finished(traced: Trace | Shards, task: Task, retain: Examples, forget: Exam
     if isinstance(traced, Shards) and (traced.folder / _PENDING).exists():
         return None  # an interrupted request, which `Shards.rewind` goes on with
     each = [(trace.roster(), name_tags(trace.key, gone), name_tags(trace.key, stay)) for trace, gone, stay in _parts(
-        traced, forget.ids, retain.ids
+        traced, forget, retain
     )]  # fmt: skip
     if not all(roster.knows_as_forgotten(gone).all() for roster, gone, _ in each):
         return None
@@ -205,21 +205,23 @@ def _finished(traced: Trace | Shards, task: Task, retain: Examples, forget: Exam
     ):
         raise ValueError("task.retain and the trace differ in who remains; the forget set was forgotten before")
     model = traced.model(_builder(task))
-    shards = 1 if isinstance(traced, Trace) else traced.plan.shards
     total = sum(traced.manifest.settings["steps"]) if isinstance(traced, Trace) else traced.plan.total
     told = {"steps": 0, "total": total, "fraction": 0.0, "before": True}
-    record = noiseless_record(Replay(shards=shards), model, coverage="ledger")
+    if isinstance(traced, Trace):
+        record = noiseless_record(Replay(shards=1), model, coverage="ledger")
+    else:
+        record = traced.record(_builder(task), model)
     return Unlearned(model, record, notes={"replayed": told})
 
 
-def _parts(traced: Trace | Shards, *names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """Each trace, with those of the names that fall to it."""
+def _parts(traced: Trace | Shards, *sets: Examples) -> Iterator[tuple[Any, ...]]:
+    """Each trace, with the ids of those of the rows that fall to it."""
     if isinstance(traced, Trace):
-        yield traced, *names
+        yield traced, *(each.ids for each in sets)
         return
-    rows = [traced.plan.rows(traced.key, each) for each in names]
+    rows = [traced.plan.rows(traced.key, traced.plan.names(each)) for each in sets]
     for shard, trace in enumerate(traced.traces):
-        yield trace, *([each[row] for row in found[shard]] for each, found in zip(names, rows, strict=True))
+        yield trace, *([each.ids[row] for row in found[shard]] for each, found in zip(sets, rows, strict=True))
 
 
 def _builder(task: Task) -> Any:

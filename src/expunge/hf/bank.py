@@ -25,11 +25,11 @@ from expunge.training.loss import Loss
 from expunge.training.task import Task
 from expunge.training.unlearned import Unlearned
 
-__all__ = ["AdapterBank", "train_adapters"]
+__all__ = ["RECIPE", "AdapterBank", "refuse_other_rows", "train_adapters"]
 
 _SCHEMA = "expunge.adapters/1"
 _BANK, _WITHDRAWN = "bank.json", "withdrawn.json"
-_RECIPE = Recipe(optimizer="adamw", learning_rate=2e-3, weight_decay=0.0, max_grad_norm=1.0)
+RECIPE = Recipe(optimizer="adamw", learning_rate=2e-3, weight_decay=0.0, max_grad_norm=1.0)
 
 
 def train_adapters(
@@ -42,7 +42,7 @@ def train_adapters(
     folder: str | os.PathLike[str],
     slices: int = 4,
     epochs_per_slice: int = 1,
-    recipe: Recipe = _RECIPE,
+    recipe: Recipe = RECIPE,
     loss: Loss = causal_loss,
     serving: Mode = "mixture",
     prior: float = 0.5,
@@ -77,7 +77,7 @@ def train_adapters(
         WeightsMismatch, ModelRefused: the base is not, bit for bit, its checkpoint.
         OutputError, StateError, NonFinite: as `expunge.trace.train_shards`.
     """
-    _refuse_other_rows(rows)
+    refuse_other_rows(rows)
     check_loss(loss)
     maker = AdapterMaker(
         PublicBase.of(base), plain_config(config), Serving(mode=serving, prior=prior, temperature=temperature)
@@ -227,7 +227,7 @@ class AdapterBank:
             ValueError: as of `cost`; or `rows` lack some.
             WeightsMismatch, StateError, NonFinite, OutputError: as `expunge.trace.rewind`.
         """
-        _refuse_other_rows(rows)
+        refuse_other_rows(rows)
         names = list_ids(_one_of(person, ids)) if person is None else self._rows_of(person, rows)
         cost = self.shards.replay(names, rows, Program(make_model=self.maker, loss=self.loss))
         self._no_longer_withdrawn(names if person is None else [str(person)])
@@ -331,7 +331,7 @@ def _one_of(person: object, ids: Iterable[str] | None) -> Iterable[str]:
     return ids or ()
 
 
-def _refuse_other_rows(rows: object) -> None:
+def refuse_other_rows(rows: object) -> None:
     if isinstance(rows, Examples):
         if set(rows.fields) >= {"input_ids", "attention_mask", "labels"} and rows.named:
             return

@@ -73,7 +73,10 @@ class PublicBase:
             )
         model.requires_grad_(False)
         model.eval()
-        model.name_or_path = model.config._name_or_path = ""  # where it lay is no part of it
+        model.config._name_or_path = ""
+        for module in model.modules():
+            if "name_or_path" in vars(module):
+                module.name_or_path = ""  # where it lay is no part of it
         _compare(model, {info.name: info for info in held})
         return model
 
@@ -120,7 +123,7 @@ def _compare(model: nn.Module, held: dict[str, TensorInfo]) -> None:
             _refuse_other(name, tensor_infos({name: tensor})[0] == held[name])
 
 
-def _refuse_other(name: str, same: bool) -> None:  # noqa: FBT001
+def _refuse_other(name: str, same: bool) -> None:
     if not same:
         raise ModelRefused(
             f"'{name}' is not, bit for bit, that of the public checkpoint: it may have been trained. Load it anew"

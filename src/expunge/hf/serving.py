@@ -88,7 +88,9 @@ class AdapterMixture(nn.Module):
     def priors(self) -> Tensor:
         """Of the experts, shape (experts,), float64."""
         rest = len(self.experts) - 1
-        return torch.tensor([(1 - self.serving.prior) / rest] * rest + [self.serving.prior if rest else 1.0]).double()
+        if not rest:
+            return torch.ones(1, dtype=torch.float64)
+        return torch.tensor([(1 - self.serving.prior) / rest] * rest + [self.serving.prior], dtype=torch.float64)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None) -> Any:
         """Log-probabilities of every next token, as `logits` of shape (n, t, vocabulary).
@@ -177,7 +179,7 @@ class AdapterMixture(nn.Module):
         seen = nn.functional.pad(said.cumsum(2), (1, 0)) / self.serving.temperature
         return torch.log_softmax(self.priors.log().to(each.device)[:, None, None] + seen, 0)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AdapterMixture":  # noqa: FBT001, FBT002
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AdapterMixture":
         """The base goes along to another device or type."""
         super()._apply(fn, recurse)
         self._held[0]._apply(fn, recurse)  # pyright: ignore[reportPrivateUsage]

@@ -25,7 +25,7 @@ def run_python(code, *arguments):
 
 
 LAYERS = [
-    "accounting", "attacks", "certificate", "data", "features", "heads", "policies", "recovery", "replicates", "testing", "trace",
+    "accounting", "attacks", "certificate", "data", "features", "heads", "hf", "policies", "recovery", "replicates", "testing", "trace",
     "unlearners",
 ]  # fmt: skip
 WITHOUT_TORCH = """

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from expunge import data as data
     from expunge import features as features
     from expunge import heads as heads
+    from expunge import hf as hf
     from expunge import policies as policies
     from expunge import recovery as recovery
     from expunge import replicates as replicates
@@ -82,6 +83,7 @@ _LAYERS = (
     "data",
     "features",
     "heads",
+    "hf",
     "policies",
     "recovery",
     "replicates",

@@ -169,7 +169,7 @@ def test_adapters_on_a_tied_base_are_covered_alone_and_idle_or_merged_ones_are_r
         FlatWeights(copy.deepcopy(adapted), public=[*PUBLIC, "*.other.*"])
     adapted.delete_adapter("other")
     adapted.merge_adapter()
-    with pytest.raises(ModelRefused, match="adapter 'default' is merged.*unmerge_adapter"):
+    with pytest.raises(ModelRefused, match=r"adapter 'default' is merged.*unmerge_adapter"):
         FlatWeights(adapted, public=PUBLIC)
 
 

@@ -332,6 +332,7 @@ def _one_of(person: object, ids: Iterable[str] | None) -> Iterable[str]:
 
 
 def refuse_other_rows(rows: object) -> None:
+    """Raise `TypeError` unless rows are `Examples` with the fields of `examples`, and ids."""
     if isinstance(rows, Examples):
         if set(rows.fields) >= {"input_ids", "attention_mask", "labels"} and rows.named:
             return

@@ -1,14 +1,14 @@
 """A bank of LoRA adapters on shards of persons: whoever leaves costs the retraining of a few stages of one shard."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from expunge import _validate
 from expunge.data import Examples
-from expunge.errors import RunError, StateError
+from expunge.errors import StateError
 from expunge.hf.base import PublicBase
 from expunge.hf.losses import causal_loss, check_loss
 from expunge.hf.making import AdapterMaker, plain_config
@@ -28,7 +28,7 @@ from expunge.training.unlearned import Unlearned
 __all__ = ["RECIPE", "AdapterBank", "refuse_other_rows", "train_adapters"]
 
 _SCHEMA = "expunge.adapters/1"
-_BANK, _WITHDRAWN = "bank.json", "withdrawn.json"
+_BANK = "bank.json"
 RECIPE = Recipe(optimizer="adamw", learning_rate=2e-3, weight_decay=0.0, max_grad_norm=1.0)
 
 
@@ -103,7 +103,7 @@ class AdapterBank:
 
     Raises:
         StateError: there is no finished bank, something was altered, or the key is another.
-        WeightsMismatch: the base is another than the bank's, be it by one bit.
+        TypeError: a base that is no folder. Its bits are compared where it is loaded.
 
     Attributes:
         shards: the traces beneath.
@@ -122,7 +122,7 @@ class AdapterBank:
         plain = read_sealed(self.shards.folder / _BANK, self.shards.key)
         if plain["schema"] != _SCHEMA:
             raise StateError(f"{self.shards.folder / _BANK} has another schema than {_SCHEMA!r}")
-        known = PublicBase(PublicBase.of(base).path, plain["base"])
+        known = PublicBase.known(base, plain["base"])
         self.maker = AdapterMaker(known, plain["config"], Serving(**plain["serving"]))
         self.loss = loss
         self._owners: dict[str, list[Any]] = plain["owners"]
@@ -139,24 +139,10 @@ class AdapterBank:
             WeightsMismatch, ModelRefused: the base is not, bit for bit, that of the training.
             StateError: something of the folder is missing or was altered.
         """
-        maker = (
-            self.maker if serving is None else replace(self.maker, serving=replace(self.maker.serving, mode=serving))
-        )
-        limits = self._limits()
-        if not limits:
-            found = self.shards.model(maker)
-            assert isinstance(found, AdapterMixture)
-            return found
-        states: dict[int, Mapping[str, Any]] = {}
-        for shard, trace in enumerate(self.shards.traces):
-            manifest, stage = trace.manifest, limits.get(shard)
-            if stage == 0:
-                continue
-            step = None if stage is None else self.shards.plan.checkpoints[stage - 1]
-            file = next((file for file in manifest.checkpoints if file.step == step), manifest.final)
-            assert step is None or file.step == step
-            states[shard] = trace.folder.read_state(file)
-        return maker.served(states)
+        how = self.maker.serving if serving is None else replace(self.maker.serving, mode=serving)
+        found = self.shards.model(replace(self.maker, serving=how))
+        assert isinstance(found, AdapterMixture)
+        return found
 
     def task(self, rows: Examples, **fields: Any) -> Task:
         """The bank as a task of `plan`, `unlearn` and the other verbs, with `Replaying(trace=bank.shards.folder)`.
@@ -190,27 +176,19 @@ class AdapterBank:
 
         Args:
             person: an owner of rows.
-            ids: names of rows, where the bank has no persons.
+            ids: names of rows, in the place of a person.
 
         Returns:
             Shard -> slices that it still serves, of all shards with something withdrawn; 0 where it is left out.
 
         Raises:
-            ValueError: as of `cost`; or ids in a bank of persons, whose cells rows do not tell.
+            ValueError: as of `cost`.
         """
-        plan, secret = self.shards.plan, self.shards.key
-        if person is not None:
-            _one_of(person, ids)
-            self._present(person)
-            names = [str(person)]
-        else:
-            names = list_ids(_one_of(person, ids))
-            if plan.by == "group":
-                raise ValueError("the bank has persons: withdraw(person=...), and all of a person's rows are withdrawn")
-            self.shards.cost(names)  # each takes part
-        cells = {tag: list(plan.cell(secret, name)) for tag, name in zip(_tags(secret, names), names, strict=True)}
-        write_sealed(self.shards.folder / _WITHDRAWN, {"cells": self._withdrawn() | cells}, secret)
-        return self._limits()
+        if person is None:
+            return self.shards.withdraw(_one_of(person, ids))
+        _one_of(person, ids)
+        self.shards.withdraw_tags(*self._present(person))
+        return self.shards.withdrawn()
 
     def forget(self, person: str | int | None = None, *, rows: Examples, ids: Iterable[str] | None = None) -> Unlearned:
         """Forget exactly: retrain what the rows have reached; the bank is then that of a training without them, bit for bit.
@@ -230,16 +208,12 @@ class AdapterBank:
         refuse_other_rows(rows)
         names = list_ids(_one_of(person, ids)) if person is None else self._rows_of(person, rows)
         cost = self.shards.replay(names, rows, Program(make_model=self.maker, loss=self.loss))
-        self._no_longer_withdrawn(names if person is None else [str(person)])
         model = self.model()
         record = replace(self.shards.record(self.maker, model), procedure=self._procedure())
         told = {"steps": cost.steps, "total": cost.total, "fraction": cost.fraction, "before": False}
 
         def save(out: Path) -> Any:
-            if left := self._withdrawn():
-                raise RunError(
-                    f"{len(left)} more are withdrawn and not forgotten yet: forget them, then save the last result"
-                )
+            self.shards.refuse_withdrawn()
             return released(model, record, names, out)
 
         return Unlearned(model, record, notes={"replayed": told}, saver=save)
@@ -255,22 +229,6 @@ class AdapterBank:
     def _procedure(self) -> dict[str, Any]:
         settings = self.shards.traces[0].manifest.settings
         return {"training": {"epochs": len(settings["steps"]), "recipe": dict(settings["recipe"])}}
-
-    def _withdrawn(self) -> dict[str, list[int]]:
-        """Tag -> (shard, slice) of what was withdrawn and not forgotten yet."""
-        path = self.shards.folder / _WITHDRAWN
-        return read_sealed(path, self.shards.key)["cells"] if path.exists() else {}
-
-    def _no_longer_withdrawn(self, names: Sequence[str]) -> None:
-        gone = set(_tags(self.shards.key, names))
-        cells = {tag: cell for tag, cell in self._withdrawn().items() if tag not in gone}
-        write_sealed(self.shards.folder / _WITHDRAWN, {"cells": cells}, self.shards.key)
-
-    def _limits(self) -> dict[int, int]:
-        limits: dict[int, int] = {}
-        for shard, stage in self._withdrawn().values():
-            limits[shard] = min(stage, limits.get(shard, stage))
-        return limits
 
     def _present(self, person: str | int) -> tuple[int, Any]:
         """A person's shard and the tags of the rows that are still there."""

@@ -46,12 +46,12 @@ class PublicBase:
         """
         if isinstance(folder, PublicBase):
             return folder
-        if not isinstance(folder, (str, os.PathLike)):
-            raise TypeError(
-                f"base must be the folder of a public checkpoint (save_pretrained), not {type(folder).__name__}: only a checkpoint shows "
-                "that no private row has shaped its weights"
-            )
-        return cls(Path(folder), digest_tensors(_checkpoint(Path(folder))))
+        return cls(_path(folder), digest_tensors(_checkpoint(_path(folder))))
+
+    @classmethod
+    def known(cls, folder: "str | os.PathLike[str] | PublicBase", digest: str) -> "PublicBase":
+        """The base of a digest in a folder, which is read when it is loaded."""
+        return cls(folder.path if isinstance(folder, PublicBase) else _path(folder), digest)
 
     def load(self) -> Any:
         """The model, frozen, every tensor of it bit for bit that of the checkpoint; what it does not save is built by its class.
@@ -97,6 +97,15 @@ def check_base(model: nn.Module, folder: str | os.PathLike[str]) -> str:
             raise ModelRefused(f"'{name}' is in no file of {folder}: a public base is its checkpoint and nothing else")
         _refuse_other(name, same_bits(tensor, other[name]))
     return base.digest
+
+
+def _path(folder: object) -> Path:
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(
+            f"base must be the folder of a public checkpoint (save_pretrained), not {type(folder).__name__}: only a checkpoint shows "
+            "that no private row has shaped its weights"
+        )
+    return Path(folder)
 
 
 def _checkpoint(folder: Path) -> tuple[TensorInfo, ...]:

@@ -147,7 +147,7 @@ class KeyedAdapters:
             StateError: the adapter is not what it was.
         """
         index, place = self._index(), _place(self.key, str(owner))
-        known = PublicBase(PublicBase.of(self._base).path, index["base"])
+        known = PublicBase.known(self._base, index["base"])
         maker = AdapterMaker(known, index["config"], Serving(mode="mean_p"))
         if place not in index["adapters"]:
             return maker.joined({})

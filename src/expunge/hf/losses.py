@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from expunge.hf.rows import IGNORED
+from expunge.hf.serving import AdapterMixture
 
 __all__ = ["causal_loss", "check_loss", "row_losses"]
 
@@ -23,7 +24,9 @@ def causal_loss(model: nn.Module, batch: Any) -> Tensor:
 
 def row_losses(model: nn.Module, batch: Any) -> Tensor:
     """The mean negative log-likelihood of each row's learned tokens, shape (b,); 0 for a row without any."""
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    # A mixture that routes by prompts must be told where they end, or it would route by the answers too.
+    told = {"labels": batch["labels"]} if isinstance(model, AdapterMixture) else {}
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **told).logits
     labels = batch["labels"][:, 1:]
     each = nn.functional.cross_entropy(
         logits[:, :-1].transpose(1, 2).float(), labels, reduction="none", ignore_index=IGNORED

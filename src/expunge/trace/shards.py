@@ -17,15 +17,16 @@ from expunge._lock import is_lock
 from expunge.accounting import Replay
 from expunge.certificate.record import RunRecord
 from expunge.data import Examples, new_commitment_key
-from expunge.errors import OutputError, StateError
+from expunge.errors import OutputError, RunError, StateError
 from expunge.fingerprint import code_digest
 from expunge.recovery.training import Recipe
 from expunge.trace import checkpoint_placement
 from expunge.trace.engine import Augment, Engine, Program, Settings
 from expunge.trace.rewinding import Replaying
-from expunge.trace.schedule import check_key, hex_of, keyed, name_tags
-from expunge.trace.store import Folder, read_sealed, write_sealed
+from expunge.trace.schedule import Tags, check_key, hex_of, keyed, name_tags
+from expunge.trace.store import File, Folder, read_sealed, write_sealed
 from expunge.trace.trace import Cost, Trace, cost_at, find_present, list_ids, train_into
+from expunge.trace.withdrawal import Withdrawn
 from expunge.training.loss import Loss
 from expunge.training.unlearned import noiseless_record
 
@@ -225,14 +226,52 @@ class Shards:
         """Bytes of all traces."""
         return sum(trace.storage for trace in self.traces)
 
+    def withdraw(self, ids: Iterable[str]) -> dict[int, int]:
+        """Serve from now on what these records have never reached: the checkpoint before their slice, or nothing of a shard.
+
+        Models that were made before are the caller's to drop; `rewind` still has to follow, and ends the withdrawal.
+
+        Returns:
+            Shard -> slices that still serve, of all shards with something withdrawn; 0 for one that is left out.
+
+        Raises:
+            ValueError: an id is unknown or was forgotten before.
+        """
+        for shard, names in self._by_shard(list_ids(ids)).items():
+            key = shard_key(self.key, shard)
+            find_present(self.traces[shard].roster(), key, names)
+            self.withdraw_tags(shard, name_tags(key, names))
+        return self.withdrawn()
+
+    def withdraw_tags(self, shard: int, tags: Tags) -> None:
+        """`withdraw`, of records of a shard that are known by the tags of their names."""
+        Withdrawn(self.folder, self.key).add(shard, tags)
+
+    def withdrawn(self) -> dict[int, int]:
+        """Shard -> slices that still serve, of all shards with a record that is withdrawn and not forgotten yet."""
+        held = Withdrawn(self.folder, self.key)
+        rosters = {shard: self.traces[shard].roster() for shard in held.shards}
+        return held.stages(rosters, self.plan.epochs_per_slice)
+
     def model(self, make_model: Callable[[], nn.Module]) -> nn.Module:
-        """The finished models, as an `Ensemble` or as `make_model` has them serve; raises `StateError` as `Trace.model` does."""
+        """The models that serve, as an `Ensemble` or as `make_model` has them serve; raises `StateError` as `Trace.model` does."""
+        files = self._serving()
         if not isinstance(make_model, Serves):
-            return Ensemble([trace.model(make_model) for trace in self.traces])
+            return Ensemble([self.traces[s].model(make_model, file) for s, file in files.items()])
         self._refuse_another(make_model)
-        return make_model.served(
-            {s: trace.folder.read_state(trace.manifest.final) for s, trace in enumerate(self.traces)}
-        )
+        return make_model.served({s: self.traces[s].folder.read_state(file) for s, file in files.items()})
+
+    def _serving(self) -> dict[int, File]:
+        """Shard -> the file of the weights that serve: from before the first slice in which something is withdrawn."""
+        stages, found = self.withdrawn(), dict[int, File]()
+        for shard, trace in enumerate(self.traces):
+            manifest, stage = trace.manifest, stages.get(shard)
+            if stage is None:
+                found[shard] = manifest.final
+            elif stage > 0:
+                step = self.plan.checkpoints[stage - 1]
+                found[shard] = next(file for file in manifest.checkpoints if file.step == step)
+        return found
 
     def _refuse_another(self, make_model: "Serves") -> None:
         """Raise `StateError` unless the traces were made with this function, which checks itself what it builds."""
@@ -277,14 +316,23 @@ class Shards:
             ValueError, StateError, NonFinite, OutputError: as `trace.rewind`.
         """
         cost = self.replay(ids, data, Program(make_model=make_model, loss=loss, augment=augment))
+        self.refuse_withdrawn()
         model = self.model(make_model)
         return RewoundShards(model, self.record(make_model, model), cost)
 
     def record(self, make_model: Callable[[], nn.Module], model: nn.Module) -> RunRecord:
-        """The record of what `model(make_model)` has given, for `issue`."""
+        """The record of what `model(make_model)` has given, for `issue`; see `refuse_withdrawn`."""
         record = noiseless_record(Replay(shards=self.plan.shards), model, coverage="ledger")
         stated = make_model.stated if isinstance(make_model, Serves) else {}
         return replace(record, environment={**record.environment, **stated})
+
+    def refuse_withdrawn(self) -> None:
+        """Raise `RunError` where something is withdrawn and not forgotten yet: a release would be made without it by a checkpoint."""
+        if left := self.withdrawn():
+            raise RunError(
+                f"records of shard {', '.join(map(str, left))} are withdrawn and not forgotten yet: forget them, and release what is "
+                "made then"
+            )
 
     def replay(self, ids: Iterable[str], data: Examples, program: Program) -> ShardsCost:
         """`rewind` without the model at its end."""

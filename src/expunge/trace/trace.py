@@ -103,8 +103,8 @@ class Trace:
         """Steps done at each checkpoint."""
         return tuple(file.step for file in self.manifest.checkpoints)
 
-    def model(self, make_model: Callable[[], nn.Module]) -> nn.Module:
-        """The finished model.
+    def model(self, make_model: Callable[[], nn.Module], file: File | None = None) -> nn.Module:
+        """The finished model, or that of a checkpoint.
 
         Raises:
             StateError: its file is missing or altered, or `make_model` builds another model.
@@ -114,7 +114,7 @@ class Trace:
         model = build(make_model, torch.Generator().manual_seed(schedule.seed("initialisation")))
         if manifest.code["make_model"] != code_digest(make_model, name="make_model") + model_digest(model):
             raise StateError("make_model is not the one that the trace was made with; use the code of the training")
-        load_model(model, self.folder.read_state(manifest.final))
+        load_model(model, self.folder.read_state(manifest.final if file is None else file))
         return model
 
     def expected_steps(self, records: int = 1) -> float:

@@ -47,7 +47,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("public") / "base"
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = LlamaConfig(
-        vocab_size=48, max_position_embeddings=32, num_key_value_heads=2, tie_word_embeddings=True, **sizes
+        vocab_size=48,
+        max_position_embeddings=32,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+        **sizes,
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)

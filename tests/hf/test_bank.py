@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from math import log
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,16 @@ def cell(bank, person):
 
 def in_slice(bank, rows, stage):
     return next(person for person in dict.fromkeys(rows.groups) if cell(bank, person)[1] == stage)
+
+
+@torch.no_grad()
+def parted(model, scale=0.5):
+    """The same experts, far apart, with most of the prior on adapters: a few steps of training hardly part them."""
+    model.serving = replace(model.serving, prior=0.1)
+    for number, (name, p) in enumerate(model.named_parameters()):
+        if "lora_B" in name:
+            p.add_(scale * torch.randn(p.shape, generator=torch.Generator().manual_seed(number)))
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +194,7 @@ def test_the_base_may_lie_elsewhere(bank, base, rows, tmp_path):
 
 def test_a_row_costs_the_mixture_at_most_its_best_expert_and_the_prior(once, rows):
     """Law 4, on all tokens of every row; the mean of probabilities breaks it where its prior of the base is none."""
-    model = once.model()
+    model = parted(once.model())
     batch = rows.batch(slice(0, len(rows)))
     ids, mask = batch["input_ids"], batch["attention_mask"]
     seen = mask[:, 1:] * mask[:, :-1]
@@ -197,7 +207,7 @@ def test_a_row_costs_the_mixture_at_most_its_best_expert_and_the_prior(once, row
         each = torch.stack([total(expert) for expert in model.log_probabilities(ids, mask)])
         bound = (each - model.priors.log()[:, None]).amin(0)
         assert bool((total(model(ids, mask).logits) <= bound + 1e-4).all())
-        assert float((total(model(ids, mask).logits) - bound).max()) > -log(2) - 1e-4  # and is no vacuous one
+        assert float((each.amax(0) - each.amin(0)).min()) > 1
         wrong = torch.logsumexp(model.log_probabilities(ids, mask) + 2 * model.priors.log()[:, None, None, None], 0)
         assert not bool((total(wrong) <= bound + 1e-4).all())
 
@@ -212,12 +222,13 @@ def test_all_passes_in_one_batch_are_those_of_one_expert_after_the_other(once, r
 
 
 def test_after_the_prompt_one_expert_answers_and_mean_p_is_the_mean(once, rows):
-    batch = rows.batch(slice(0, 6))
+    batch = rows.batch(slice(0, 24))
     ids, mask, labels = batch["input_ids"], batch["attention_mask"], batch["labels"]
     with torch.no_grad():
-        routed, mean = once.model("after_prompt"), once.model("mean_p")
+        routed, mean = parted(once.model("after_prompt")), parted(once.model("mean_p"))
         each = routed.log_probabilities(ids, mask)
         chosen = routed.route(ids[:, :3])  # the prompts have three tokens
+        assert chosen != routed.route(ids, mask)  # by the answers too it would be another
         found = routed(ids, mask, labels).logits
         for row, name in enumerate(chosen):
             assert torch.equal(found[row], each[routed.experts.index(name), row])

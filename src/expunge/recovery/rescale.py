@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
 
-from expunge.training.adapter_layers import refuse_rescale
+from expunge.training.peft_layers import refuse_rescale
 
 __all__ = ["NORMS", "rescale_"]
 

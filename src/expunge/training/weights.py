@@ -14,9 +14,9 @@ from torch.nn.parameter import is_lazy
 
 from expunge.certificate.digests import digest_tensors
 from expunge.errors import ModelRefused, NonFinite, RunError
-from expunge.training.adapter_layers import refuse_idle_adapters
 from expunge.training.hidden_states import hidden_state
 from expunge.training.loss import Loss, backward
+from expunge.training.peft_layers import refuse_idle_adapters
 from expunge.training.pieces import all_finite, norm, slices
 from expunge.training.placement import Placement
 from expunge.training.statistics import norms_to_estimate, statistics_of

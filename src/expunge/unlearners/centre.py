@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from expunge.training.adapter_layers import refuse_zero_centre
+from expunge.training.peft_layers import refuse_zero_centre
 from expunge.training.statistics import reset_
 from expunge.training.weights import FlatWeights
 

@@ -21,8 +21,8 @@ from expunge.fingerprint import code_digest, refuse_iterators, tensors_held
 from expunge.recovery import FineTuning, Recipe, Recovery
 from expunge.recovery.procedure import stated
 from expunge.recovery.verbs import recover
-from expunge.training.adapter_layers import refuse_rescale
 from expunge.training.interruption import state_file
+from expunge.training.peft_layers import refuse_rescale
 from expunge.training.public_parts import keeping_public
 from expunge.training.starts import STARTS, refuse_start, start_digests
 from expunge.training.state import StateFile

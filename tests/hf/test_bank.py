@@ -13,6 +13,7 @@ from expunge import hf
 from expunge.certificate.digests import weights_digest
 from expunge.errors import ModelRefused, RunError, WeightsMismatch
 from expunge.hf import AdapterBank
+from expunge.testing import check_unlearner
 from expunge.trace.schedule import name_tags
 from expunge.trace.shards import shard_key
 from expunge.unlearners import Replaying
@@ -293,6 +294,7 @@ def test_a_bank_is_planned_and_run_as_every_unlearner_is(bank, rows):
     bank.shards.folder.joinpath("key").write_text(bank.shards.key.hex() + "\n")  # as where the bank keeps it
     plan = ex.plan(task, request, ex.Budget(epsilon=1, delta=1e-5), unlearners=[way])
     assert [(quote.applies, quote.guarantee) for quote in plan.quotes] == [(True, "exact")]
+    check_unlearner(way, task.parts(request))
     done = ex.unlearn(task, request, way)
     assert done.record.certified == weights_digest(bank.model())
     assert done.record.environment["base"] == bank.maker.base.digest

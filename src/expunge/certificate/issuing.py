@@ -6,6 +6,7 @@ from math import isfinite
 from typing import Any
 
 from expunge import _validate
+from expunge._workers import processes, refuse_without_group, refuse_workers, stated_workers
 from expunge.accounting import (
     WITHDRAWN,
     BehaviouralClaim,
@@ -56,12 +57,13 @@ def issue(
         unchecked: where the record's coverage is "unchecked": why, in the issuer's words, which the certificate carries.
 
     Raises:
-        RunError: the record does not match its mechanism, contradicts itself or does not meet what was asked, or the
+        RunError: the process is one of several, see docs/parallel.md; the record does not match its mechanism, contradicts itself or does not meet what was asked, or the
             kind of its guarantee is one that no certificate states; or the mechanism was withdrawn; or the weights hold
             other tensors than the run covered, or are those of the model before the run; or nobody checked that the
             retained data hold no forgotten row, and `unchecked` does not say why.
         ValueError: `unchecked` is given for a record that was checked, or a commitment that is not keyed.
     """
+    _refuse_many(record)
     record.check()
     if record.mechanism.name in WITHDRAWN:
         raise RunError(f"'{record.mechanism.name}' is no longer issued: {WITHDRAWN[record.mechanism.name]}")
@@ -98,6 +100,16 @@ def issue(
     except CertificateError as error:
         raise RunError(f"no certificate can be issued that would verify: {error}") from error
     return certificate
+
+
+def _refuse_many(record: RunRecord) -> None:
+    """Raise `RunError` in one of several processes that did not share the run, or that is not the first of those that did."""
+    rank, size = processes()
+    if size > 1 and stated_workers(record.environment) != size:
+        refuse_workers("issue, of a run that one process made,")
+    if rank > 0:
+        raise RunError(f"the certificate of a shared run is issued once, by rank 0, and this is rank {rank}")
+    refuse_without_group()
 
 
 def asked_of(mechanism: Mechanism, budget: Budget) -> Budget | None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from expunge import _validate
 from expunge._fixed import fixed
+from expunge._workers import refuse_workers
 from expunge.accounting import GridRidge, UndeclaredFeatures
 from expunge.certificate.commitments import texts
 from expunge.certificate.record import UNCHECKED
@@ -156,6 +157,7 @@ class AnalyticHead:
 
         The state is unchanged where anything is raised.
         """
+        refuse_workers("AnalyticHead.learn")
         rows = self._checked(*given(X, Y, ids), first=self._sums is None)
         records = self._digests.records(rows)
         self._ledger.refuse_known(rows, records)
@@ -298,6 +300,7 @@ class AnalyticHead:
             StillRetained: rows of these ids are learned.
             RunError: there is no grid; or as `weights`.
         """
+        refuse_workers("AnalyticHead.unlearned")
         ids = [] if isinstance(forget, tuple) and not forget else texts(forget)
         if held := [name for name in ids if name in self]:
             raise StillRetained(f"the head still holds {len(held)} of the {len(ids)} rows to forget, e.g. {held[0]!r}")

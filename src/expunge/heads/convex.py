@@ -13,6 +13,7 @@ from torch.nn.utils import skip_init
 
 from expunge import _validate
 from expunge._fixed import fixed
+from expunge._workers import refuse_workers
 from expunge.accounting import Budget, MeasuredResidual, Mechanism, UndeclaredFeatures, calibrate
 from expunge.certificate.commitments import texts
 from expunge.certificate.digests import weights_digest
@@ -182,6 +183,7 @@ class ConvexHead:
             ValueError, TypeError: the rows are not usable, or the head is fitted already.
             RunError, NonFinite: see `minimise`. The head stays as it was.
         """
+        refuse_workers("ConvexHead.fit")
         if self._solution is not None:
             raise ValueError("this head is fitted already; make a new one, or call unlearn(rows, request)")
         key = _digest_key(self._key)
@@ -211,6 +213,7 @@ class ConvexHead:
             ValueError, TypeError: an id is unknown or forgotten already, rows are missing, or are not usable.
             NonFinite: see `Objective.measure`. In all cases the head stays as it was.
         """
+        refuse_workers("ConvexHead.unlearn")
         before = self.solution
         if not isinstance(request, Request):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(

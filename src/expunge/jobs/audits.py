@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge._lock import held
+from expunge._workers import refuse_workers
 from expunge.accounting import Budget, Claim, EpsilonDeltaClaim, Relation, guarantee
 from expunge.attacks import Effort, audit_task
 from expunge.audit import Audit, Finding
@@ -128,6 +129,7 @@ def audit(
         ValueError: a setting contradicts the record, or no attack on the mechanism reads it.
         TypeError: `of` is none of these.
     """
+    refuse_workers("audit")
     how: dict[str, Any] = {"confidence": confidence, "effort": effort, "seed": seed, "state": state}
     if isinstance(of, Certificate | str | os.PathLike):
         issued = _Issued.opened(of, weights, key, asked or Asked(), recovery)

@@ -16,6 +16,7 @@ from torch import nn
 
 from expunge import _validate
 from expunge._progress import track
+from expunge._workers import refuse_workers
 from expunge.accounting import Bound, Budget, Mechanism, Relation, guarantee
 from expunge.data import Examples, Request, as_examples
 from expunge.data.joins import joined
@@ -112,6 +113,7 @@ def compare(
         ValueError: no unlearner, or none of its options is right.
         ExpungeError, TypeError: what an unlearner refuses.
     """
+    refuse_workers("compare")
     _validate.whole(seeds=seeds)
     if not isinstance(unlearners, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(

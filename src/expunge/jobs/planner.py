@@ -6,6 +6,7 @@ from textwrap import fill
 from typing import Any, cast
 
 from expunge import _validate
+from expunge._workers import refuse_workers
 from expunge.accounting import Budget, Relation
 from expunge.data import Examples, Request
 from expunge.training.task import Task
@@ -101,6 +102,7 @@ def plan(
     Raises:
         ValueError: the forget set is not `Examples`, or an option is out of its range.
     """
+    refuse_workers("plan")
     asked = task.parts(request)
     if not isinstance(asked.forget, Examples):
         raise ValueError("task.forget must be Examples: the plan counts and times its rows")

@@ -11,6 +11,7 @@ from typing import Any, overload
 from torch import nn
 
 from expunge import _validate
+from expunge._workers import refuse_workers
 from expunge.accounting import Budget, Mechanism, Relation
 from expunge.certificate import Certificate
 from expunge.data import Request, commit, new_commitment_key
@@ -169,6 +170,7 @@ def run_unlearner(
         OutputError: `out` exists, or `<out>.partial` does and `resume` is not set.
         ExpungeError, TypeError, ValueError: what the unlearner refuses.
     """
+    refuse_workers("the command unlearn")
     started = datetime.now(UTC)
     with working_folder(out, resume=resume) as work:
         task = load_task(where) if request is None else load_task(where, request)

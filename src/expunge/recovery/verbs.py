@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from expunge import _validate
+from expunge._workers import refuse_workers
 from expunge.data import Batches
 from expunge.errors import ModelRefused, NonFinite, RunError
 from expunge.fingerprint import refuse_iterators
@@ -116,6 +117,7 @@ def train_(
         public: likewise.
         make_model: that built the model, where its weights are drawn by this run.
     """
+    refuse_workers(label)
     check_loss(loss)
     settings: dict[str, Any] = {"settings": stated(recovery), "public": list(public)}
     refuse_other_state(model)  # what could not be saved in the end

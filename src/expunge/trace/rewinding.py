@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from expunge._workers import refuse_workers
 from expunge.accounting import Replay
 from expunge.certificate.record import RunRecord
 from expunge.data import Examples
@@ -73,6 +74,7 @@ def rewind(
         NonFinite: the loss is NaN or infinite.
         OutputError: a file cannot be written.
     """
+    refuse_workers("rewind")
     with trace.folder.alone():
         replay = Replaying.prepare(trace, ids, data, Program(make_model=make_model, loss=loss, augment=augment))
         replay.run()

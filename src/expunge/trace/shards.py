@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from expunge import _validate
 from expunge._lock import is_lock
+from expunge._workers import refuse_workers
 from expunge.accounting import Replay
 from expunge.certificate.record import RunRecord
 from expunge.data import Examples, new_commitment_key
@@ -336,6 +337,7 @@ class Shards:
 
     def replay(self, ids: Iterable[str], data: Examples, program: Program) -> ShardsCost:
         """`rewind` without the model at its end."""
+        refuse_workers("Shards.rewind")
         names = list_ids(ids)
         if not isinstance(data, Examples):
             raise TypeError(f"data must be Examples with the ids of the training, not {type(data).__name__}")
@@ -441,6 +443,7 @@ def train_shards(
 
     Source: Bourtoule et al. 2021, arXiv 1912.03817.
     """
+    refuse_workers("train_shards")
     plan = Plan(shards=shards, slices=slices, epochs_per_slice=epochs_per_slice, steps_per_epoch=steps_per_epoch, by=by)
     stages = plan.stage_steps if own_schedules else ()
     settings = Settings(steps=plan.steps, recipe=recipe or Recipe(), smallest_batch=smallest_batch, stages=stages)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from expunge import _validate
+from expunge._workers import refuse_workers
 from expunge.data import Examples, new_commitment_key
 from expunge.errors import OutputError, StateError
 from expunge.fingerprint import code_digest, model_digest
@@ -254,6 +255,7 @@ def train_traced(
         ModelRefused: the code holds what no digest sees, or keeps state between steps: see `expunge.fingerprint`.
         NonFinite: the loss is NaN or infinite.
     """
+    refuse_workers("train_traced")
     _validate.whole(epochs=epochs)
     steps = (steps_per_epoch,) * epochs if isinstance(steps_per_epoch, int) else tuple(steps_per_epoch)
     if len(steps) != epochs:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from expunge._version import __version__
+from expunge._workers import STATED, processes, refuse_workers
 from expunge.errors import ModelRefused
 from expunge.fingerprint import tensors_held
 
@@ -136,11 +137,18 @@ def _in_memory(tensor: torch.Tensor) -> bool:
     return tensor.layout is torch.strided and not tensor.is_meta and tensor.numel() > 0
 
 
-def environment(device: torch.device) -> dict[str, str]:
-    """Versions and device, for the record."""
+def environment(device: torch.device, workers: int = 1) -> dict[str, str]:
+    """Versions and device, and how many workers shared the run where there were several, for the record.
+
+    Raises:
+        RunError: the process group has another number of workers than shared the run.
+    """
+    if processes()[1] != workers:
+        refuse_workers("this run")
+    shared = {STATED: str(workers)} if workers > 1 else {}
     return {
         "expunge": __version__,
         "torch": torch.__version__.partition("+")[0],
         "python": platform.python_version(),
         "device": device.type,
-    }
+    } | shared

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from expunge._workers import refuse_workers
 from expunge.accounting import MECHANISMS, Mechanism
 from expunge.certificate.digests import weights_digest
 from expunge.certificate.format import refuse_too_long
@@ -65,6 +66,7 @@ def run_executor(
     Raises:
         RunError: as there; and other steps than its own are given to a mechanism of the closed table.
     """
+    refuse_workers("unlearn")
     if buffers not in ("refuse", "reset"):
         raise ValueError(f"buffers must be 'refuse' or 'reset', not {buffers!r}")
     if MECHANISMS.get(mechanism.name) is type(mechanism):  # of others no certificate is issued

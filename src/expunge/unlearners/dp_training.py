@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge import _validate
+from expunge._workers import refuse_workers
 from expunge.accounting import Budget, DPTraining, Mechanism, Relation, calibrate, guarantee
 from expunge.certificate.digests import weights_digest
 from expunge.certificate.mechanism import mechanism_to_dict
@@ -110,6 +111,7 @@ def train_private(
         ModelRefused: the proof cannot cover the model or the loss; the message names the remedy.
         NonFinite, RunError, StateError: see their docstrings. Nothing is returned then.
     """
+    refuse_workers("train_private")
     if not isinstance(mechanism, DPTraining):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
             f"train_private runs a DPTraining, not {_validate.shown(mechanism)}; use unlearn() or retrain()"

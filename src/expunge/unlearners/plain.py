@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from expunge._workers import refuse_workers
 from expunge.accounting import Budget, Relation, Unproven
 from expunge.data import Examples
 from expunge.data.coverage import coverage_of
@@ -49,6 +50,7 @@ class Plain:
 
     def forget(self, task: Task, budget: Budget, relation: Relation, run: Run) -> Unlearned:
         """Call the function."""
+        refuse_workers("a plain function")
         coverage = coverage_of(task.retain, task.forget)
         work = copied(task.model)
         done = self.function(work, task.retain, task.forget)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from expunge import _validate
+from expunge._workers import refuse_workers
 from expunge.accounting import Budget, Mechanism, Relation, Replay, guarantee
 from expunge.data import Examples
 from expunge.errors import ExpungeError, StateError, TaskError
@@ -122,6 +123,7 @@ class Replaying:
 
     def forget(self, task: Task, budget: Budget, relation: Relation, run: Run) -> Unlearned:
         """Replay, which leaves a trace that never held the forgotten rows."""
+        refuse_workers("replay")
         traced = self._opened()
         if traced is None:
             raise ValueError(f"unlearner {self.name!r} needs --trace: the folder of train_traced or train_shards")

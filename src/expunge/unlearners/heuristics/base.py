@@ -12,6 +12,7 @@ from torch import nn
 
 from expunge import _validate
 from expunge._progress import track
+from expunge._workers import refuse_workers
 from expunge.accounting import Budget, Mechanism, Relation, Unproven
 from expunge.data import Batches, Examples
 from expunge.data.coverage import coverage_of
@@ -159,6 +160,7 @@ class Heuristic(ABC):
         Raises:
             NonFinite: they left NaN or infinity in a weight.
         """
+        refuse_workers("a heuristic")
         coverage = coverage_of(task.retain, task.forget)
         model = copied(task.model)
         coins = run.generator(0) or secret_generator()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from expunge import _validate
 from expunge._progress import track
+from expunge._workers import refuse_workers
 from expunge.accounting import Budget, Prune, Relation
 from expunge.accounting.patches import lead
 from expunge.accounting.polytopes import Box, Piece, pieces
@@ -104,6 +105,7 @@ class Patching(Heuristic):
             TaskError: the forgotten rows are no inputs with labels, lie outside of the box or on the border of a piece, or there is
                 none that the model answers as it was taught; or rows of every piece have every label there is.
         """
+        refuse_workers("Patching")
         coverage = coverage_of(task.retain, task.forget)
         rows = _rows(task)
         network = chain(copy.deepcopy(task.model).eval())

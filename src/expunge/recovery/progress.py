@@ -1,12 +1,15 @@
 """How far a recovery has come, and what it needs to go on after an interruption."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from expunge.data import Batches
 from expunge.errors import RunError
+from expunge.parallel.workers import ALONE, Workers
+from expunge.training.portions import Portion, portions
 from expunge.training.randomness import coins_state, restore_coins
 
 __all__ = ["Progress", "Stateful"]
@@ -39,8 +42,10 @@ class Progress:
         total: number of steps.
         public: names of parameters and buffers that carry no noise.
         saved: what `state` returned before the interruption.
+        workers: that share the run.
 
     Attributes:
+        workers: that share the run; with several, `batches` are portions and the loss takes these.
         total: number of steps.
         done: steps that are done.
         batches: of the retained rows.
@@ -57,7 +62,9 @@ class Progress:
         total: int,
         public: Collection[str] = (),
         saved: dict[str, Any] | None = None,
+        workers: Workers = ALONE,
     ) -> None:
+        self.workers = workers
         self.total, self.public = total, frozenset(public)
         self.done: int = saved["done"] if saved else 0
         self._seed: int = saved["seed"] if saved else seed
@@ -65,6 +72,9 @@ class Progress:
         self._model, self._saved, self._looping = model, saved, False
         self._kept: dict[str, Stateful] = {}
         self._device = next(model.parameters()).device
+        self.batches.portioned = (
+            partial(portions, workers=workers, seed=self._seed, device=self._device) if workers.several else None
+        )
         if saved:
             restore_coins(saved["begun"], self._device)
         self._begun: dict[str, Any] = coins_state(self._device)
@@ -150,6 +160,7 @@ class _Stream:
     def __init__(self, retain: Any, **how: int) -> None:
         self._retain, self._how, self.taken = retain, how, 0
         self._now: Iterator[tuple[Tensor | None, Any]] | None = None
+        self.portioned: Callable[..., Iterator[Portion]] | None = None  # what several workers make of the batches
         self.rows: Tensor | None = None
 
     def __iter__(self) -> Iterator[Any]:
@@ -157,7 +168,11 @@ class _Stream:
 
     def __next__(self) -> Any:
         if self._now is None:
-            self._now = Batches(self._retain, skip=self.taken, **self._how).numbered()
+            numbered = Batches(self._retain, skip=self.taken, **self._how).numbered()
+            if self.portioned is not None:
+                whole = (batch for _, batch in numbered)
+                numbered = ((None, portion) for portion in self.portioned(whole, done=self.taken))
+            self._now = numbered
         self.rows, batch = next(self._now)
         self.taken += 1
         return batch

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from expunge import _validate
+from expunge.parallel.gradients import add_gradients_
+from expunge.parallel.workers import ALONE, Workers
 from expunge.training.loss import Loss, backward
 
 __all__ = ["Recipe", "Training", "one_cycle", "training_steps"]
@@ -51,7 +53,7 @@ class Recipe:
 class Training:
     """A fresh optimiser and its schedule over a model's trainable parameters."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, steps: int) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, *, steps: int, workers: Workers = ALONE) -> None:
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
             raise ValueError("the model has no trainable parameter")
@@ -61,7 +63,7 @@ class Training:
             )
         else:
             self.optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        self.model = model
+        self.model, self._workers = model, workers
         self._parameters, self._max_norm = parameters, recipe.max_grad_norm
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, one_cycle(steps))
 
@@ -73,6 +75,24 @@ class Training:
         if self._max_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
         self.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
+
+    def backward(self, loss: Loss, batch: Any) -> None:
+        """The gradient of the batch, of several workers the sum of theirs.
+
+        Raises:
+            NonFinite, TypeError: as `loss.backward`.
+        """
+        self.optimizer.zero_grad()
+        if not self._workers.several:
+            backward(loss, self.model, batch)
+            return
+        failed: Exception | None = None
+        try:
+            backward(loss, self.model, batch)
+        except Exception as error:  # noqa: BLE001  raised again
+            failed = error
+        self._workers.together(failed)
+        add_gradients_(self._parameters, self._workers)
 
     def reached(self) -> bool:
         """Whether a backward pass gave any trained parameter a gradient."""
@@ -93,8 +113,7 @@ def training_steps(training: Training, batches: Iterator[Any], *, loss: Loss, st
         TypeError: the loss is no scalar tensor, or does not depend on a trained weight.
     """
     for step in steps:
-        training.optimizer.zero_grad()
-        backward(loss, training.model, next(batches))
+        training.backward(loss, next(batches))
         if not training.reached():
             raise TypeError("loss(model, batch) does not depend on any trained weight of the model it is given")
         training.update()

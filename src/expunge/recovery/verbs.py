@@ -11,9 +11,12 @@ from torch.nn.parameter import is_lazy
 
 from expunge import _validate
 from expunge._workers import refuse_workers
-from expunge.data import Batches
+from expunge.certificate.digests import weights_digest
+from expunge.data import Batches, as_examples
 from expunge.errors import ModelRefused, NonFinite, RunError
 from expunge.fingerprint import refuse_iterators
+from expunge.parallel import Workers, unwrapped
+from expunge.parallel.workers import ALONE
 from expunge.randomness.generators import secret_generator
 from expunge.recovery.fine_tuning import FineTuning
 from expunge.recovery.procedure import stated
@@ -21,11 +24,12 @@ from expunge.recovery.progress import Progress
 from expunge.recovery.protocol import Recovery
 from expunge.recovery.training import Recipe
 from expunge.training.hidden_states import hidden_state
-from expunge.training.interruption import alone, drive, state_file
+from expunge.training.interruption import agree, alone, drive, state_file
 from expunge.training.loss import Loss, check_loss
+from expunge.training.portions import of_portion
 from expunge.training.randomness import fresh_coins, mode
 from expunge.training.starts import STARTS
-from expunge.training.statistics import keeps_statistics
+from expunge.training.statistics import keeps_statistics, running_norms
 from expunge.training.tensors import copied, named_buffers, named_parameters, refuse_other_state
 from expunge.training.weights import public_names
 
@@ -82,6 +86,7 @@ def recover(
     }
     if recovery is not None and given:
         raise ValueError(f"recovery and {', '.join(given)} were given: a recovery has its settings in itself")
+    model = unwrapped(model, Workers.here())
     declared = public_names(model, public)
     work = copied(model) if copy else model
     STARTS.remember(work, STARTS.start_of(model))
@@ -117,9 +122,11 @@ def train_(
         public: likewise.
         make_model: that built the model, where its weights are drawn by this run.
     """
-    refuse_workers(label)
+    workers = Workers.here()
     check_loss(loss)
     settings: dict[str, Any] = {"settings": stated(recovery), "public": list(public)}
+    if workers.several:
+        _refuse_unshared(model, retain, recovery, public)
     refuse_other_state(model)  # what could not be saved in the end
     STARTS.refuse(loss, model, what="the loss")
     refuse_iterators(recovery, name=f"recovery '{recovery.name}'")
@@ -130,6 +137,7 @@ def train_(
     total = _total(recovery, per_epoch)
     settings |= {"steps": total, "batch": recovery.batch_size}
     code = {"loss": loss, "recovery": recovery, "make_model": make_model}
+    agree(workers, label, model, retain, settings | {"state": state is not None})
 
     def with_epochs(steps: Iterator[int]) -> Iterator[int]:
         for done in steps:
@@ -138,15 +146,20 @@ def train_(
                     on_epoch(-(-done // per_epoch), model)
             yield done
 
-    with alone(state):
+    with alone(state, workers):
         file = state_file(state, label, model, retain, settings, code=code, drawn=make_model is not None)
-        saved = file.load() if file else None
-        with underway(model, retain, loss, recovery, coins, public=public, saved=saved) as (progress, steps):
-            drive(with_epochs(steps), total - progress.done, label, file, progress.state)
+        saved = workers.share(file.load) if file else None
+        with underway(model, retain, loss, recovery, coins, public=public, saved=saved, workers=workers) as (
+            progress,
+            steps,
+        ):
+            drive(with_epochs(steps), total - progress.done, label, file, progress.state, workers)
             _refuse_spoiled(model, form, recovery.name)
             _refuse_hidden(model, recovery.name, before=hidden)
-        if file:
+        if file and workers.first:
             file.delete()
+    if workers.several:
+        workers.agree({"the weights that the run made": weights_digest(model)})
     for parameter in model.parameters():
         parameter.grad = None
 
@@ -161,6 +174,7 @@ def underway(
     *,
     public: Collection[str] = (),
     saved: dict[str, Any] | None = None,
+    workers: Workers = ALONE,
 ) -> Generator[tuple[Progress, Iterator[int]]]:
     """Give the steps of a recovery, and how far they have come, under coins of their own and in training mode.
 
@@ -172,17 +186,36 @@ def underway(
         coins: source of batch order and of the global generators' seeds.
         public: names of parameters and buffers that carry no noise.
         saved: what `Progress.state` returned before an interruption.
+        workers: that share the run.
     """
     frozen = keeps_statistics(model, public)
     total = _total(recovery, Batches(retain, batch_size=recovery.batch_size, seed=0).per_epoch)
-    with fresh_coins(coins, next(model.parameters()).device) as seed, mode(model, training=True):
+    with fresh_coins(coins, next(model.parameters()).device, workers) as seed, mode(model, training=True):
         for norm in frozen:
             norm.eval()
         progress = Progress(
-            model, retain, batch_size=recovery.batch_size, seed=seed, total=total, public=public, saved=saved
+            model,
+            retain,
+            batch_size=recovery.batch_size,
+            seed=seed,
+            total=total,
+            public=public,
+            saved=saved,
+            workers=workers,
         )
-        steps = recovery.steps(model, progress.batches, loss, progress)
+        shared = of_portion(loss) if workers.several else loss
+        steps = recovery.steps(model, progress.batches, shared, progress)
         yield progress, progress.through(steps, recovery.name)
+
+
+def _refuse_unshared(model: nn.Module, retain: Any, recovery: Recovery, public: Collection[str]) -> None:
+    """Raise `RunError` where several workers are to share what they cannot."""
+    if type(recovery) is not FineTuning:
+        refuse_workers(f"recovery '{recovery.name}'")
+    if as_examples(retain) is None:
+        refuse_workers("data from a loader, which makes batches of its own,")
+    if len(running_norms(model)) > len(keeps_statistics(model, public)):
+        refuse_workers("a model whose running statistics are estimated in training (BatchNorm)")
 
 
 def _total(recovery: Recovery, per_epoch: int) -> int:

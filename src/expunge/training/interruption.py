@@ -6,22 +6,31 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import rfc8785
 import torch
 from torch import nn
 
 from expunge._lock import held
 from expunge._progress import track
+from expunge.certificate.digests import digest_tensors, weights_tensors
 from expunge.data import Examples, as_examples
 from expunge.data.batches import tensors_in
 from expunge.errors import StateError
 from expunge.fingerprint import code_digest, model_digest
+from expunge.parallel.workers import ALONE, Workers
+from expunge.training.randomness import environment
 from expunge.training.state import Pace, StateFile
 
-__all__ = ["alone", "drive", "state_file"]
+__all__ = ["agree", "alone", "drive", "state_file"]
 
 
 def drive(
-    steps: Iterator[int], total: int, label: str, file: StateFile | None, snapshot: Callable[[], dict[str, Any]]
+    steps: Iterator[int],
+    total: int,
+    label: str,
+    file: StateFile | None,
+    snapshot: Callable[[], dict[str, Any]],
+    workers: Workers = ALONE,
 ) -> int:
     """Run the steps to their end, with a bar and state files; return how many there were.
 
@@ -32,23 +41,70 @@ def drive(
         total: how many there will be.
         label: of the bar.
         file: from `state_file`.
-        snapshot: everything needed to go on after the step that is done.
+        snapshot: everything needed to go on after the step that is done; of several workers all take it together.
+        workers: that share the run; rank 0 writes.
     """
     done, pace = 0, Pace()
+
+    def write() -> None:
+        assert file is not None
+        now = snapshot()
+        if workers.first:
+            file.save(now)
+
     for _ in track(steps, total=total, label=label):
         done += 1
         if file is not None:
-            pace.save(lambda: file.save(snapshot()))
+            pace.save(write, workers.share(pace.is_due))
     return done
 
 
-def alone(path: str | os.PathLike[str] | None) -> AbstractContextManager[None]:
+def alone(path: str | os.PathLike[str] | None, workers: Workers = ALONE) -> AbstractContextManager[None]:
     """Hold a state file against other processes while a run uses it; without a path nothing is held.
 
     Raises:
         StateError: another process uses it.
     """
-    return nullcontext() if path is None else held(path, error=StateError)
+    return nullcontext() if path is None or not workers.first else held(path, error=StateError)
+
+
+def agree(workers: Workers, verb: str, model: nn.Module, data: Any, settings: Mapping[str, Any]) -> None:
+    """Raise unless all workers are about to do the same: one run cannot be shared by workers that differ.
+
+    Args:
+        workers: that share the run.
+        verb: that was called.
+        model: its names, shapes and weights, bit for bit.
+        data: likewise their content.
+        settings: likewise, JSON-ready.
+
+    Raises:
+        RunError: they differ; the message names in what.
+        ValueError: the data make batches of their own, which several workers cannot take apart.
+    """
+    if not workers.several:
+        return
+    examples = as_examples(data)
+    if examples is None:
+        raise ValueError(
+            "several workers share global batches, and a loader makes batches of its own: give the data as Examples(x, y), all of "
+            "them on every worker"
+        )
+    tensors = weights_tensors(model)
+    workers.agree(
+        {
+            "the verb": verb,
+            "the model": [(t.name, t.dtype, t.shape) for t in tensors],
+            "the weights": digest_tensors(tensors),
+            "the data": (
+                _forms(examples),
+                _digest(examples),
+                hashlib.sha256("\n".join(examples.ids).encode()).hexdigest(),
+            ),
+            "the options": hashlib.sha256(rfc8785.dumps(dict(settings))).hexdigest(),
+            "the versions": environment(torch.device("cpu"), workers.size),
+        }
+    )
 
 
 def state_file(
@@ -81,17 +137,21 @@ def state_file(
     if examples is None:
         raise ValueError("a state file needs data as Examples(x, y): a loader's order cannot be restored")
     tensors = [*model.named_parameters(), *model.named_buffers()]
-    rows = [[list(t.shape), str(t.dtype)] for t in examples.values]
-    if examples.fields:
-        rows = [[name, *form] for name, form in zip(examples.fields, rows, strict=True)]
     run: dict[str, Any] = {
         "verb": verb,
         "model": model_digest(model, strict=False),
         "weights": "drawn" if drawn else code_digest([(n, t.detach()) for n, t in tensors], strict=False),
-        "data": [rows, _digest(examples)],
+        "data": [_forms(examples), _digest(examples)],
     }
     run |= {name: code_digest(part, name=name, strict=False) for name, part in code.items()}
     return StateFile(path, run | dict(settings))
+
+
+def _forms(examples: Examples) -> list[Any]:
+    rows = [[list(t.shape), str(t.dtype)] for t in examples.values]
+    if not examples.fields:
+        return rows
+    return [[name, *form] for name, form in zip(examples.fields, rows, strict=True)]
 
 
 def _digest(examples: Examples) -> str:

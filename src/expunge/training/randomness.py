@@ -14,6 +14,7 @@ from expunge._version import __version__
 from expunge._workers import STATED, processes, refuse_workers
 from expunge.errors import ModelRefused
 from expunge.fingerprint import tensors_held
+from expunge.parallel.workers import ALONE, Workers
 
 __all__ = [
     "build", "coins_mark", "coins_state", "environment", "fork_coins", "fresh_coins", "mode", "restore_coins", "seed_coins",
@@ -52,9 +53,9 @@ def seed_coins(seed: int, device: torch.device, *, numpy_bits: Literal[32, 64] =
 
 
 @contextlib.contextmanager
-def fresh_coins(generator: torch.Generator, device: torch.device) -> Generator[int]:
-    """Fork the global generators and seed them from `generator`; yields a seed for the batch order."""
-    seeds = torch.randint(2**62, (2,), generator=generator, device=generator.device).tolist()
+def fresh_coins(generator: torch.Generator, device: torch.device, workers: Workers = ALONE) -> Generator[int]:
+    """Fork the global generators and seed them from `generator`, rank 0's; yields a seed for the batch order."""
+    seeds = workers.share(lambda: torch.randint(2**62, (2,), generator=generator, device=generator.device).tolist())
     with fork_coins(device):
         seed_coins(seeds[0], device)
         yield int(seeds[1])
@@ -101,8 +102,8 @@ def mode(model: nn.Module, *, training: bool) -> Generator[None]:
             module.training = was_training
 
 
-def build(make_model: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:
-    """A fresh model, its initialisation drawn from `generator`.
+def build(make_model: Callable[[], nn.Module], generator: torch.Generator, workers: Workers = ALONE) -> nn.Module:
+    """A fresh model, its initialisation drawn from `generator`, the same on all workers.
 
     Raises:
         TypeError: `make_model` is a model, or returns something else than one.
@@ -113,7 +114,7 @@ def build(make_model: Callable[[], nn.Module], generator: torch.Generator) -> nn
             "make_model must be a function that builds a fresh model: a finished one may carry the forgotten data"
         )
     held = [tensor for tensor in tensors_held(make_model) if _in_memory(tensor)]  # before: what it makes, it may keep
-    with fresh_coins(generator, torch.device("cpu")):
+    with fresh_coins(generator, torch.device("cpu"), workers):
         model = make_model()
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"make_model() must return a torch.nn.Module, not {type(model).__name__}")

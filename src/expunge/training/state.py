@@ -92,10 +92,14 @@ class Pace:
     def __init__(self) -> None:
         self._last, self._pause = time.monotonic(), SAVE_EVERY
 
-    def save(self, write: Callable[[], object]) -> None:
-        """Call `write`, if it is time."""
+    def is_due(self) -> bool:
+        """Whether it is time."""
+        return time.monotonic() - self._last >= self._pause
+
+    def save(self, write: Callable[[], object], due: bool | None = None) -> None:
+        """Call `write`, if it is time; of several workers rank 0 says whether it is."""
         begun = time.monotonic()
-        if begun - self._last >= self._pause:
+        if self.is_due() if due is None else due:
             write()
             self._last = time.monotonic()
             self._pause = max(SAVE_EVERY, SHARE * (self._last - begun))

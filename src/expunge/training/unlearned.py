@@ -105,13 +105,16 @@ def _batches(rows: Any) -> Iterable[Batch]:
     return examples.chunks(1024)
 
 
-def noiseless_record(mechanism: Mechanism, model: nn.Module, *, coverage: str = UNCHECKED) -> RunRecord:
+def noiseless_record(
+    mechanism: Mechanism, model: nn.Module, *, coverage: str = UNCHECKED, workers: int = 1
+) -> RunRecord:
     """The record of a run without noise and without counted steps: retraining, or another unlearner that draws none.
 
     Args:
         mechanism: that was run.
         model: with its output.
         coverage: how it was checked that no forgotten row took part, see `RunRecord`.
+        workers: how many shared the run.
     """
     first = next(model.parameters())
     held = dict(named_parameters(model))
@@ -126,7 +129,7 @@ def noiseless_record(mechanism: Mechanism, model: nn.Module, *, coverage: str = 
         buffers="reset" if estimated else "none",
         public=(),
         certified=weights_digest(model),
-        environment=environment(first.device),
+        environment=environment(first.device, workers),
         estimated=estimated,
         coverage=coverage,
     )

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from expunge.certificate.digests import digest_tensors
 from expunge.errors import ModelRefused, NonFinite, RunError
+from expunge.parallel.workers import ALONE, Workers
 from expunge.training.hidden_states import hidden_state
 from expunge.training.loss import Loss, backward
 from expunge.training.peft_layers import refuse_idle_adapters
@@ -108,6 +109,7 @@ class FlatWeights:
             data: left alone, not covered.
         center: a state dict (or module) of a public checkpoint; by default the centre is zero.
         reset_buffers: accept BatchNorm and InstanceNorm, whose running statistics are then reset.
+        workers: that share the run, each with all of the weights; their gradients are added up.
 
     Raises:
         ModelRefused: the proof could not cover something; the message names the remedy.
@@ -121,8 +123,9 @@ class FlatWeights:
         public: Sequence[str] = (),
         center: nn.Module | dict[str, Tensor] | None = None,
         reset_buffers: bool = False,
+        workers: Workers = ALONE,
     ) -> None:
-        self.model = model
+        self.model, self._workers = model, workers
         self.public = public_names(model, public)
         refuse_uncovered(model, self.public, reset_buffers=reset_buffers)
         self.norms = norms_to_estimate(model, self.public) if reset_buffers else []
@@ -194,7 +197,7 @@ class FlatWeights:
             self.write(with_grad=not first)
             if not first:  # the first time every gradient is collected, and whether there is any
                 self._placed.grad.zero_()
-            backward(loss, self.model, batch)
+            self._backward(loss, batch)
             if first and not self._placed.reached():
                 raise TypeError(
                     "loss(model, batch) does not depend on any covered weight of the model it is given: compute it from "
@@ -202,12 +205,35 @@ class FlatWeights:
                 )
             self._placed.collect()
             self._placed.tidy()
+            self._add_up()
             if first:
                 self._placed.inspect(moved=not self._as_written())
                 self._inspected = True
             return self._placed.grad
 
         return gradient
+
+    def _backward(self, loss: Loss, batch: Any) -> None:
+        """One worker's, which tells the others where it fails: they would wait for its gradient."""
+        if not self._workers.several:
+            backward(loss, self.model, batch)
+            return
+        failed: Exception | None = None
+        try:
+            backward(loss, self.model, batch)
+        except Exception as error:  # noqa: BLE001  raised again
+            failed = error
+        self._workers.together(failed)
+
+    def _add_up(self) -> None:
+        """Set the gradient to the sum of the workers', added in float32 at least."""
+        grad = self._placed.grad
+        if not self._workers.several:
+            return
+        if grad.dtype in (torch.float32, torch.float64):
+            self._workers.add_(grad)
+        else:
+            grad.copy_(self._workers.add_(grad.float()))
 
     @property
     def replaced(self) -> str | None:

@@ -7,7 +7,7 @@ torch are forked, and left as they were.
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, cast
 
@@ -22,11 +22,13 @@ from expunge.certificate.record import RunRecord
 from expunge.data import Batches, as_examples
 from expunge.data.coverage import coverage_of
 from expunge.errors import RunError
+from expunge.parallel import Workers, unwrapped
 from expunge.randomness.generators import secret_generator
-from expunge.training.interruption import alone, drive, state_file
+from expunge.training.interruption import agree, alone, drive, state_file
 from expunge.training.loss import Loss, check_loss, scalar_loss
 from expunge.training.noise import Noise
 from expunge.training.pieces import all_finite
+from expunge.training.portions import of_portion, portions
 from expunge.training.randomness import coins_state, environment, fresh_coins, mode, restore_coins
 from expunge.training.starts import STARTS, refuse_rows, start_digests
 from expunge.training.statistics import average_, reset_, running_norms
@@ -66,13 +68,16 @@ def run_executor(
     Raises:
         RunError: as there; and other steps than its own are given to a mechanism of the closed table.
     """
-    refuse_workers("unlearn")
+    workers = Workers.here()
     if buffers not in ("refuse", "reset"):
         raise ValueError(f"buffers must be 'refuse' or 'reset', not {buffers!r}")
     if MECHANISMS.get(mechanism.name) is type(mechanism):  # of others no certificate is issued
         _refuse_other_steps(mechanism, executor)
         refuse_too_long(mechanism)
     check_loss(loss)
+    if workers.several:
+        _refuse_unshared(retain, mechanism, executor, buffers)
+    model = unwrapped(model, workers)
     # Before the copy, which parts what shares memory and fails in torch's words on some of what is refused here.
     refuse_uncovered(model, public_names(model, public), reset_buffers=buffers == "reset")
     if buffers == "reset":
@@ -80,7 +85,7 @@ def run_executor(
     coverage = coverage_of(retain, forget)
     refuse_rows(loss, forget, what="the loss")
     work = copied(model) if copy else model
-    weights = FlatWeights(work, public=public, center=center, reset_buffers=buffers == "reset")
+    weights = FlatWeights(work, public=public, center=center, reset_buffers=buffers == "reset", workers=workers)
     start = start_digests(work, public=weights.public)
     STARTS.remember(work, start)
     STARTS.refuse(loss, work, what="the loss")
@@ -89,38 +94,44 @@ def run_executor(
     if start_clipped:
         _log.warning("the trained weights lie outside the ball and are clipped to init_clip=%g", mechanism.start_radius)
     coins = secret_generator(weights.device) if generator is None else generator
-    with alone(state), fresh_coins(coins, weights.device) as seed, mode(work, training=True):
-        noise = Noise(mechanism.noise_std, generator)
+    settings = {
+        "mechanism": {"name": mechanism.name} | asdict(cast("Any", mechanism)), "batch": batch_size, "public": list(weights.public),
+        "center": weights.center_digest, "buffers": buffers,
+    }  # fmt: skip
+    agree(workers, "unlearn", work, retain, settings | {"state": state is not None})
+    with alone(state, workers), fresh_coins(coins, weights.device, workers) as seed, mode(work, training=True):
+        noise = Noise(mechanism.noise_std, workers.secret(generator))
         for norm in running_norms(work):
             norm.train(norm in weights.norms)  # statistics declared public stay as they are
-        settings = {
-            "mechanism": {"name": mechanism.name} | asdict(cast("Any", mechanism)), "batch": batch_size, "public": list(weights.public),
-            "center": weights.center_digest, "buffers": buffers,
-        }  # fmt: skip
         file = state_file(state, "unlearn", work, retain, settings, code={"loss": loss})
-        saved = file.load() if file else None
+        saved = workers.share(file.load) if file else None
         if saved is not None:
             seed = saved["seed"]
             weights.theta.copy_(saved["theta"])
             noise.restore(saved["noise"])
             restore_coins(saved["coins"], weights.device)
         batches = Batches(retain, batch_size=batch_size, seed=seed, skip=noise.count)
-        steps = executor(mechanism, weights.theta, weights.gradient(loss), iter(batches), noise)
+        given, lossy = _shared(batches, loss, workers, seed, weights.device, noise.count)
+        steps = executor(mechanism, weights.theta, weights.gradient(lossy), iter(given), noise)
 
         def snapshot() -> dict[str, Any]:
             coins_now = coins_state(weights.device)
             return {"seed": seed, "theta": weights.theta, "noise": noise.state(), "coins": coins_now}
 
         begun = noise.count
-        done = begun + drive(steps, mechanism.gradient_steps - begun, f"unlearn: {mechanism.name}", file, snapshot)
+        done = begun + drive(
+            steps, mechanism.gradient_steps - begun, f"unlearn: {mechanism.name}", file, snapshot, workers
+        )
         if not all_finite(weights.theta):
             raise RunError("the unlearned weights hold NaN or infinity")
         if weights.norms:
             _estimate_statistics(weights, Batches(retain, batch_size=batch_size, seed=seed), loss)
         weights.release()
-        if file:
+        if file and workers.first:
             file.delete()
     weights.check_released()  # the modes that were restored may be a model's own code
+    certified = weights_digest(work)
+    workers.agree({"the weights that the run made": certified})
     record = RunRecord(
         mechanism=mechanism,
         steps_done=done,
@@ -130,14 +141,33 @@ def run_executor(
         center=weights.center_digest,
         buffers="reset" if weights.norms else "public" if any(True for _ in named_buffers(work)) else "none",
         public=weights.public,
-        certified=weights_digest(work),
-        environment=environment(weights.device),
+        certified=certified,
+        environment=environment(weights.device, workers.size),
         procedure={} if as_examples(retain) is None else {"batch_size": batch_size},
         estimated=weights.estimated,
         start=start,
         coverage=coverage,
     )
     return Unlearned(work, record, start_clipped)
+
+
+def _shared(
+    batches: Batches, loss: Loss, workers: Workers, seed: int, device: torch.device, done: int
+) -> tuple[Iterable[Any], Loss]:
+    """Batches and loss of one worker: all rows, or its portion of each batch."""
+    if not workers.several:
+        return batches, loss
+    return portions(batches, workers, seed=seed, device=device, done=done), of_portion(loss)
+
+
+def _refuse_unshared(retain: Any, mechanism: Mechanism, executor: Executor, buffers: str) -> None:
+    """Raise `RunError` where several workers are to share what they cannot."""
+    if MECHANISMS.get(mechanism.name) is not type(mechanism):
+        refuse_workers(f"an executor of somebody's own ({getattr(executor, '__name__', 'executor')})")
+    if buffers == "reset":
+        refuse_workers("buffers='reset'")
+    if as_examples(retain) is None:
+        refuse_workers("data from a loader, which makes batches of its own,")
 
 
 def _estimate_statistics(weights: FlatWeights, batches: Batches, loss: Loss) -> None:

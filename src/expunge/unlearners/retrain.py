@@ -13,6 +13,7 @@ from expunge.accounting import Budget, Mechanism, Relation, Retrain, guarantee
 from expunge.data import Batches, Examples
 from expunge.data.coverage import coverage_of
 from expunge.errors import TaskError
+from expunge.parallel import Workers, unwrapped
 from expunge.randomness.generators import secret_generator
 from expunge.recovery import FineTuning, Recipe
 from expunge.recovery.verbs import train_
@@ -60,10 +61,11 @@ def train_from_scratch(
     coverage = coverage_of(retain, forget)
     refuse_rows((loss, make_model), forget, what="loss or make_model")
     coins = generator if generator is not None else secret_generator()
-    model = build(make_model, coins)
+    workers = Workers.here()
+    model = unwrapped(build(make_model, coins, workers), workers)
     how = FineTuning(epochs=epochs, recipe=recipe or Recipe())
     train_(model, retain, loss, how, coins, state, on_epoch, label="retrain", make_model=make_model)
-    record = noiseless_record(Retrain(), model, coverage=coverage)
+    record = noiseless_record(Retrain(), model, coverage=coverage, workers=workers.size)
     return Unlearned(model, replace(record, procedure={"training": {"epochs": epochs, "recipe": how.recipe.to_dict()}}))
 
 

@@ -1,7 +1,7 @@
 """Process groups of 1, 2 and 3 workers (gloo), each of which runs every scenario; made once by a process of its own.
 
-`python worlds.py MODULE FOLDER SIZE...` imports a module with `SCENARIOS`, name -> function(folder) -> result, and more of them
-for two workers in `OF_TWO`; forks the workers of all sizes, and leaves `SIZE-RANK.pt`: name -> result, or "Error: its words". Forked, so that torch is loaded once.
+`python worlds.py MODULE FOLDER SIZE...` imports a module with `SCENARIOS`, name -> function(folder) -> result, and, for two
+workers before these, `OF_TWO`; forks the workers of all sizes, and leaves `SIZE-RANK.pt`: name -> result, or "Error: its words". Forked, so that torch is loaded once.
 """
 
 import importlib
@@ -35,7 +35,7 @@ def _work(module: Any, folder: Path, rank: int, size: int) -> None:
     store = dist.FileStore(str(folder / f"store-{size}"), size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
     found: dict[str, Any] = {}
-    for name, scenario in (module.SCENARIOS | (module.OF_TWO if size == 2 else {})).items():
+    for name, scenario in ((module.OF_TWO if size == 2 else {}) | module.SCENARIOS).items():
         try:
             found[name] = scenario(folder)
         except Exception as error:  # noqa: BLE001  a result like others

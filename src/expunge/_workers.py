@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from expunge.errors import RunError
 
-__all__ = ["STATED", "processes", "refuse_without_group", "refuse_workers", "stated_workers"]
+__all__ = ["STATED", "in_shards", "processes", "refuse_without_group", "refuse_workers", "stated_workers"]
 
 STATED = "workers"  # in the environment of a record
 
@@ -53,6 +53,12 @@ def refuse_without_group() -> None:
             f"torchrun started {started} processes, but there is no process group: each would run on its own, with noise of its "
             "own. Call torch.distributed.init_process_group() first, or start the script without torchrun"
         )
+
+
+def in_shards(weights: object) -> bool:
+    """Whether weights are a module with parameters in shards, of which no worker has all."""
+    kinds, of = cast("Any", sys.modules.get("torch.distributed.tensor")), getattr(weights, "parameters", None)
+    return kinds is not None and callable(of) and any(isinstance(p, kinds.DTensor) for p in cast("Any", of()))
 
 
 def _started_by_torchrun() -> int:

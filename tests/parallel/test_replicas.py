@@ -39,19 +39,21 @@ def test_the_clips_of_that_run_are_active() -> None:
 
 
 def test_ddp_is_taken_off_and_its_own_averaging_does_nothing(worlds: Worlds) -> None:
-    for size, found in worlds.items():
+    for found in worlds.values():
         for worker in found:
             assert torch.equal(worker["ddp gradients"]["weights"], worker["plain gradients"]["weights"])
-            if size == 2:
-                assert torch.equal(worker["ddp in place"]["weights"], worker["plain gradients"]["weights"])
-                assert torch.equal(worker["ddp retraining"]["weights"], worker["retraining"]["weights"])
+    for worker in worlds[2]:
+        assert torch.equal(worker["ddp in place"]["weights"], worker["plain gradients"]["weights"])
+        assert torch.equal(worker["ddp recovery"], worker["recovery plain"])
+        assert torch.equal(worker["ddp retraining"]["weights"], worker["retraining plain"]["weights"])
 
 
-@pytest.mark.parametrize("name", ["ddp recovery", "retraining"])
+@pytest.mark.parametrize("name", ["recovery", "retraining"])
 def test_recovery_and_retraining_agree_with_one_process(name: str, worlds: Worlds) -> None:
-    wanted = runs.tuned(runs.network()) if name == "ddp recovery" else runs.retrained()["weights"]
+    wanted = runs.recovered("plain") if name == "recovery" else runs.adam("plain")["weights"]
     for found in worlds.values():
-        weights = [w[name] if name == "ddp recovery" else w[name]["weights"] for w in found]
+        told = [worker[f"{name} plain"] for worker in found]
+        weights = [one if name == "recovery" else one["weights"] for one in told]
         assert all(torch.equal(weights[0], other) for other in weights)
         assert float((weights[0] - wanted).abs().max()) <= ALIKE
 

@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Any
 
 from expunge import _validate
-from expunge._workers import processes, refuse_without_group, refuse_workers, stated_workers
+from expunge._workers import in_shards, processes, refuse_without_group, refuse_workers, stated_workers
 from expunge.accounting import (
     WITHDRAWN,
     BehaviouralClaim,
@@ -63,7 +63,7 @@ def issue(
             retained data hold no forgotten row, and `unchecked` does not say why.
         ValueError: `unchecked` is given for a record that was checked, or a commitment that is not keyed.
     """
-    _refuse_many(record)
+    _refuse_many(record, released)
     record.check()
     if record.mechanism.name in WITHDRAWN:
         raise RunError(f"'{record.mechanism.name}' is no longer issued: {WITHDRAWN[record.mechanism.name]}")
@@ -102,7 +102,7 @@ def issue(
     return certificate
 
 
-def _refuse_many(record: RunRecord) -> None:
+def _refuse_many(record: RunRecord, released: object) -> None:
     """Raise `RunError` in one of several processes that did not share the run, or that is not the first of those that did."""
     rank, size = processes()
     if size > 1 and stated_workers(record.environment) != size:
@@ -110,6 +110,11 @@ def _refuse_many(record: RunRecord) -> None:
     if rank > 0:
         raise RunError(f"the certificate of a shared run is issued once, by rank 0, and this is rank {rank}")
     refuse_without_group()
+    if size > 1 and in_shards(released):
+        raise RunError(
+            "no worker has all of these weights: call expunge.training.weights.save_weights(model, path) on every worker, then "
+            "issue(record, released=path) on rank 0"
+        )
 
 
 def asked_of(mechanism: Mechanism, budget: Budget) -> Budget | None:

@@ -5,6 +5,7 @@ say to each other, `unwrapped` the model under a wrapper. docs/parallel.md says 
 """
 
 from expunge.parallel.models import unwrapped
+from expunge.parallel.sharding import sharded
 from expunge.parallel.workers import Workers
 
-__all__ = ["Workers", "unwrapped"]
+__all__ = ["Workers", "sharded", "unwrapped"]

@@ -92,6 +92,14 @@ class Workers:
         _distributed().all_gather_object(found, own)
         return found
 
+    def to_first(self, own: T) -> list[T] | None:
+        """What every worker gives, on rank 0; None elsewhere."""
+        if not self.several:
+            return [own]
+        found: list[Any] | None = [None] * self.size if self.first else None
+        _distributed().gather_object(own, found, dst=0)
+        return found
+
     def agree(self, told: Mapping[str, object]) -> None:
         """Raise unless all workers give the same.
 

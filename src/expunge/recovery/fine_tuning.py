@@ -49,6 +49,6 @@ class FineTuning:
         """Minibatch training in place."""
         if self.rescale:
             rescale_(model, public=[p for name, p in named_parameters(model) if name in progress.public])
-        training = Training(model, self.recipe, steps=progress.total, workers=progress.workers)
+        training = Training(model, self.recipe, steps=progress.total, workers=progress.adding)
         progress.keep(optimizer=training.optimizer, schedule=training.schedule)
         yield from training_steps(training, batches, loss=loss, steps=progress)

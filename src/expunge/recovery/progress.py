@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+import torch
 from torch import Tensor, nn
 
 from expunge.data import Batches
 from expunge.errors import RunError
+from expunge.parallel.sharding import is_sharded, like, sharded, take_, whole
 from expunge.parallel.workers import ALONE, Workers
 from expunge.training.portions import Portion, portions
 from expunge.training.randomness import coins_state, restore_coins
@@ -45,7 +47,7 @@ class Progress:
         workers: that share the run.
 
     Attributes:
-        workers: that share the run; with several, `batches` are portions and the loss takes these.
+        adding: workers whose gradients are to be added up; those of parameters in shards are, by `fully_shard`.
         total: number of steps.
         done: steps that are done.
         batches: of the retained rows.
@@ -64,7 +66,8 @@ class Progress:
         saved: dict[str, Any] | None = None,
         workers: Workers = ALONE,
     ) -> None:
-        self.workers = workers
+        self._parted = sharded(model)
+        self.adding = ALONE if self._parted else workers
         self.total, self.public = total, frozenset(public)
         self.done: int = saved["done"] if saved else 0
         self._seed: int = saved["seed"] if saved else seed
@@ -73,7 +76,9 @@ class Progress:
         self._kept: dict[str, Stateful] = {}
         self._device = next(model.parameters()).device
         self.batches.portioned = (
-            partial(portions, workers=workers, seed=self._seed, device=self._device) if workers.several else None
+            partial(portions, workers=workers, seed=self._seed, device=self._device)
+            if workers.several or self._parted
+            else None
         )
         if saved:
             restore_coins(saved["begun"], self._device)
@@ -140,18 +145,46 @@ class Progress:
         """Everything needed to go on after the step that is done; to be written before the next one."""
         return {
             "done": self.done, "seed": self._seed, "taken": self.batches.taken, "begun": self._begun, "coins": coins_state(self._device),
-            "model": self._model.state_dict(), "kept": {name: thing.state_dict() for name, thing in self._kept.items()},
+            "model": _whole(self._model.state_dict()), "kept": {name: _whole(thing.state_dict()) for name, thing in self._kept.items()},
         }  # fmt: skip
 
     def _restore(self) -> None:
         if self._saved is None:
             return
         saved, self._saved = self._saved, None
-        self._model.load_state_dict(saved["model"])
+        if self._parted:
+            for name, tensor in self._model.state_dict().items():
+                take_(tensor, saved["model"][name])
+        else:
+            self._model.load_state_dict(saved["model"])
         for name, thing in self._kept.items():
-            thing.load_state_dict(saved["kept"][name])
+            thing.load_state_dict(_cut(thing, saved["kept"][name]))
         self.batches.seek(saved["taken"])
         restore_coins(saved["coins"], self._device)
+
+
+def _whole(state: Any) -> Any:
+    """A state with everything in shards gathered; all workers call it."""
+    if isinstance(state, Tensor):
+        return whole(state).cpu() if is_sharded(state) else state
+    if isinstance(state, dict):
+        return {key: _whole(part) for key, part in cast("dict[Any, Any]", state).items()}
+    return state
+
+
+def _cut(thing: Stateful, state: Any) -> Any:
+    """A state of `_whole`, for this worker: what an optimiser keeps of a parameter is cut as the parameter is."""
+    if not isinstance(thing, torch.optim.Optimizer):
+        return state
+    parameters: list[Tensor] = [p for group in thing.param_groups for p in group["params"]]
+    if not any(is_sharded(p) for p in parameters):
+        return state
+
+    def cut(of: Tensor, value: Any) -> Any:
+        return like(of, value) if isinstance(value, Tensor) and value.shape == of.shape else value
+
+    kept = {k: {name: cut(parameters[k], v) for name, v in own.items()} for k, own in state["state"].items()}
+    return {**state, "state": kept}
 
 
 class _Stream:

@@ -1,12 +1,13 @@
 """Bring each layer back to the scale at which networks are initialised."""
 
 from collections.abc import Collection, Mapping
-from math import sqrt
+from math import prod, sqrt
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
 
+from expunge.parallel.sharding import is_sharded, whole
 from expunge.training.peft_layers import refuse_rescale
 
 __all__ = ["NORMS", "rescale_"]
@@ -56,6 +57,7 @@ def _set_identity(own: Mapping[str, nn.Parameter]) -> None:
 
 
 def _factor(p: nn.Parameter) -> float:
-    rms = float(p.double().square().mean().sqrt())
-    fan_in = p[0].numel()
+    squares = p.double().square()
+    rms = sqrt(float(whole(squares.sum())) / p.numel()) if is_sharded(p) else float(squares.mean().sqrt())
+    fan_in = prod(p.shape[1:])
     return sqrt(2 / fan_in) / rms if rms > 0 and fan_in else 1.0

@@ -15,7 +15,8 @@ from expunge.certificate.digests import weights_digest
 from expunge.data import Batches, as_examples
 from expunge.errors import ModelRefused, NonFinite, RunError
 from expunge.fingerprint import refuse_iterators
-from expunge.parallel import Workers, unwrapped
+from expunge.parallel import Workers, sharded, unwrapped
+from expunge.parallel.sharding import local, refuse_layouts, reshard
 from expunge.parallel.workers import ALONE
 from expunge.randomness.generators import secret_generator
 from expunge.recovery.fine_tuning import FineTuning
@@ -125,8 +126,9 @@ def train_(
     workers = Workers.here()
     check_loss(loss)
     settings: dict[str, Any] = {"settings": stated(recovery), "public": list(public)}
-    if workers.several:
-        _refuse_unshared(model, retain, recovery, public)
+    reshard(model)
+    if workers.several or sharded(model):
+        _refuse_unshared(model, retain, recovery, public, workers)
     refuse_other_state(model)  # what could not be saved in the end
     STARTS.refuse(loss, model, what="the loss")
     refuse_iterators(recovery, name=f"recovery '{recovery.name}'")
@@ -144,6 +146,7 @@ def train_(
             if on_epoch is not None and (done % per_epoch == 0 or done == total):
                 with mode(model, training=False), torch.no_grad():
                     on_epoch(-(-done // per_epoch), model)
+                reshard(model)
             yield done
 
     with alone(state, workers):
@@ -154,6 +157,7 @@ def train_(
             steps,
         ):
             drive(with_epochs(steps), total - progress.done, label, file, progress.state, workers)
+            reshard(model)
             _refuse_spoiled(model, form, recovery.name)
             _refuse_hidden(model, recovery.name, before=hidden)
         if file and workers.first:
@@ -203,17 +207,24 @@ def underway(
             saved=saved,
             workers=workers,
         )
-        shared = of_portion(loss) if workers.several else loss
+        shared = loss
+        if sharded(model):
+            shared = of_portion(loss, workers.size)  # fully_shard averages what is to be added up
+        elif workers.several:
+            shared = of_portion(loss)
         steps = recovery.steps(model, progress.batches, shared, progress)
         yield progress, progress.through(steps, recovery.name)
 
 
-def _refuse_unshared(model: nn.Module, retain: Any, recovery: Recovery, public: Collection[str]) -> None:
+def _refuse_unshared(
+    model: nn.Module, retain: Any, recovery: Recovery, public: Collection[str], workers: Workers
+) -> None:
     """Raise `RunError` where several workers are to share what they cannot."""
     if type(recovery) is not FineTuning:
         refuse_workers(f"recovery '{recovery.name}'")
     if as_examples(retain) is None:
         refuse_workers("data from a loader, which makes batches of its own,")
+    refuse_layouts(model, workers)
     if len(running_norms(model)) > len(keeps_statistics(model, public)):
         refuse_workers("a model whose running statistics are estimated in training (BatchNorm)")
 
@@ -233,7 +244,7 @@ def _refuse_spoiled(model: nn.Module, form: dict[str, Any], name: str) -> None:
                 f"recovery '{name}' changed '{key}' from {form.get(key)} to {found.get(key)}: it works on the model in place"
             )
     for key, parameter in named_parameters(model):
-        if not bool(torch.isfinite(parameter.detach()).all()):
+        if not bool(torch.isfinite(local(parameter).detach()).all()):
             raise NonFinite(f"recovery '{name}' left NaN or infinity in '{key}'")
     STARTS.refuse_outcome(model, what=f"recovery '{name}'")
 

@@ -1,5 +1,6 @@
 """What the weights go through in a step of noisy fine-tuning, before its noise."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,16 +38,24 @@ class Descent:
         """
         return step_(theta, self.gradient, keep=self.keep, rate=self.rate * clip_factor(self.gradient, self.clip))
 
-    def move(self, start: int) -> Move:
-        """The step of one vector, to be taken together with its noise; `start` is its first coordinate.
+    def moves(self, starts: Sequence[int]) -> list[Move]:
+        """The step of one vector, to be taken together with its noise.
+
+        Args:
+            starts: for each slice that noise is added to, the coordinate of the noise for the gradient's first number; one, where
+                the vector lies in one piece.
 
         Raises:
             NonFinite: the gradient holds NaN or infinity.
         """
-        gradient = self.gradient.detach()
+        pace = -self.rate * float(clip_factor(self.gradient, self.clip))
+        return [self._move(start, pace) for start in starts]
+
+    def _move(self, start: int, pace: float) -> Move:
+        gradient = self.gradient.detach().as_subclass(Tensor)
 
         def shift(begin: int, end: int) -> NDArray[Any]:
             part = gradient[begin - start : end - start]
             return (part if part.dtype in (torch.float32, torch.float64) else part.float()).contiguous().numpy()
 
-        return Move(self.keep, -self.rate * float(clip_factor(gradient, self.clip)), shift)
+        return Move(self.keep, pace, shift)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge._origins import is_library_class, is_library_function
+from expunge.parallel.sharding import is_sharded
 from expunge.training.tensors import named_buffers, named_modules, named_parameters, plain_name
 
 __all__ = ["Known", "attributes", "held_in", "hidden_state"]
@@ -31,6 +32,9 @@ __all__ = ["Known", "attributes", "held_in", "hidden_state"]
 _MACHINERY = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 
 _HOOKS = tuple(name for name in sorted(vars(nn.Module())) if name.endswith("_hooks"))
+_COMPOSABLE = ("__composable_api_state_key", "_fsdp_use_orig_params", "_is_fsdp_managed_module")
+_OF_SHARDS = ("_local_tensor", "_spec")
+
 _STORAGES = (torch.UntypedStorage, torch.TypedStorage)
 _LEAVES = (
     str, Number, type(None), np.number, np.bool_, enum.Enum, type, types.ModuleType, weakref.ref, logging.Logger,
@@ -81,7 +85,9 @@ def attributes(module: nn.Module) -> dict[str, Any]:
     """A module's own attributes, without torch's machinery."""
     if _compiled(module):
         return {}  # a wrapper of torch's own; what it wraps is a module of its own
-    return {key: value for key, value in vars(module).items() if key not in _MACHINERY}
+    return {
+        key: value for key, value in vars(module).items() if key not in _MACHINERY and not key.startswith(_COMPOSABLE)
+    }
 
 
 def hidden_state(model: nn.Module, *, numbers: bool = True) -> str | None:
@@ -102,6 +108,8 @@ def hidden_state(model: nn.Module, *, numbers: bool = True) -> str | None:
                 return f"'{plain_name(f'{prefix}.{key}' if prefix else key)}' holds {found}"
     for name, tensor in (*named_parameters(model), *named_buffers(model)):
         for key, value in vars(tensor).items():
+            if is_sharded(tensor) and key in _OF_SHARDS:
+                continue
             found = held_in(value, known, numbers=numbers)
             if found is not None:
                 return f"'{plain_name(name)}.{key}' holds {found}"
@@ -132,7 +140,7 @@ def held_in(value: object, known: Known, *, numbers: bool = True) -> str | None:
     while stack:
         item = stack.pop()
         amount.add(item)
-        if isinstance(item, _LEAVES) or id(item) in seen or item in known:
+        if isinstance(item, _LEAVES) or id(item) in seen or item in known or _shards(item):
             continue
         seen.add(id(item))
         kept.append(item)
@@ -141,6 +149,11 @@ def held_in(value: object, known: Known, *, numbers: bool = True) -> str | None:
             return found
         stack.extend(_inside(item))
     return amount.too_much() if numbers else None
+
+
+def _shards(item: object) -> bool:
+    """Whether it is `fully_shard`'s own, which holds the parameters, and what it gathered of them; no file has it."""
+    return type(item).__module__.startswith("torch.distributed.fsdp._fully_shard.")
 
 
 def _data(item: object) -> str | None:

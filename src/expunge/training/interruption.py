@@ -17,6 +17,7 @@ from expunge.data import Examples, as_examples
 from expunge.data.batches import tensors_in
 from expunge.errors import StateError
 from expunge.fingerprint import code_digest, model_digest
+from expunge.parallel.sharding import sharded, whole
 from expunge.parallel.workers import ALONE, Workers
 from expunge.training.randomness import environment
 from expunge.training.state import Pace, StateFile
@@ -136,15 +137,24 @@ def state_file(
     examples = as_examples(data)
     if examples is None:
         raise ValueError("a state file needs data as Examples(x, y): a loader's order cannot be restored")
-    tensors = [*model.named_parameters(), *model.named_buffers()]
+    tensors = [(n, whole(t)) for n, t in (*model.named_parameters(), *model.named_buffers())]
     run: dict[str, Any] = {
         "verb": verb,
-        "model": model_digest(model, strict=False),
+        "model": _kinds(model) if sharded(model) else model_digest(model, strict=False),
         "weights": "drawn" if drawn else code_digest([(n, t.detach()) for n, t in tensors], strict=False),
         "data": [_forms(examples), _digest(examples)],
     }
     run |= {name: code_digest(part, name=name, strict=False) for name, part in code.items()}
     return StateFile(path, run | dict(settings))
+
+
+def _kinds(model: nn.Module) -> list[list[str]]:
+    """Names and kinds of the modules of a model in shards, which holds what belongs to this worker alone."""
+    found: list[list[str]] = []
+    for name, module in model.named_modules():
+        kind = next(k for k in type(module).__mro__ if not k.__module__.startswith("torch.distributed."))
+        found.append([name, f"{kind.__module__}.{kind.__qualname__}"])
+    return found
 
 
 def _forms(examples: Examples) -> list[Any]:

@@ -1,7 +1,9 @@
 """Independent Gaussian noise that counts itself and checks what reached the weights."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
+from itertools import combinations
 from math import inf, sqrt
 from typing import Any
 
@@ -12,6 +14,8 @@ from torch import Tensor
 from expunge import _validate
 from expunge.certificate.record import NO_NOISE, NoiseRecord
 from expunge.errors import RunError
+from expunge.parallel.sharding import Part, Span
+from expunge.parallel.workers import Workers
 from expunge.randomness.gaussian import Move, add, each_slice
 from expunge.randomness.grid import grid_of
 from expunge.randomness.secret import Secret
@@ -23,6 +27,7 @@ __all__ = ["Noise"]
 
 _SAMPLE = 4096  # coordinates watched by the self-test
 _ALARM = 8.0  # standard deviations; a sound run fails once in 1e15 tests, so a failure tells nothing of the data
+_COMPARED, _FEW = 256, 5  # coordinates held against another worker's; so many equal ones are no accident (1e-14)
 _MOST_STEPS = 2.0**51  # of the grid, in a weight: beyond it doubles no longer hold every multiple
 
 
@@ -61,6 +66,7 @@ class Noise:
         self._previous: Tensor | None = None
         self._squares = 0.0
         self._watched = 0
+        self._parted = False
 
     @property
     def origin(self) -> str:
@@ -87,8 +93,9 @@ class Noise:
             raise RunError(f"noise is added in float32 or float64, not {theta.dtype}: it would be lost to rounding")
         if not theta.is_contiguous():
             raise RunError("noise is added to weights that lie together in memory: call theta.contiguous()")
-        start, stop, _ = (block or slice(None)).indices(theta.shape[-1])
-        target = theta[..., start:stop]
+        spans = _spans(theta, block)
+        start, stop = (0, theta.partition.total) if isinstance(theta, Part) else _ends(theta, block)
+        target = theta if isinstance(theta, Part) else theta[..., start:stop]
         if after and after.gradient.shape != target.shape:
             raise RunError(
                 f"a gradient of shape {tuple(after.gradient.shape)} moves no weights of shape {tuple(target.shape)}: give one "
@@ -96,28 +103,34 @@ class Noise:
             )
         grid = grid_of(std) if released else 0.0
         in_place = theta.device.type == "cpu" and theta.dtype == torch.float64 and not grid
-        move = after.move(start) if after and in_place and theta.dim() == 1 else None
-        if after and not move:
+        together = after and in_place and theta.dim() == 1
+        moves = after.moves([_of_gradient(span, target) for span in spans]) if after and together else []
+        if after and not together:
             after.apply_(target)
         watched = _spread(target.numel()).to(theta.device)
         before = _at(target, watched)
-        if after and move:
-            before = move.keep * before + move.pace * _at(after.gradient, watched)
-        self._draw(theta, start, stop, std, grid, move)
-        self._check((_at(target, watched) - before) / std, std)
+        if after and moves:
+            before = moves[0].keep * before + moves[0].pace * _at(after.gradient, watched)
+        self._draw(theta, spans, std, grid, moves)
+        received = (_at(target, watched) - before) / std
+        if isinstance(theta, Part):
+            self._parted = True
+            _refuse_alike(received, theta.partition.workers)
+        self._check(received, std)
         self.count += 1
         self._grids[start, stop] = grid
         self.dimension = sum(end - begin for begin, end in self._grids)
         return theta
 
-    def _draw(self, theta: Tensor, start: int, stop: int, std: float, grid: float, move: Move | None) -> None:
-        """Number i of this draw for coordinate i of the flat theta, in slices."""
-        flat = theta.detach().view(-1)
+    def _draw(self, theta: Tensor, spans: list[Span], std: float, grid: float, moves: list[Move]) -> None:
+        """Number i of this draw for coordinate i of the whole flat theta, in slices."""
+        flat = theta.detach().as_subclass(Tensor).view(-1)
         key = self._secret.derive("draw", self.count)
         threads = torch.get_num_threads() if flat.device.type == "cpu" else 1
 
-        def visit(begin: int, end: int, numbers: NDArray[Any]) -> None:
-            target, draws = flat[begin:end], torch.from_numpy(numbers).to(flat.device)
+        def visit(begin: int, end: int, numbers: NDArray[Any], span: Span) -> None:
+            shift = span.here - span.there
+            target, draws = flat[begin + shift : end + shift], torch.from_numpy(numbers).to(flat.device)
             for piece in slices(draws):
                 if grid:
                     _onto_grid(target[piece], draws[piece], std, grid)
@@ -125,11 +138,13 @@ class Noise:
                     target[piece].add_(draws[piece], alpha=std)
 
         with torch.no_grad():
-            for begin, end in _spans(theta, start, stop):
+            for k, span in enumerate(spans):
+                end = span.there + span.size
                 if flat.device.type == "cpu" and flat.dtype == torch.float64 and not grid:
-                    add(key, begin, flat[begin:end].numpy(), std, move=move, threads=threads)
+                    target = flat[span.here : span.here + span.size].numpy()
+                    add(key, span.there, target, std, move=moves[k] if moves else None, threads=threads)
                 else:
-                    each_slice(key, begin, end, visit, threads=threads)
+                    each_slice(key, span.there, end, partial(visit, span=span), threads=threads)
 
     def _next_std(self) -> float:
         if not isinstance(self.std, tuple):
@@ -173,7 +188,7 @@ class Noise:
             "count": self.count,
             "dimension": self.dimension,
             "grids": [[*block, grid] for block, grid in sorted(self._grids.items())],
-            "previous": self._previous,
+            "previous": None if self._parted else self._previous,  # other workers may go on, with other parts
             "squares": self._squares,
             "watched": self._watched,
         }
@@ -202,20 +217,53 @@ def _onto_grid(part: Tensor, draw: Tensor, std: float, grid: float) -> None:
     part.copy_(whole * grid)
 
 
-def _spans(theta: Tensor, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """The flat coordinates of columns start, ..., stop - 1, as few slices as possible."""
+def _spans(theta: Tensor, block: slice | None) -> list[Span]:
+    """The flat coordinates that receive noise, as few slices as possible: where they lie here, and in the vector of all workers.
+
+    Raises:
+        RunError: a block of a part of weights in shards.
+    """
+    if isinstance(theta, Part):
+        if block is not None:
+            raise RunError("noise on a block is not made for parameters in shards")
+        return list(theta.partition.spans)
     width = theta.shape[-1]
+    start, stop = _ends(theta, block)
     if (start, stop) == (0, width):
-        yield 0, theta.numel()
-        return
-    for row in range(0, theta.numel(), width):
-        yield row + start, row + stop
+        return [Span(0, 0, theta.numel())]
+    return [Span(row + start, row + start, stop - start) for row in range(0, theta.numel(), width)]
+
+
+def _ends(theta: Tensor, block: slice | None) -> tuple[int, int]:
+    start, stop, _ = (block or slice(None)).indices(theta.shape[-1])
+    return start, stop
+
+
+def _of_gradient(span: Span, target: Tensor) -> int:
+    """The noise's coordinate for the first number of the gradient, which is as long as what moves."""
+    return span.there - span.here if isinstance(target, Part) else span.there
+
+
+def _refuse_alike(received: Tensor, workers: Workers) -> None:
+    """Raise `RunError` where two workers received one noise: drawn from generators that are seeded alike, say.
+
+    Held against each other at the same places of their parts: correlation, and numbers that are equal to a thousandth.
+    """
+    each = workers.each(received.detach().as_subclass(Tensor)[:_COMPARED].cpu())
+    for one, other in combinations(each, 2):
+        size = min(len(one), len(other))
+        one, other = one[:size], other[:size]
+        equal = int(((one - other).abs() < 1e-3).sum())
+        if abs(float(one @ other)) > _ALARM * sqrt(size) + _ALARM**2 or equal >= max(_FEW, size / 2):
+            raise RunError(
+                "noise self-test: two workers received the same noise, where each must have its own part of one"
+            )
 
 
 def _at(target: Tensor, positions: Tensor) -> Tensor:
     """Values in float64, also of a block of several runs, which does not lie together."""
     width = target.shape[-1]
-    return target.detach().reshape(-1, width)[positions // width, positions % width].double()
+    return target.detach().as_subclass(Tensor).reshape(-1, width)[positions // width, positions % width].double()
 
 
 def _spread(size: int) -> Tensor:

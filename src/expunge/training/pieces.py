@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from expunge._compile import LONG, compiled
+from expunge.parallel.sharding import Part
 
 __all__ = ["all_finite", "norm", "slices"]
 
@@ -36,6 +37,8 @@ def all_finite(x: Tensor) -> bool:
 
 def norm(x: Tensor) -> Tensor:
     """L2 norms of rows, shape (..., 1), summed in float64; in float32 they drift by percents over hundreds of millions of numbers."""
+    if isinstance(x, Part):
+        return _norm_of_whole(x)
     if x.dim() > 1 or x.device.type != "cpu":
         return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64)
     # torch would convert number by number, which takes many times as long as to convert whole pieces.
@@ -45,6 +48,13 @@ def norm(x: Tensor) -> Tensor:
         numbers = part if part.dtype in (torch.float32, torch.float64) else part.float()
         total += float(squares(numbers.numpy()))
     return torch.tensor([total], dtype=torch.float64).sqrt_()
+
+
+def _norm_of_whole(part: Part) -> Tensor:
+    """Of the vector that all workers hold together: their squares are added in float64."""
+    workers = part.partition.workers
+    mine = norm(part.detach().as_subclass(Tensor)).square()
+    return workers.add_(mine).sqrt_()
 
 
 def _squares(x: Any) -> float:

@@ -14,6 +14,7 @@ from expunge._version import __version__
 from expunge._workers import STATED, processes, refuse_workers
 from expunge.errors import ModelRefused
 from expunge.fingerprint import tensors_held
+from expunge.parallel.sharding import local
 from expunge.parallel.workers import ALONE, Workers
 
 __all__ = [
@@ -124,9 +125,13 @@ def build(make_model: Callable[[], nn.Module], generator: torch.Generator, worke
 
 def _refuse_held(held: list[torch.Tensor], model: nn.Module) -> None:
     """Weights that were there before the call may be trained ones; frozen parts (a public backbone) may be shared."""
-    places = {tensor.untyped_storage().data_ptr() for tensor in held}
+    places = {local(tensor).untyped_storage().data_ptr() for tensor in held}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and _in_memory(parameter) and parameter.untyped_storage().data_ptr() in places:
+        if (
+            parameter.requires_grad
+            and _in_memory(parameter)
+            and local(parameter).untyped_storage().data_ptr() in places
+        ):
             raise ModelRefused(
                 f"make_model does not make '{name}' but hands out weights that it holds, which may have been trained on the "
                 "forgotten data: build the layers inside of make_model; of a public part that is shared, set "

@@ -18,6 +18,7 @@ from expunge.data.coverage import rows_held
 from expunge.data.ids import ids_in
 from expunge.errors import ModelRefused, StillRetained
 from expunge.fingerprint import tensors_held
+from expunge.parallel.sharding import is_sharded, whole
 from expunge.training.tensors import digest_bytes, named_buffers, named_parameters
 
 __all__ = ["STARTS", "Starts", "refuse_rows", "refuse_start", "start_digests"]
@@ -37,7 +38,7 @@ def start_digests(model: nn.Module, *, public: Collection[str]) -> dict[str, fro
         model: the trained one, before anything was reset or clipped.
         public: names of parameters and buffers that do not depend on the forgotten data.
     """
-    telling = {name: t for name, t in _telling(model) if name not in public and bool((t != t.reshape(-1)[0]).any())}
+    telling = {name: t for name, t in _telling(model) if name not in public and _varies(whole(t))}
     tensors = weights_tensors(model)
     found = {t.name: {t.digest.hex()} for t in tensors if t.name in telling}
     left = _CAST
@@ -45,7 +46,8 @@ def start_digests(model: nn.Module, *, public: Collection[str]) -> dict[str, fro
         left -= p.numel()
         if left < 0:
             break
-        lower = [p.to(kind) for kind in _FLOATS]
+        full = whole(p)
+        lower = [full.to(kind) for kind in _FLOATS]
         found[name] |= {digest_bytes(t) for t in (*lower, *(t.float() for t in lower))}
     vectors = _of_vectors(model, telling)
     found |= {"all in one vector": vectors} if vectors else {}
@@ -62,7 +64,9 @@ def _of_vectors(model: nn.Module, telling: Collection[str]) -> set[str]:
     for chosen in (list(model.parameters()), [p for p in model.parameters() if p.requires_grad]):
         if not any(id(p) in told for p in chosen):
             continue
-        plain = [p.detach().reshape(-1) for p in chosen if not is_lazy(p)]
+        if any(is_sharded(p) for p in chosen) and sum(p.numel() for p in chosen) > _CAST:
+            continue  # all of them on one worker is what shards avoid
+        plain = [whole(p).detach().reshape(-1) for p in chosen if not is_lazy(p)]
         if not plain or not all(p.is_floating_point() and p.layout is torch.strided and not p.is_meta for p in plain):
             continue
         own = {p.dtype for p in plain}
@@ -171,6 +175,10 @@ def _telling(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in (*named_parameters(model), *named_buffers(model)):
         if not is_lazy(tensor) and _plain(tensor):
             yield name, tensor.detach()
+
+
+def _varies(tensor: Tensor) -> bool:
+    return bool((tensor != tensor.reshape(-1)[0]).any())
 
 
 def _plain(tensor: Tensor) -> bool:

@@ -15,6 +15,8 @@ from torch.nn.parameter import is_lazy
 from expunge._files import write_new
 from expunge.certificate.digests import TensorInfo, digest_tensors, weights_tensors
 from expunge.errors import ModelRefused
+from expunge.parallel.sharding import local, sharded, whole
+from expunge.parallel.workers import Workers
 
 __all__ = [
     "copied",
@@ -133,24 +135,29 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors agree in shape, dtype and every bit, NaN among them."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    one, other = one.detach(), other.detach()
+    one, other = local(one).detach(), local(other).detach()
     if one.data_ptr() == other.data_ptr() and one.stride() == other.stride():
         return True
     return torch.equal(*(t.cpu().contiguous().reshape(-1).view(torch.uint8) for t in (one, other)))
 
 
 def digest_bytes(*tensors: Tensor) -> str:
-    """SHA-256 of the numbers of tensors as they lie in a file, one after the other, hexadecimal; of one as `TensorInfo.digest`."""
+    """SHA-256 of the numbers of tensors as they lie in a file, one after the other, hexadecimal; of one as `TensorInfo.digest`.
+
+    Tensors in shards are gathered one by one: every worker calls it.
+    """
     total = hashlib.sha256()
     for tensor in tensors:
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        total.update(whole(tensor).detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 
 def tensor_infos(tensors: Mapping[str, Tensor]) -> tuple[TensorInfo, ...]:
     """What a safetensors file of these tensors would hold, by name."""
     return tuple(
-        TensorInfo(name, _file_dtype(t.dtype), tuple(t.shape), t.nbytes, bytes.fromhex(digest_bytes(t)))
+        TensorInfo(
+            name, _file_dtype(t.dtype), tuple(t.shape), t.numel() * t.element_size(), bytes.fromhex(digest_bytes(t))
+        )
         for name, t in tensors.items()
     )
 
@@ -170,18 +177,21 @@ def save_bytes(model: nn.Module) -> bytes:
     """
     refuse_other_state(model)
     return safetensors.torch.save(
-        {name: t.detach().cpu().contiguous().clone() for name, t in saved_tensors(model).items()}
+        {name: whole(t).detach().cpu().contiguous().clone() for name, t in saved_tensors(model).items()}
     )
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> str:
     """Write a model's weights to a new safetensors file, whole or not at all; returns their digest.
 
+    Of weights in shards every worker calls it, and rank 0 writes the whole.
+
     Raises:
         ModelRefused: the state dict is not the model's parameters and buffers.
         OutputError: the file exists, the disk is full, or writing is not allowed.
     """
-    write_new(path, save_bytes(model))
+    content = save_bytes(model)
+    Workers.here().share(lambda: write_new(path, content))
     return digest_tensors(tensor_infos(saved_tensors(model)))
 
 
@@ -198,6 +208,10 @@ def _(weights: nn.Module) -> tuple[TensorInfo, ...]:
 
 def copied(model: nn.Module) -> nn.Module:
     """A copy of a model; raises `ModelRefused` where it cannot be copied."""
+    if sharded(model):
+        raise ModelRefused(
+            "a model in shards (fully_shard) cannot be copied: pass copy=False, which changes it in place"
+        )
     try:
         return copy.deepcopy(model)
     except (TypeError, RuntimeError, NotImplementedError) as error:

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from expunge.certificate.digests import digest_tensors
 from expunge.errors import ModelRefused, NonFinite, RunError
+from expunge.parallel.sharding import local, whole
 from expunge.parallel.workers import ALONE, Workers
 from expunge.training.hidden_states import hidden_state
 from expunge.training.loss import Loss, backward
@@ -38,7 +39,9 @@ __all__ = [
     "FlatWeights",
     "clip_",
     "clip_factor",
+    "covered_parameters",
     "dtype_name",
+    "flat_center",
     "public_names",
     "refuse_uncovered",
     "save_bytes",
@@ -130,7 +133,7 @@ class FlatWeights:
         refuse_uncovered(model, self.public, reset_buffers=reset_buffers)
         self.norms = norms_to_estimate(model, self.public) if reset_buffers else []
         self.estimated = statistics_of(model, self.norms)
-        covered = _covered(model, self.public)
+        covered = covered_parameters(model, self.public)
         first = covered[0][1]
         self.names = [name for name, _ in covered]
         self.sizes = [parameter.numel() for _, parameter in covered]
@@ -140,7 +143,9 @@ class FlatWeights:
             flat = torch.cat([parameter.detach().reshape(-1) for _, parameter in covered])
             if not all_finite(flat):
                 raise NonFinite("the model's weights hold NaN or infinity; there is nothing to unlearn from")
-            self._center = None if center is None else self._flatten_center(center, torch.float64)
+            self._center = (
+                None if center is None else flat_center(center, self.names, self._shapes, self.device, torch.float64)
+            )
         # First: it frees the memory that the parameters had.
         self._placed = Placement(model, self.names, flat, estimated=self.estimated)
         self.theta = flat.to(torch.float64, copy=True)
@@ -235,6 +240,14 @@ class FlatWeights:
         else:
             grad.copy_(self._workers.add_(grad.float()))
 
+    def load(self, full: Tensor) -> None:
+        """Bring `theta` to a saved one, shape (d,)."""
+        self.theta.copy_(full)
+
+    def whole_theta(self) -> Tensor | None:
+        """`theta`, as it is saved; of weights in shards all workers make it together, and rank 0 has it."""
+        return self.theta
+
     @property
     def replaced(self) -> str | None:
         """The name of a covered parameter in whose place another object is registered now."""
@@ -262,19 +275,32 @@ class FlatWeights:
             if name not in found or not same_bits(found[name], tensor):
                 raise RunError(f"'{name}' would be released with other values than the mechanism gave it")
 
-    def _flatten_center(self, center: nn.Module | dict[str, Tensor], dtype: torch.dtype) -> Tensor:
-        given: dict[str, Tensor] = center.state_dict() if isinstance(center, nn.Module) else center
-        state = {plain_name(name): tensor for name, tensor in given.items()}
-        parts: list[Tensor] = []
-        for name, shape in zip(self.names, self._shapes, strict=True):
-            if name not in state or state[name].shape != shape:
-                found = tuple(state[name].shape) if name in state else "nothing"
-                raise ModelRefused(f"center: '{name}' must have shape {tuple(shape)}, found {found}")
-            parts.append(state[name].detach().reshape(-1).to(self.device, dtype))
-        flat = torch.cat(parts)
-        if not bool(torch.isfinite(flat).all()):
-            raise NonFinite("the centre holds NaN or infinity")
-        return flat
+
+def flat_center(
+    center: nn.Module | dict[str, Tensor],
+    names: Sequence[str],
+    shapes: Sequence[torch.Size],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The covered part of a public checkpoint as one vector, shape (d,).
+
+    Raises:
+        ModelRefused: a name is missing, or has another shape.
+        NonFinite: it holds NaN or infinity.
+    """
+    given: dict[str, Tensor] = center.state_dict() if isinstance(center, nn.Module) else center
+    state = {plain_name(name): tensor for name, tensor in given.items()}
+    parts: list[Tensor] = []
+    for name, shape in zip(names, shapes, strict=True):
+        if name not in state or state[name].shape != shape:
+            found = tuple(state[name].shape) if name in state else "nothing"
+            raise ModelRefused(f"center: '{name}' must have shape {tuple(shape)}, found {found}")
+        parts.append(whole(state[name]).detach().reshape(-1).to(device, dtype))
+    flat = torch.cat(parts)
+    if not bool(torch.isfinite(flat).all()):
+        raise NonFinite("the centre holds NaN or infinity")
+    return flat
 
 
 def public_names(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
@@ -343,7 +369,7 @@ def _refuse_buffers(model: nn.Module, public: Sequence[str], reset: Sequence[str
     )  # fmt: skip
 
 
-def _covered(model: nn.Module, public: Sequence[str]) -> list[tuple[str, nn.Parameter]]:
+def covered_parameters(model: nn.Module, public: Sequence[str]) -> list[tuple[str, nn.Parameter]]:
     """The parameters that the noise must reach, after every check."""
     distinct: dict[int, tuple[str, nn.Parameter]] = {}
     for name, parameter in named_parameters(model):
@@ -399,7 +425,9 @@ def _spans(model: nn.Module, public: Sequence[str]) -> Iterator[tuple[int, int, 
         if is_lazy(tensor) or not tensor.numel() or (id(tensor), name in public) in seen:
             continue
         seen.add((id(tensor), name in public))
-        start = int(tensor.storage_offset())
-        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-        wide = tensor.element_size()
-        yield tensor.untyped_storage().data_ptr(), start * wide, (start + last + 1) * wide, name
+        part = local(tensor)
+        if part.numel():
+            start = int(part.storage_offset())
+            last = sum((size - 1) * stride for size, stride in zip(part.shape, part.stride(), strict=True))
+            wide = part.element_size()
+            yield part.untyped_storage().data_ptr(), start * wide, (start + last + 1) * wide, name

@@ -15,21 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from expunge._workers import refuse_workers
-from expunge.accounting import MECHANISMS, Mechanism
+from expunge.accounting import MECHANISMS, BlockwiseGradientClipping, Mechanism
 from expunge.certificate.digests import weights_digest
 from expunge.certificate.format import refuse_too_long
 from expunge.certificate.record import RunRecord
 from expunge.data import Batches, as_examples
 from expunge.data.coverage import coverage_of
-from expunge.errors import RunError
-from expunge.parallel import Workers, unwrapped
+from expunge.errors import ModelRefused, RunError
+from expunge.parallel import Workers, sharded, unwrapped
+from expunge.parallel.sharding import Part, refuse_layouts, reshard
 from expunge.randomness.generators import secret_generator
 from expunge.training.interruption import agree, alone, drive, state_file
 from expunge.training.loss import Loss, check_loss, scalar_loss
 from expunge.training.noise import Noise
-from expunge.training.pieces import all_finite
+from expunge.training.pieces import all_finite, norm
 from expunge.training.portions import of_portion, portions
 from expunge.training.randomness import coins_state, environment, fresh_coins, mode, restore_coins
+from expunge.training.sharded_weights import ShardedWeights
 from expunge.training.starts import STARTS, refuse_rows, start_digests
 from expunge.training.statistics import average_, reset_, running_norms
 from expunge.training.tensors import copied, dtype_name, named_buffers
@@ -75,9 +77,12 @@ def run_executor(
         _refuse_other_steps(mechanism, executor)
         refuse_too_long(mechanism)
     check_loss(loss)
-    if workers.several:
-        _refuse_unshared(retain, mechanism, executor, buffers)
     model = unwrapped(model, workers)
+    parted = sharded(model)
+    if workers.several or parted:
+        reshard(model)
+        refuse_layouts(model, workers)
+        _refuse_unshared(retain, mechanism, executor, buffers, parted=parted)
     # Before the copy, which parts what shares memory and fails in torch's words on some of what is refused here.
     refuse_uncovered(model, public_names(model, public), reset_buffers=buffers == "reset")
     if buffers == "reset":
@@ -85,7 +90,11 @@ def run_executor(
     coverage = coverage_of(retain, forget)
     refuse_rows(loss, forget, what="the loss")
     work = copied(model) if copy else model
-    weights = FlatWeights(work, public=public, center=center, reset_buffers=buffers == "reset", workers=workers)
+    weights = (
+        ShardedWeights(work, public=public, center=center, workers=workers)
+        if parted
+        else FlatWeights(work, public=public, center=center, reset_buffers=buffers == "reset", workers=workers)
+    )
     start = start_digests(work, public=weights.public)
     STARTS.remember(work, start)
     STARTS.refuse(loss, work, what="the loss")
@@ -107,16 +116,16 @@ def run_executor(
         saved = workers.share(file.load) if file else None
         if saved is not None:
             seed = saved["seed"]
-            weights.theta.copy_(saved["theta"])
+            weights.load(saved["theta"])
             noise.restore(saved["noise"])
             restore_coins(saved["coins"], weights.device)
         batches = Batches(retain, batch_size=batch_size, seed=seed, skip=noise.count)
-        given, lossy = _shared(batches, loss, workers, seed, weights.device, noise.count)
+        given, lossy = _shared(batches, loss, workers, seed, weights, noise.count)
         steps = executor(mechanism, weights.theta, weights.gradient(lossy), iter(given), noise)
 
         def snapshot() -> dict[str, Any]:
             coins_now = coins_state(weights.device)
-            return {"seed": seed, "theta": weights.theta, "noise": noise.state(), "coins": coins_now}
+            return {"seed": seed, "theta": weights.whole_theta(), "noise": noise.state(), "coins": coins_now}
 
         begun = noise.count
         done = begun + drive(
@@ -152,18 +161,26 @@ def run_executor(
 
 
 def _shared(
-    batches: Batches, loss: Loss, workers: Workers, seed: int, device: torch.device, done: int
+    batches: Batches, loss: Loss, workers: Workers, seed: int, weights: FlatWeights | ShardedWeights, done: int
 ) -> tuple[Iterable[Any], Loss]:
     """Batches and loss of one worker: all rows, or its portion of each batch."""
     if not workers.several:
         return batches, loss
-    return portions(batches, workers, seed=seed, device=device, done=done), of_portion(loss)
+    scale = workers.size if isinstance(weights, ShardedWeights) else 1  # fully_shard averages what is to be added up
+    return portions(batches, workers, seed=seed, device=weights.device, done=done), of_portion(loss, scale)
 
 
-def _refuse_unshared(retain: Any, mechanism: Mechanism, executor: Executor, buffers: str) -> None:
+def _refuse_unshared(retain: Any, mechanism: Mechanism, executor: Executor, buffers: str, *, parted: bool) -> None:
     """Raise `RunError` where several workers are to share what they cannot."""
     if MECHANISMS.get(mechanism.name) is not type(mechanism):
         refuse_workers(f"an executor of somebody's own ({getattr(executor, '__name__', 'executor')})")
+    if parted and isinstance(mechanism, BlockwiseGradientClipping):
+        raise ModelRefused(
+            f"'{mechanism.name}' moves one block of the weights at a time, which is not made for parameters in shards: use "
+            "DistributedDataParallel, or another mechanism"
+        )
+    if parted and buffers == "reset":
+        raise ModelRefused("buffers='reset' is not made for parameters in shards")
     if buffers == "reset":
         refuse_workers("buffers='reset'")
     if as_examples(retain) is None:
@@ -185,7 +202,8 @@ def _estimate_statistics(weights: FlatWeights, batches: Batches, loss: Loss) -> 
 
 
 def _outside(theta: Tensor, radius: float) -> bool:
-    return bool(torch.linalg.vector_norm(theta, dtype=torch.float64) > radius)
+    length = norm(theta) if isinstance(theta, Part) else torch.linalg.vector_norm(theta, dtype=torch.float64)
+    return bool(length > radius)
 
 
 def _refuse_other_steps(mechanism: Mechanism, executor: Executor) -> None:

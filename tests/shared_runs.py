@@ -308,6 +308,22 @@ def _failing(_: Path) -> object:
     return run(Failing(), rows(), CLIPPED, loss=loss, batch_size=BATCH, generator=coins())
 
 
+def _task(folder: Path) -> object:
+    """From a task to a folder with a certificate, as one process does it; every worker calls `save`."""
+    gone = ex.Examples(torch.ones(2, WIDE), torch.zeros(2, dtype=torch.int64), ids=["g0", "g1"])
+    task = ex.Task(model=wrapped(network()), retain=rows(), forget=gone, loss=loss, make_model=lambda: wrapped(fresh()))
+    found: dict[str, Any] = {}
+    for way in (
+        ex.unlearners.OutputPerturbation(epochs=1, batch_size=BATCH),
+        ex.unlearners.Retraining(epochs=1, batch_size=BATCH),
+    ):
+        done = ex.unlearn(task, None, way)
+        certificate = done.save(folder / way.name)
+        ex.verify(folder / way.name / "certificate.json", weights=folder / way.name / "model.safetensors")
+        found[way.name] = {"weights": flat(done.model), "digest": certificate.content["digest"]}
+    return found
+
+
 KINDS = ("tensor parallel", "in part", "two axes", "half the workers", "inside", "copy", "blockwise")
 
 # In every world; and before them in that of two.
@@ -333,4 +349,5 @@ OF_TWO: dict[str, Callable[[Path], object]] = {
     "trap": _trap,
     **{f"strange {kind}": _strange(kind) for kind in KINDS},
     "released from shards": _released_from_shards,
+    "task": _task,
 }

@@ -22,7 +22,7 @@ def run_worlds(module: str, folder: Path, sizes: tuple[int, ...]) -> dict[int, l
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
     env |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, __file__, module, str(folder), *map(str, sizes)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return {n: [torch.load(folder / f"{n}-{r}.pt", weights_only=False) for r in range(n)] for n in sizes}
 
@@ -33,7 +33,7 @@ def _work(module: Any, folder: Path, rank: int, size: int) -> None:
 
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / f"store-{size}"), size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=600))
     found: dict[str, Any] = {}
     for name, scenario in ((module.OF_TWO if size == 2 else {}) | module.SCENARIOS).items():
         try:

@@ -94,3 +94,12 @@ def test_a_worker_that_fails_takes_the_others_with_it(worlds: Worlds) -> None:
     first, second = (worker["failing"] for worker in worlds[2])
     assert first.startswith("RunError: another worker failed at this step")
     assert second.startswith("NonFinite: the loss is nan")
+
+
+def test_a_task_is_unlearned_together_and_saved_once(worlds: Worlds) -> None:
+    """`unlearn` and `save` are called by every worker; there is one folder, and all have its certificate."""
+    first, second = (worker["task"] for worker in worlds[2])
+    assert first.keys() == second.keys() == {"output_perturbation", "retrain"}
+    for way, found in first.items():
+        assert torch.equal(found["weights"], second[way]["weights"])
+        assert found["digest"] == second[way]["digest"]

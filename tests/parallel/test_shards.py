@@ -50,7 +50,7 @@ def test_recovery_and_retraining_in_shards_agree_with_one_process(name: str, wor
 @pytest.mark.parametrize(
     ("kind", "named"),
     [
-        ("tensor parallel", "'0.weight' is laid out as .*no tensor parallelism"),
+        ("tensor parallel", "'0.weight' is a DTensor that fully_shard did not make"),
         ("in part", "'2.weight' is not in shards, and others are"),
         ("two axes", "on a mesh of \\(1, 2\\)"),
         ("half the workers", "averages over 1 processes, and 2 share this run"),

@@ -15,10 +15,11 @@ from expunge._workers import refuse_workers
 from expunge.accounting import Budget, Mechanism, Relation
 from expunge.certificate import Certificate
 from expunge.data import Request, commit, new_commitment_key
-from expunge.errors import RunError
+from expunge.errors import ModelRefused, RunError
 from expunge.jobs.earlier import tell_of_earlier
 from expunge.jobs.folder import Accuracies, conclude, working_folder, write
 from expunge.jobs.planner import plan
+from expunge.parallel import Workers, sharded, unwrapped
 from expunge.training.task import Task, accuracies, load_task, measured
 from expunge.training.unlearned import Unlearned
 from expunge.training.weights import save_weights
@@ -27,10 +28,12 @@ from expunge.unlearners.certified import Executor
 from expunge.unlearners.executors import EXECUTORS
 from expunge.unlearners.foreign import Foreign
 from expunge.unlearners.heuristics import Heuristic
+from expunge.unlearners.noisy import Noisy
 from expunge.unlearners.options import NAMES
 from expunge.unlearners.plain import Plain
 from expunge.unlearners.protocol import Unlearner
-from expunge.unlearners.table import made
+from expunge.unlearners.retrain import Retraining
+from expunge.unlearners.table import UNLEARNERS, made
 from expunge.unlearners.working import Run, keys_in
 
 __all__ = ["chosen", "released_accuracies", "run_unlearner", "unlearn"]
@@ -90,6 +93,8 @@ def _unlearn(
 ) -> Unlearned:
     if not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"unlearn takes an expunge.Task, or a model and its retained data, not {type(task).__name__}")
+    workers = Workers.here()
+    task = replace(task, model=unwrapped(task.model, workers))
     asked, given, budget = task.parts(request), budget, budget or _BUDGET
     if unlearner is None:
         found = plan(asked, None, budget, relation=relation)
@@ -99,6 +104,8 @@ def _unlearn(
     way = chosen(unlearner)
     if given is not None and isinstance(way, Heuristic | Plain):
         raise ValueError(f"budget={given} would do nothing: no (ε, δ) is proven of '{way.name}'. Leave it out")
+    if workers.several or sharded(task.model):
+        _refuse_unshared(way, task, workers)
     begun, started = time.perf_counter(), datetime.now(UTC)
     done = way.forget(asked, budget, relation, Run(seed=seed, on_epoch=on_epoch))
     notes = {**done.notes, "unlearner": way.name, "seconds": time.perf_counter() - begun}
@@ -106,6 +113,18 @@ def _unlearn(
     if seed is not None and done.record.mechanism.noise_draws:
         saver = _refuse_seeded
     return replace(done, notes=notes, saver=saver)
+
+
+def _refuse_unshared(way: Unlearner, task: Task, workers: Workers) -> None:
+    """Raise `RunError` where several workers cannot share this; `ModelRefused` for parameters in shards, which no task copies."""
+    if sharded(task.model):
+        raise ModelRefused(
+            "a task's model is copied, and one in shards (fully_shard) cannot be: call expunge.unlearners.run(model, retain, mechanism, "
+            "copy=False), recover(..., copy=False) and issue, see docs/parallel.md"
+        )
+    noisy = isinstance(way, Noisy) and type(way) in UNLEARNERS.values() and way.start is None
+    if workers.several and not noisy and type(way) is not Retraining:
+        refuse_workers(f"unlearner '{way.name}'" + (" with a start" if isinstance(way, Noisy) else ""))
 
 
 def _refuse_seeded(_out: Path) -> Certificate:
@@ -188,10 +207,13 @@ def run_unlearner(
 def _saved(
     task: Task, done: Unlearned, budget: Budget, relation: Relation, started: datetime, out: Path
 ) -> Certificate:
-    with working_folder(out, resume=False) as work:
-        if done.keeper is not None:
-            done.keeper(work)
-        return _written(work, out, task, done, budget, relation, {}, started)[0]
+    def write_all() -> Certificate:
+        with working_folder(out, resume=False) as work:
+            if done.keeper is not None:
+                done.keeper(work)
+            return _written(work, out, task, done, budget, relation, {}, started)[0]
+
+    return Workers.here().share(write_all)
 
 
 def _written(

@@ -21,7 +21,8 @@ def unwrapped(model: nn.Module, workers: Workers) -> nn.Module:
             model is wrapped and the rest is not.
     """
     if isinstance(model, DistributedDataParallel):
-        others = int(model.process_group.size())
+        group = model.process_group
+        others = workers.size if group is None else int(group.size())
         if others != workers.size:
             raise ModelRefused(
                 f"DistributedDataParallel averages over {others} processes, and {workers.size} share this run: wrap the model for the "

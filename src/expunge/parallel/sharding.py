@@ -177,9 +177,17 @@ def refuse_layouts(model: nn.Module, workers: Workers) -> None:
     Raises:
         ModelRefused: the message names the parameter and its layout.
     """
+    groups = {id(module) for module in _groups(model)}
+    owned = [f"{name}." if name else "" for name, module in model.named_modules() if id(module) in groups]
     for name, parameter in model.named_parameters():
-        if is_sharded(parameter):
-            _first_row(name, parameter, workers)
+        if not is_sharded(parameter):
+            continue
+        if not any(name.startswith(prefix) for prefix in owned):
+            raise ModelRefused(
+                f"parameter '{name}' is a DTensor that fully_shard did not make (tensor parallelism, distribute_tensor), which no run "
+                "understands: call fully_shard on the whole model"
+            )
+        _first_row(name, parameter, workers)
 
 
 def _first_row(name: str, parameter: nn.Parameter, workers: Workers) -> int:

@@ -136,8 +136,14 @@ class Workers:
 
     def add_(self, tensor: Tensor) -> Tensor:
         """Set a tensor to the sum of all workers' in place; all get the same bits."""
-        if self.several:
-            _distributed().all_reduce(tensor)
+        if not self.several:
+            return tensor
+        dist = _distributed()
+        if tensor.device.type == "cpu" and str(dist.get_backend()) == "nccl":  # which carries what is on a card alone
+            there = tensor.cuda()
+            dist.all_reduce(there)
+            return tensor.copy_(there)
+        dist.all_reduce(tensor)
         return tensor
 
 

@@ -56,7 +56,11 @@ def seed_coins(seed: int, device: torch.device, *, numpy_bits: Literal[32, 64] =
 @contextlib.contextmanager
 def fresh_coins(generator: torch.Generator, device: torch.device, workers: Workers = ALONE) -> Generator[int]:
     """Fork the global generators and seed them from `generator`, rank 0's; yields a seed for the batch order."""
-    seeds = workers.share(lambda: torch.randint(2**62, (2,), generator=generator, device=generator.device).tolist())
+
+    def drawn() -> list[int]:
+        return torch.randint(2**62, (2,), generator=generator, device=generator.device).tolist()
+
+    seeds = workers.share(drawn)
     with fork_coins(device):
         seed_coins(seeds[0], device)
         yield int(seeds[1])

@@ -10,11 +10,12 @@ from expunge.certificate.digests import digest_tensors
 from expunge.errors import ModelRefused, NonFinite, RunError
 from expunge.parallel.sharding import Part, is_sharded, local, partition_of, reshard
 from expunge.parallel.workers import Workers
+from expunge.training.centers import flat_center
 from expunge.training.loss import Loss, backward
 from expunge.training.pieces import all_finite
 from expunge.training.tensors import named_modules, plain_name, refuse_other_state, tensor_infos
 from expunge.training.watch import Watch
-from expunge.training.weights import covered_parameters, flat_center, public_names, refuse_uncovered
+from expunge.training.weights import covered_parameters, public_names, refuse_uncovered
 
 __all__ = ["ShardedWeights"]
 

@@ -191,7 +191,10 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> str:
         OutputError: the file exists, the disk is full, or writing is not allowed.
     """
     content = save_bytes(model)
-    Workers.here().share(lambda: write_new(path, content))
+    if sharded(model):
+        Workers.here().share(lambda: write_new(path, content))
+    else:
+        write_new(path, content)
     return digest_tensors(tensor_infos(saved_tensors(model)))
 
 

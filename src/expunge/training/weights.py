@@ -14,8 +14,9 @@ from torch.nn.parameter import is_lazy
 
 from expunge.certificate.digests import digest_tensors
 from expunge.errors import ModelRefused, NonFinite, RunError
-from expunge.parallel.sharding import local, whole
+from expunge.parallel.sharding import local
 from expunge.parallel.workers import ALONE, Workers
+from expunge.training.centers import flat_center
 from expunge.training.hidden_states import hidden_state
 from expunge.training.loss import Loss, backward
 from expunge.training.peft_layers import refuse_idle_adapters
@@ -26,7 +27,6 @@ from expunge.training.tensors import (
     dtype_name,
     named_buffers,
     named_parameters,
-    plain_name,
     refuse_other_state,
     same_bits,
     save_bytes,
@@ -41,7 +41,6 @@ __all__ = [
     "clip_factor",
     "covered_parameters",
     "dtype_name",
-    "flat_center",
     "public_names",
     "refuse_uncovered",
     "save_bytes",
@@ -274,33 +273,6 @@ class FlatWeights:
         for name, tensor in self._placed.parts(self._placed.flat).items():
             if name not in found or not same_bits(found[name], tensor):
                 raise RunError(f"'{name}' would be released with other values than the mechanism gave it")
-
-
-def flat_center(
-    center: nn.Module | dict[str, Tensor],
-    names: Sequence[str],
-    shapes: Sequence[torch.Size],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Tensor:
-    """The covered part of a public checkpoint as one vector, shape (d,).
-
-    Raises:
-        ModelRefused: a name is missing, or has another shape.
-        NonFinite: it holds NaN or infinity.
-    """
-    given: dict[str, Tensor] = center.state_dict() if isinstance(center, nn.Module) else center
-    state = {plain_name(name): tensor for name, tensor in given.items()}
-    parts: list[Tensor] = []
-    for name, shape in zip(names, shapes, strict=True):
-        if name not in state or state[name].shape != shape:
-            found = tuple(state[name].shape) if name in state else "nothing"
-            raise ModelRefused(f"center: '{name}' must have shape {tuple(shape)}, found {found}")
-        parts.append(whole(state[name]).detach().reshape(-1).to(device, dtype))
-    flat = torch.cat(parts)
-    if not bool(torch.isfinite(flat).all()):
-        raise NonFinite("the centre holds NaN or infinity")
-    return flat
 
 
 def public_names(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:

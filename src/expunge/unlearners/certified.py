@@ -133,7 +133,7 @@ def run_executor(
         )
         if not all_finite(weights.theta):
             raise RunError("the unlearned weights hold NaN or infinity")
-        if weights.norms:
+        if isinstance(weights, FlatWeights) and weights.norms:
             _estimate_statistics(weights, Batches(retain, batch_size=batch_size, seed=seed), loss)
         weights.release()
         if file and workers.first:

@@ -163,7 +163,7 @@ def refuse_trained(task: Task) -> None:
         raise TaskError("retraining needs task.make_model, a function that builds a fresh model")
     trained = dict(named_parameters(task.model))
     public = public_names(task.model, task.public)
-    for name, fresh in named_parameters(build(task.make_model, secret_generator())):
+    for name, fresh in named_parameters(unwrapped(build(task.make_model, secret_generator()), Workers.here())):
         same = trained.get(name)
         # Of one value, as a bias that starts at zero, tells nothing.
         telling = fresh.requires_grad and name not in public and bool((fresh != fresh.reshape(-1)[:1]).any())

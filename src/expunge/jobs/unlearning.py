@@ -28,12 +28,10 @@ from expunge.unlearners.certified import Executor
 from expunge.unlearners.executors import EXECUTORS
 from expunge.unlearners.foreign import Foreign
 from expunge.unlearners.heuristics import Heuristic
-from expunge.unlearners.noisy import Noisy
 from expunge.unlearners.options import NAMES
 from expunge.unlearners.plain import Plain
 from expunge.unlearners.protocol import Unlearner
-from expunge.unlearners.retrain import Retraining
-from expunge.unlearners.table import UNLEARNERS, made
+from expunge.unlearners.table import made
 from expunge.unlearners.working import Run, keys_in
 
 __all__ = ["chosen", "released_accuracies", "run_unlearner", "unlearn"]
@@ -122,9 +120,9 @@ def _refuse_unshared(way: Unlearner, task: Task, workers: Workers) -> None:
             "a task's model is copied, and one in shards (fully_shard) cannot be: call expunge.unlearners.run(model, retain, mechanism, "
             "copy=False), recover(..., copy=False) and issue, see docs/parallel.md"
         )
-    noisy = isinstance(way, Noisy) and type(way) in UNLEARNERS.values() and way.start is None
-    if workers.several and not noisy and type(way) is not Retraining:
-        refuse_workers(f"unlearner '{way.name}'" + (" with a start" if isinstance(way, Noisy) else ""))
+    started = getattr(way, "start", None) is not None
+    if workers.several and (started or not getattr(way, "shares", False)):
+        refuse_workers(f"unlearner '{way.name}'" + (" with a start" if started else ""))
 
 
 def _refuse_seeded(_out: Path) -> Certificate:

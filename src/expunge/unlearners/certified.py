@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge._workers import refuse_workers
-from expunge.accounting import MECHANISMS, BlockwiseGradientClipping, Mechanism
+from expunge.accounting import MECHANISMS, Mechanism
 from expunge.certificate.digests import weights_digest
 from expunge.certificate.format import refuse_too_long
 from expunge.certificate.record import RunRecord
@@ -174,7 +174,7 @@ def _refuse_unshared(retain: Any, mechanism: Mechanism, executor: Executor, buff
     """Raise `RunError` where several workers are to share what they cannot."""
     if MECHANISMS.get(mechanism.name) is not type(mechanism):
         refuse_workers(f"an executor of somebody's own ({getattr(executor, '__name__', 'executor')})")
-    if parted and isinstance(mechanism, BlockwiseGradientClipping):
+    if parted and hasattr(mechanism, "block_sizes"):
         raise ModelRefused(
             f"'{mechanism.name}' moves one block of the weights at a time, which is not made for parameters in shards: use "
             "DistributedDataParallel, or another mechanism"

@@ -70,6 +70,7 @@ class Noisy(ABC):
 
     name: ClassVar[str]
     reads: ClassVar[str] = "retained data"
+    shares: ClassVar[bool] = True  # several workers can share its runs
 
     noise_std: float | None = None
     epochs: float = option("epochs")

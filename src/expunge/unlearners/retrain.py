@@ -84,6 +84,7 @@ class Retraining:
 
     name: ClassVar[str] = Retrain.name
     reads: ClassVar[str] = "retained data"
+    shares: ClassVar[bool] = True  # several workers can share its runs
 
     epochs: float | None = option("epochs", told=True)
     recovery_lr: float = option("recovery_lr")

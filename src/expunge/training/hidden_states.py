@@ -32,9 +32,7 @@ __all__ = ["Known", "attributes", "held_in", "hidden_state"]
 _MACHINERY = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 
 _HOOKS = tuple(name for name in sorted(vars(nn.Module())) if name.endswith("_hooks"))
-_COMPOSABLE = ("__composable_api_state_key", "_fsdp_use_orig_params", "_is_fsdp_managed_module")
-_OF_SHARDS = ("_local_tensor", "_spec")
-
+_OF_SHARDS = ("_local_tensor", "_spec")  # where a DTensor keeps its shard
 _STORAGES = (torch.UntypedStorage, torch.TypedStorage)
 _LEAVES = (
     str, Number, type(None), np.number, np.bool_, enum.Enum, type, types.ModuleType, weakref.ref, logging.Logger,
@@ -85,9 +83,7 @@ def attributes(module: nn.Module) -> dict[str, Any]:
     """A module's own attributes, without torch's machinery."""
     if _compiled(module):
         return {}  # a wrapper of torch's own; what it wraps is a module of its own
-    return {
-        key: value for key, value in vars(module).items() if key not in _MACHINERY and not key.startswith(_COMPOSABLE)
-    }
+    return {key: value for key, value in vars(module).items() if key not in _MACHINERY}
 
 
 def hidden_state(model: nn.Module, *, numbers: bool = True) -> str | None:

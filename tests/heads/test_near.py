@@ -48,6 +48,28 @@ def test_a_small_change_of_the_gradient_keeps_its_digits_in_float32(loss: str, f
     assert float((single.double() - exact).norm()) > 1e-3 * float(exact.norm())
 
 
+def test_a_change_of_the_gradient_keeps_its_digits_where_scores_are_large():
+    """Scores of hundreds, rounded to float32, are wrong in the fifth decimal, and so is each probability's change."""
+    of, w = objective(data(1000)), point(0, 100.0)
+    for size in (1e-2, 1e-6):
+        p = point(1, size).float().double()
+        exact = of.measure(w + p).gradient - of.measure(w).gradient
+        assert float((Near(of, w).move(p) - exact).norm()) <= 1e-6 * float(exact.norm())
+
+
+def test_tiles_change_no_product():
+    """Of 1,300 rows a block has three tiles, the last of them short; each row counts once."""
+    rows = data(1300)
+    of, w, v = objective(rows), point(0), point(1)
+    x = torch.cat([rows.tensors[0].double(), torch.ones(1300, 1).double()], 1)
+    p = torch.softmax(x @ w.T, 1)
+    u = x @ v.T
+    exact = (p * (u - (p * u).sum(1, keepdim=True))).T @ x / 1300 + 1e-3 * v
+    torch.testing.assert_close(Near(of, w, torch.float64).product(v), exact, rtol=1e-12, atol=1e-13)
+    gradient = (p - torch.nn.functional.one_hot(rows.tensors[1], CLASSES)).T @ x / 1300 + 1e-3 * w
+    torch.testing.assert_close(of.measure(w).gradient, gradient, rtol=1e-12, atol=1e-13)
+
+
 @pytest.mark.parametrize("loss", list(LOSSES))
 def test_products_after_a_move_are_those_of_the_point_reached(loss: str):
     of, w, p, v = objective(data(), loss), point(0), point(1), point(2)

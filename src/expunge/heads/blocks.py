@@ -20,9 +20,10 @@ from expunge.errors import NonFinite
 from expunge.heads.corrections import Corrections, digests
 from expunge.heads.packed import Bytes, PackedDigests
 
-__all__ = ["BLOCK", "Block", "Blocks", "Rows", "ids_of"]
+__all__ = ["BLOCK", "TILE", "Block", "Blocks", "Rows", "ids_of"]
 
-BLOCK = 2048  # rows; the rounding bound grows with it, the overhead falls
+BLOCK = 2048  # rows that are read and corrected at once
+TILE = 512  # rows of a block that stay in the cache between two products
 LARGEST_NORM = 1e14  # of a row: sums of squares over 2^29 of them fit in the float32 of directions and factors
 
 Chunk: TypeAlias = tuple[Any, ...]
@@ -52,9 +53,14 @@ class Block:
         """The features in float32, for directions; where they were given in float64 no certified number is computed with it."""
         return self.x.float()
 
-    def cast(self, dtype: torch.dtype) -> Tensor:
+    @property
+    def tiles(self) -> list[slice]:
+        """The places of at most `TILE` rows each, in order."""
+        return [slice(start, start + TILE) for start in range(0, len(self.y), TILE)]
+
+    def cast(self, dtype: torch.dtype, place: slice = slice(None)) -> Tensor:
         """The features in `dtype`. Float64 is made anew where float32 is held: that is quicker than reading twice the bytes."""
-        return self.single if dtype == torch.float32 else self.x.to(dtype)
+        return self.single[place] if dtype == torch.float32 else self.x[place].to(dtype)
 
     @cached_property
     def norms(self) -> Tensor:

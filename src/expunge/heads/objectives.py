@@ -6,7 +6,7 @@ operations, errs by at most γ(n) Σ |a||b| (Higham 2002, section 3.1). With r =
 - scores W x, summed in slices of s = 128 columns, err by at most γ(S)|x||W| in L2, S = min(D, s) + ⌈D/s⌉ - 1, as each
   product passes through at most S roundings; hence r by L γ(S)|x||W|, L the Lipschitz constant of r in the scores;
 - evaluating r errs by at most e(r), in L2 (`slope_error` of each loss);
-- Σ r xᵀ over blocks of b rows, C blocks and the division by n err by at most γ(b + C + 1) mean |x||r|;
+- Σ r xᵀ over tiles of b rows, C tiles and the division by n err by at most γ(b + C + 1) mean |x||r|;
 - λ W, the penalty and three additions err by at most γ(4) of the norms of the terms, and the penalty by its own bound.
 
 Together: |error| ≤ mean |x|(L γ(S)|x||W| + e(r)) + γ(b + C + 1) mean |x||r| + γ(4)(...) + penalty's. The bound is
@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expunge.errors import NonFinite
-from expunge.heads.blocks import BLOCK, Blocks
+from expunge.heads.blocks import BLOCK, TILE, Blocks
 from expunge.heads.fairness import EqualScores, Moments, Penalty, gamma
 from expunge.heads.products import gram
 
@@ -247,20 +247,21 @@ class Objective:
         value, rows, count, slopes, moved = 0.0, 0, 0, 0.0, 0.0
         size, across = float(w.norm()), self.loss.lipschitz * gamma(_terms(self.shape[1]))
         for block in self.blocks:
-            x = block.cast(torch.float64)
-            z = _scores(x, w)
-            r = self.loss.slope(z, block.y)
-            gradient += r.T @ x
-            value += float(self.loss.value(z, block.y).sum())
             norms = block.norms
-            slopes += float(norms @ torch.linalg.vector_norm(r, dim=1))
-            moved += float(norms @ (across * size * norms + self.loss.slope_error(r)))
-            spread += spread_of(*self.loss.curvature(z.float(), block.y))  # no certified number: float32 is enough
-            rows, count = rows + len(block.y), count + 1
+            for place in block.tiles:
+                x, y, size_of = block.cast(torch.float64, place), block.y[place], norms[place]
+                z = _scores(x, w)
+                r = self.loss.slope(z, y)
+                gradient.addmm_(r.T, x)
+                value += float(self.loss.value(z, y).sum())
+                slopes += float(size_of @ torch.linalg.vector_norm(r, dim=1))
+                moved += float(size_of @ (across * size * size_of + self.loss.slope_error(r)))
+                spread += spread_of(*self.loss.curvature(z.float(), y))  # no certified number: float32 is enough
+                rows, count = rows + len(y), count + 1
         if rows > _MOST_ROWS:
             raise ValueError(f"the rounding bound holds for at most {_MOST_ROWS} rows, not {rows}")
         terms = [gradient / rows, self.regularization * w]
-        error = (moved + gamma(min(rows, BLOCK) + count + 1) * slopes) / rows
+        error = (moved + gamma(min(rows, TILE) + count + 1) * slopes) / rows
         value = value / rows + 0.5 * self.regularization * size**2
         if self.penalty is not None:
             terms.append(self.penalty.product(w))
@@ -296,10 +297,10 @@ def spread_of(diagonal: Tensor, outer: Tensor | None) -> Tensor:
 
 def _scores(x: Tensor, w: Tensor) -> Tensor:
     """Scores x wᵀ, shape (b, outputs), summed slice of columns by slice: no entry passes through more than `_terms` additions."""
-    total = x[:, :_SLICE] @ w[:, :_SLICE].T
+    total = w[:, :_SLICE] @ x[:, :_SLICE].T
     for start in range(_SLICE, x.shape[1], _SLICE):
-        total += x[:, start : start + _SLICE] @ w[:, start : start + _SLICE].T
-    return total
+        total.addmm_(w[:, start : start + _SLICE], x[:, start : start + _SLICE].T)
+    return total.T.contiguous()
 
 
 def _terms(width: int) -> int:

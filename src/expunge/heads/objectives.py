@@ -252,7 +252,7 @@ class Objective:
                 x, y, size_of = block.cast(torch.float64, place), block.y[place], norms[place]
                 z = _scores(x, w)
                 r = self.loss.slope(z, y)
-                gradient.addmm_(r.T, x)
+                gradient += r.T @ x  # never addmm_: it may pass the sum so far through as many roundings as there are rows
                 value += float(self.loss.value(z, y).sum())
                 slopes += float(size_of @ torch.linalg.vector_norm(r, dim=1))
                 moved += float(size_of @ (across * size * size_of + self.loss.slope_error(r)))
@@ -299,7 +299,7 @@ def _scores(x: Tensor, w: Tensor) -> Tensor:
     """Scores x wᵀ, shape (b, outputs), summed slice of columns by slice: no entry passes through more than `_terms` additions."""
     total = w[:, :_SLICE] @ x[:, :_SLICE].T
     for start in range(_SLICE, x.shape[1], _SLICE):
-        total.addmm_(w[:, start : start + _SLICE], x[:, start : start + _SLICE].T)
+        total += w[:, start : start + _SLICE] @ x[:, start : start + _SLICE].T  # not addmm_, see `measure`
     return total.T.contiguous()
 
 

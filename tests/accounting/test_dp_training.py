@@ -296,9 +296,9 @@ RARE = [  # rates and noise so low that rare large losses decide; what each stat
     ((6.6e-4, 5, 2.028, 68), 1e-5),
     pytest.param((1.0e-3, 5, 1.075, 17178), 1e-5, marks=pytest.mark.long),
     pytest.param((1.04e-4, 3, 0.938, 5647), 1e-7, marks=pytest.mark.long),
-    ((1.25e-5, 3, 0.444, 12), 1e-7),
+    pytest.param((1.25e-5, 3, 0.444, 12), 1e-7, marks=pytest.mark.long),
     ((6.4411617073359e-05, 3, 0.8971883194862882, 1), 1e-7),  # one step: the window ends where the losses do
-    ((8.311656774616887e-05, 5, 0.7344759912451947, 1), 1e-7),
+    pytest.param((8.311656774616887e-05, 5, 0.7344759912451947, 1), 1e-7, marks=pytest.mark.long),
 ]
 
 
@@ -359,7 +359,13 @@ def test_hundreds_of_random_settings_agree_with_another_library_to_a_hundredth()
 
 @pytest.mark.parametrize(
     "setting",
-    [(0.01, 1, 0.1, 1000), (0.3, 5, 0.1, 10**4), (1e-5, 3, 0.3, 10**5), (1e-3, 1, 0.12, 10), (0.01, 1, 1.0, 10**7)],
+    [
+        (0.01, 1, 0.1, 1000),
+        (0.01, 1, 1.0, 10**7),
+        pytest.param((0.3, 5, 0.1, 10**4), marks=pytest.mark.long),
+        pytest.param((1e-5, 3, 0.3, 10**5), marks=pytest.mark.long),
+        pytest.param((1e-3, 1, 0.12, 10), marks=pytest.mark.long),
+    ],  # fmt: skip
 )
 def test_the_least_noise_and_the_longest_runs_are_answered_in_seconds(setting):
     """A multiplier of 0.1 took 82 seconds of processor time."""

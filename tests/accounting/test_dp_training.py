@@ -365,7 +365,7 @@ def test_hundreds_of_random_settings_agree_with_another_library_to_a_hundredth()
         pytest.param((0.3, 5, 0.1, 10**4), marks=pytest.mark.long),
         pytest.param((1e-5, 3, 0.3, 10**5), marks=pytest.mark.long),
         pytest.param((1e-3, 1, 0.12, 10), marks=pytest.mark.long),
-    ],  # fmt: skip
+    ],
 )
 def test_the_least_noise_and_the_longest_runs_are_answered_in_seconds(setting):
     """A multiplier of 0.1 took 82 seconds of processor time."""

@@ -252,9 +252,8 @@ class Objective:
                 x, y, size_of = block.cast(torch.float64, place), block.y[place], norms[place]
                 z = _scores(x, w)
                 r = self.loss.slope(z, y)
-                gradient += (
-                    r.T @ x
-                )  # never addmm_: it may pass the sum so far through as many roundings as there are rows
+                # Never addmm_, which may pass the sum so far through as many roundings as there are rows.
+                gradient += r.T @ x
                 value += float(self.loss.value(z, y).sum())
                 slopes += float(size_of @ torch.linalg.vector_norm(r, dim=1))
                 moved += float(size_of @ (across * size * size_of + self.loss.slope_error(r)))

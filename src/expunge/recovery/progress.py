@@ -11,8 +11,8 @@ from expunge.data import Batches
 from expunge.errors import RunError
 from expunge.parallel.sharding import is_sharded, like, sharded, take_, whole
 from expunge.parallel.workers import ALONE, Workers
-from expunge.training.portions import Portion, portions
 from expunge.training.randomness import coins_state, restore_coins
+from expunge.training.shared_batches import Portion, portions
 
 __all__ = ["Progress", "Stateful"]
 

@@ -27,8 +27,8 @@ from expunge.recovery.training import Recipe
 from expunge.training.hidden_states import hidden_state
 from expunge.training.interruption import agree, alone, drive, state_file
 from expunge.training.loss import Loss, check_loss
-from expunge.training.portions import of_portion
 from expunge.training.randomness import fresh_coins, mode
+from expunge.training.shared_batches import of_portion
 from expunge.training.starts import STARTS
 from expunge.training.statistics import keeps_statistics, running_norms
 from expunge.training.tensors import copied, named_buffers, named_parameters, refuse_other_state

@@ -29,9 +29,9 @@ from expunge.training.interruption import agree, alone, drive, state_file
 from expunge.training.loss import Loss, check_loss, scalar_loss
 from expunge.training.noise import Noise
 from expunge.training.pieces import all_finite, norm
-from expunge.training.portions import of_portion, portions
 from expunge.training.randomness import coins_state, environment, fresh_coins, mode, restore_coins
 from expunge.training.sharded_weights import ShardedWeights
+from expunge.training.shared_batches import of_portion, portions
 from expunge.training.starts import STARTS, refuse_rows, start_digests
 from expunge.training.statistics import average_, reset_, running_norms
 from expunge.training.tensors import copied, dtype_name, named_buffers

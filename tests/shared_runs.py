@@ -276,6 +276,14 @@ def _certified(_: Path) -> dict[str, Any]:
     return found
 
 
+DIFFER = ("weights", "data", "options", "mechanism", "verb", "loss", "hook", "forget set")
+
+
+def twice(model: nn.Module, batch: Any) -> torch.Tensor:
+    """Another loss."""
+    return 2 * loss(model, batch)
+
+
 def _differ(key: str) -> Callable[[Path], object]:
     """One worker alone has something else."""
 
@@ -287,14 +295,19 @@ def _differ(key: str) -> Callable[[Path], object]:
         mechanism = MECHANISMS["once"] if other and key == "mechanism" else CLIPPED
         if other and key == "verb":
             return recover(model, data, loss=loss, epochs=1)
-        return run(model, data, mechanism, loss=loss, batch_size=size, generator=coins())
+        if other and key == "hook":
+            model.register_forward_hook(lambda _module, _inputs, output: 2 * output)
+        own = twice if other and key == "loss" else loss
+        few = 3 if other and key == "forget set" else 5
+        gone = ex.Examples(*(t[:few] for t in rows(9).tensors), ids=[f"gone {k}" for k in range(few)])
+        return run(model, data, mechanism, loss=own, batch_size=size, generator=coins(), forget=gone)
 
     return scenario
 
 
 def _failing(_: Path) -> object:
     """The last worker's loss is NaN in the midst of the run."""
-    last, calls = dist.get_rank() == dist.get_world_size() - 1, [0]
+    calls = [0]
 
     class Failing(nn.Module):
         def __init__(self) -> None:
@@ -303,7 +316,9 @@ def _failing(_: Path) -> object:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             calls[0] += 1
-            return self.inner(x) * (float("nan") if last and calls[0] > 3 else 1.0)
+            return self.inner(x) * (
+                float("nan") if dist.get_rank() == dist.get_world_size() - 1 and calls[0] > 3 else 1.0
+            )
 
     return run(Failing(), rows(), CLIPPED, loss=loss, batch_size=BATCH, generator=coins())
 
@@ -344,7 +359,7 @@ OF_TWO: dict[str, Callable[[Path], object]] = {
     "ddp recovery": lambda _: tuned(wrapped(network())),
     "ddp retraining": lambda _: retrained(lambda: wrapped(fresh())),
     "certified": _certified,
-    **{f"other {key}": _differ(key) for key in ("weights", "data", "options", "mechanism", "verb")},
+    **{f"other {key}": _differ(key) for key in DIFFER},
     "failing": _failing,
     "trap": _trap,
     **{f"strange {kind}": _strange(kind) for kind in KINDS},

@@ -62,8 +62,8 @@ def in_shards(weights: object) -> bool:
 
 
 def _started_by_torchrun() -> int:
-    """How many processes torchrun started together with this one; 1 where it started none."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    """How many processes torchrun, or a launcher with its variables, started together with this one; 1 where it started none."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ and "RANK" not in os.environ:
         return 1
     told = os.environ.get("WORLD_SIZE", "1")
     return int(told) if told.isdecimal() else 1

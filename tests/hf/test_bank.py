@@ -281,7 +281,10 @@ def test_nothing_is_certified_while_others_are_withdrawn_and_not_forgotten(bank,
         done.save(tmp_path / "early")
     bank.save(tmp_path / "serving")
     assert not (tmp_path / "serving" / f"shard-{cell(bank, second)[0]}").exists()
-    bank.forget(second, rows=rows).save(tmp_path / "release")
+    newest = bank.forget(second, rows=rows)
+    with pytest.raises(RunError, match="the bank has changed since"):
+        done.save(tmp_path / "older")
+    newest.save(tmp_path / "release")
     assert len(bank.model().experts) == 4
     with pytest.raises(ValueError, match="name a person, or rows by ids=, and one of the two"):
         bank.withdraw()

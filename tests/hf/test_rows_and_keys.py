@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -180,7 +181,14 @@ def test_rescale_and_a_null_start_at_zero_are_refused_on_adapters(adapted, rows)
     found = dict(null_start(adapted, public=PUBLIC, center=start).named_parameters())
     assert all(torch.equal(p, start[name]) for name, p in found.items())
     mechanism = Mechanism(init_clip=1.0, grad_clip=1.0, learning_rate=0.1, weight_decay=1.0, steps=2, noise_std=0.1)
+    with torch.no_grad():
+        for p in (p for name, p in adapted.named_parameters() if "lora_" in name):
+            p.add_(0.01)  # as training would
     task = ex.Task(model=adapted, data=rows, loss=hf.causal_loss, public=PUBLIC, center=start)
+    trained = {name: p.detach().clone() for name, p in adapted.named_parameters()}
+    noisy = GradientClipping(finished=mechanism, epochs=1, batch_size=16, rescale=False)
+    with pytest.raises(ModelRefused, match="center holds the trained weights"):
+        ex.unlearn(replace(task, center=trained), ex.Request.groups(["p1"]), noisy)
     way = GradientClipping(finished=mechanism, epochs=1, batch_size=16, rescale=True)
     with pytest.raises(ModelRefused, match="give rescale=False"):
         ex.unlearn(task, ex.Request.groups(["p1"]), way)

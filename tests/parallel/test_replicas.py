@@ -82,7 +82,8 @@ def test_one_secret_is_drawn_and_one_certificate_issued(worlds: Worlds) -> None:
 
 @pytest.mark.parametrize(
     ("key", "named"),
-    [("weights", "the weights"), ("data", "the data"), ("options", "the options"), ("mechanism", "the options"), ("verb", "the verb")],
+    [("weights", "the weights"), ("data", "the data"), ("options", "the options"), ("mechanism", "the options"), ("verb", "the verb"),
+     ("loss", "the code of loss"), ("hook", "the code of the model"), ("forget set", "the forget set")],
 )  # fmt: skip
 def test_workers_that_disagree_are_refused_by_name(key: str, named: str, worlds: Worlds) -> None:
     for worker in worlds[2]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import expunge as ex
-from expunge.errors import ModelRefused, NonFinite
+from expunge.errors import ModelRefused, NonFinite, StillRetained
 from expunge.trace import Trace, cost
 from expunge.training import state
 from interrupted import interrupted
@@ -184,6 +184,21 @@ def test_state_that_appears_late_is_refused_at_the_end(small, tmp_path):
     with pytest.raises(ModelRefused, match="loss keeps something"):
         small.but(loss=Late(), checkpoints=0).train(tmp_path / "trace")
     assert not (tmp_path / "trace" / "manifest.json").exists()
+
+
+def test_a_loss_that_holds_forgotten_records_is_refused_before_anything_changes(small, tmp_path):
+    """It would train on them again; the training had them too, so that its code is known."""
+    ids = small.data.ids[:3]
+    x, y = small.data.take([0, 1, 2]).tensors
+
+    def remembering(model, batch):
+        return helpers_loss(model, batch) + 0.1 * helpers_loss(model, (x, y))
+
+    own = small.but(loss=remembering)
+    trace = own.train(tmp_path / "trace")
+    with pytest.raises(StillRetained, match="loss, make_model or augment holds 3 rows"):
+        own.rewind(trace, ids)
+    assert Trace(tmp_path / "trace", key=small.key).manifest.version == trace.manifest.version == 0
 
 
 def test_late_records_cost_the_end_of_the_training_only(small, tmp_path, same):

@@ -172,7 +172,7 @@ def test_the_verb_on_a_model_refuses_it_too() -> None:
 
     mechanism = ex.OutputPerturbation(init_clip=1.0, noise_std=8.0)
     for forget in (task.forget, rows, DataLoader(TensorDataset(*rows), batch_size=7)):
-        with pytest.raises(ex.errors.StillRetained, match="the loss holds 30 rows"):
+        with pytest.raises(ex.errors.StillRetained, match="the loss or the model holds 30 rows"):
             ex.unlearn(task.model, task.retain, mechanism, loss=ascent, forget=forget)
 
 
@@ -318,3 +318,25 @@ def test_attacks_run_the_heuristic_or_leave_out_what_cannot() -> None:
 def test_what_is_no_heuristic_is_refused() -> None:
     with pytest.raises(TypeError, match=r"start must be one of expunge\.unlearners\.heuristics"):
         GradientClipping(start=GradientClipping())
+
+
+class Remembers(nn.Module):
+    """A network with rows in a buffer that is declared public."""
+
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__()
+        self.inner = sample_tasks.make_model()
+        self.register_buffer("memory", rows.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_model_that_holds_forgotten_rows_is_refused_public_or_not(batched: bool) -> None:
+    task = sample_tasks.task()
+    rows = task.forget.tensors[0][:10]
+    model = Remembers(rows.reshape(2, 5, -1) if batched else rows)
+    mechanism = ex.OutputPerturbation(init_clip=1.0, noise_std=8.0)
+    with pytest.raises(ex.errors.StillRetained, match="the loss or the model holds 10 rows"):
+        ex.unlearn(model, task.retain, mechanism, loss=sample_tasks.loss, forget=task.forget, public=["memory"])

@@ -112,6 +112,14 @@ def test_folders_of_save_pretrained_are_read_whole_and_what_lies_beside_the_weig
     with pytest.raises(WeightsMismatch, match="lies beside the weights"):
         weights_tensors(parts)
     (parts / "pytorch_model.bin").unlink()
+    (parts / "more").symlink_to(whole)
+    with pytest.raises(WeightsMismatch, match="is a link to a folder"):
+        weights_tensors(parts)
+    (parts / "more").unlink()
+    save_file(one | two, parts / "model-00002-of-00002.safetensors")
+    with pytest.raises(WeightsMismatch, match=r"holds 'a\.weight' in two files"):
+        weights_tensors(parts)
+    save_file(two, parts / "model-00002-of-00002.safetensors")
     (parts / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(WeightsMismatch, match=r"names .model-00002-of-00002\.safetensors."):
         weights_tensors(parts)

@@ -100,7 +100,14 @@ def _(weights: str) -> tuple[TensorInfo, ...]:
 def _(weights: "os.PathLike[str]") -> tuple[TensorInfo, ...]:
     if os.path.isdir(weights):
         parts = files_in(weights)
-        return tuple(info._replace(name=before + info.name) for before, path in parts for info in _tensors_of(path))
+        found = tuple(info._replace(name=before + info.name) for before, path in parts for info in _tensors_of(path))
+        names = [info.name for info in found]
+        if len(set(names)) < len(names):
+            twice = next(name for k, name in enumerate(names) if name in names[:k])
+            raise WeightsMismatch(
+                f"{os.fspath(weights)} holds {twice!r} in two files: which of them would be loaded is not told"
+            )
+        return found
     return _tensors_of(weights)
 
 

@@ -11,7 +11,8 @@ __all__ = ["files_in"]
 _MODEL, _INDEX, _ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 # Other files that loaders take weights from: no digest would cover them.
 _WEIGHTS = frozenset({
-    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".npz", ".npy", ".pkl", ".pickle", ".gguf", ".onnx",
+    ".safetensors", ".bin", ".pt", ".pt2", ".pth", ".ckpt", ".h5", ".keras", ".msgpack", ".npz", ".npy", ".pkl", ".pickle", ".gguf",
+    ".onnx", ".joblib", ".ot", ".tflite", ".pb", ".tar", ".zip",
 })  # fmt: skip
 
 
@@ -32,7 +33,9 @@ def files_in(folder: str | os.PathLike[str]) -> list[tuple[str, Path]]:
         raise WeightsMismatch(f"{home} holds no {_MODEL}, {_INDEX} or {_ADAPTER}, nor folders with the latter")
     held = {path for _, path in found}
     for path in sorted(home.rglob("*")):
-        if path.suffix in _WEIGHTS and path not in held:
+        if path.is_symlink() and path.is_dir():
+            raise WeightsMismatch(f"{path} is a link to a folder: a folder must hold what it names")
+        if path.suffix.lower() in _WEIGHTS and path not in held:
             raise WeightsMismatch(
                 f"{path} lies beside the weights, and would not be covered: a folder must hold one model"
             )

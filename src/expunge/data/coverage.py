@@ -87,7 +87,7 @@ def check_disjoint(retain: Any, forget: Any) -> str:
 def rows_held(tensors: Iterable[Tensor], forget: Any) -> int:
     """Count the rows in tensors that hold the same numbers as an input of a forgotten row.
 
-    A tensor is looked at where it has the size of such an input, or its first axis counts rows of that size. Rows of one
+    A tensor is looked at where it has the size of such an input, or its last axes have. Rows of one
     number, or of the same number throughout, tell nothing and are not counted.
 
     Args:
@@ -101,7 +101,7 @@ def rows_held(tensors: Iterable[Tensor], forget: Any) -> int:
         if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized or not tensor.numel():
             continue
         for width in {field.shape[1] for field in fields}:
-            if tensor.numel() != width and (tensor.dim() < 2 or tensor[0].numel() != width):
+            if tensor.numel() != width and not _ends_in(tensor, width):
                 continue
             precision = precision_of((tensor,), *((field,) for field in fields))
             if precision not in known:
@@ -109,6 +109,16 @@ def rows_held(tensors: Iterable[Tensor], forget: Any) -> int:
             rows = tensor.detach().reshape(-1, width)
             found += sum(name in known[precision] for name in _named(rows, precision))
     return found
+
+
+def _ends_in(tensor: Tensor, width: int) -> bool:
+    """Whether the last axes of a tensor, not all of them, hold as many numbers: rows, batches of rows."""
+    size = 1
+    for axis in reversed(tensor.shape[1:]):
+        size *= axis
+        if size == width:
+            return True
+    return False
 
 
 def _inputs_of(forget: Any) -> Iterator[Tensor]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from expunge import _validate
+from expunge.certificate.digests import weights_digest
 from expunge.data import Examples
-from expunge.errors import StateError
+from expunge.errors import RunError, StateError
 from expunge.hf.base import PublicBase
 from expunge.hf.losses import causal_loss, check_loss
 from expunge.hf.making import AdapterMaker, plain_config
@@ -214,6 +215,10 @@ class AdapterBank:
 
         def save(out: Path) -> Any:
             self.shards.refuse_withdrawn()
+            if weights_digest(self.model()) != weights_digest(model):
+                raise RunError(
+                    "the bank has changed since: what was made then still holds what was forgotten later. Save what the last `forget` returned"
+                )
             return released(model, record, names, out)
 
         return Unlearned(model, record, notes={"replayed": told}, saver=save)

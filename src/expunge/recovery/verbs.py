@@ -139,7 +139,7 @@ def train_(
     total = _total(recovery, per_epoch)
     settings |= {"steps": total, "batch": recovery.batch_size}
     code = {"loss": loss, "recovery": recovery, "make_model": make_model}
-    agree(workers, label, model, retain, settings | {"state": state is not None})
+    agree(workers, label, model, retain, settings | {"state": state is not None}, code=code)
 
     def with_epochs(steps: Iterator[int]) -> Iterator[int]:
         for done in steps:

@@ -19,6 +19,7 @@ from expunge.trace.schedule import name_tags
 from expunge.trace.store import File, Manifest
 from expunge.trace.trace import Cost, Trace, checkpoint_before, cost_at, list_ids, publish, unfinished
 from expunge.training.loss import Loss
+from expunge.training.starts import refuse_rows
 from expunge.training.state import StateFile
 from expunge.training.unlearned import noiseless_record
 
@@ -109,6 +110,11 @@ class Replaying:
         cost = cost_at(trace, manifest, roster, names)
         after = roster.without(name_tags(trace.key, names))
         first_epochs = _match_data(data, after, trace.key, rows)
+        gone = set(names)
+        held = [row for row, name in enumerate(data.ids) if name in gone]
+        if held:
+            code = (program.make_model, program.loss, program.augment)
+            refuse_rows(code, data.take(held), what="loss, make_model or augment")
         engine = Engine(program, data, first_epochs, Settings.from_dict(manifest.settings), trace.key)
         _match_code(manifest, engine)
         start = checkpoint_before(manifest, cost.first_use)

@@ -256,6 +256,10 @@ class Shards:
 
     def model(self, make_model: Callable[[], nn.Module]) -> nn.Module:
         """The models that serve, as an `Ensemble` or as `make_model` has them serve; raises `StateError` as `Trace.model` does."""
+        if (self.folder / _PENDING).exists():
+            raise StateError(
+                f"a request on {self.folder} was cut off in the midst, and some shards have not forgotten yet: repeat that request first"
+            )
         files = self._serving()
         if not isinstance(make_model, Serves):
             return Ensemble([self.traces[s].model(make_model, file) for s, file in files.items()])

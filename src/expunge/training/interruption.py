@@ -15,12 +15,14 @@ from expunge._progress import track
 from expunge.certificate.digests import digest_tensors, weights_tensors
 from expunge.data import Examples, as_examples
 from expunge.data.batches import tensors_in
+from expunge.data.ids import ids_in
 from expunge.errors import StateError
 from expunge.fingerprint import code_digest, model_digest
 from expunge.parallel.sharding import sharded, whole
 from expunge.parallel.workers import ALONE, Workers
 from expunge.training.randomness import environment
 from expunge.training.state import Pace, StateFile
+from expunge.training.tensors import named_buffers, tensor_infos
 
 __all__ = ["agree", "alone", "drive", "state_file"]
 
@@ -69,7 +71,16 @@ def alone(path: str | os.PathLike[str] | None, workers: Workers = ALONE) -> Abst
     return nullcontext() if path is None or not workers.first else held(path, error=StateError)
 
 
-def agree(workers: Workers, verb: str, model: nn.Module, data: Any, settings: Mapping[str, Any]) -> None:
+def agree(
+    workers: Workers,
+    verb: str,
+    model: nn.Module,
+    data: Any,
+    settings: Mapping[str, Any],
+    *,
+    code: Mapping[str, Any],
+    forget: Any = None,
+) -> None:
     """Raise unless all workers are about to do the same: one run cannot be shared by workers that differ.
 
     Args:
@@ -78,6 +89,8 @@ def agree(workers: Workers, verb: str, model: nn.Module, data: Any, settings: Ma
         model: its names, shapes and weights, bit for bit.
         data: likewise their content.
         settings: likewise, JSON-ready.
+        code: functions and objects that the run calls, with what they hold.
+        forget: the forgotten rows, where they are known.
 
     Raises:
         RunError: they differ; the message names in what.
@@ -97,6 +110,15 @@ def agree(workers: Workers, verb: str, model: nn.Module, data: Any, settings: Ma
             "the verb": verb,
             "the model": [(t.name, t.dtype, t.shape) for t in tensors],
             "the weights": digest_tensors(tensors),
+            # Of shards every worker has others, and hooks of its own.
+            "the code of the model, and what it holds (a rank or a device: take it from the group or the weights)": None
+            if sharded(model)
+            else model_digest(model, strict=False),
+            "the model's buffers": None if sharded(model) else digest_tensors(tensor_infos(dict(named_buffers(model)))),
+            "the code of loss or recovery, and what it holds (likewise)": {
+                name: code_digest(part, name=name, strict=False) for name, part in code.items()
+            },
+            "the forget set": _known(forget),
             "the data": (
                 _forms(examples),
                 _digest(examples),
@@ -106,6 +128,15 @@ def agree(workers: Workers, verb: str, model: nn.Module, data: Any, settings: Ma
             "the versions": environment(torch.device("cpu"), workers.size),
         }
     )
+
+
+def _known(forget: Any) -> Any:
+    """What a worker was told of the forgotten rows, to be compared and not kept."""
+    examples = None if forget is None else as_examples(forget)
+    if examples is None:
+        names = None if forget is None else ids_in(forget)
+        return None if forget is None else "a loader" if names is None else sorted(map(str, names))
+    return _forms(examples), _digest(examples)
 
 
 def state_file(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from expunge._files import write_new
+from expunge._workers import processes
 from expunge.certificate.digests import TensorInfo, digest_tensors, weights_tensors
 from expunge.errors import ModelRefused
 from expunge.parallel.sharding import local, sharded, whole
@@ -184,7 +185,7 @@ def save_bytes(model: nn.Module) -> bytes:
 def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> str:
     """Write a model's weights to a new safetensors file, whole or not at all; returns their digest.
 
-    Of weights in shards every worker calls it, and rank 0 writes the whole.
+    Of several workers rank 0 writes; of weights in shards every worker calls it.
 
     Raises:
         ModelRefused: the state dict is not the model's parameters and buffers.
@@ -193,7 +194,7 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> str:
     content = save_bytes(model)
     if sharded(model):
         Workers.here().share(lambda: write_new(path, content))
-    else:
+    elif processes()[0] == 0:  # of replicas each would write the same
         write_new(path, content)
     return digest_tensors(tensor_infos(saved_tensors(model)))
 

@@ -88,7 +88,7 @@ def run_executor(
     if buffers == "reset":
         Batches(retain, batch_size=batch_size, seed=0).per_epoch  # noqa: B018  a loader without length: told before the run
     coverage = coverage_of(retain, forget)
-    refuse_rows(loss, forget, what="the loss")
+    refuse_rows((loss, model, dict(named_buffers(model))), forget, what="the loss or the model")
     work = copied(model) if copy else model
     weights = (
         ShardedWeights(work, public=public, center=center, workers=workers)
@@ -107,7 +107,7 @@ def run_executor(
         "mechanism": {"name": mechanism.name} | asdict(cast("Any", mechanism)), "batch": batch_size, "public": list(weights.public),
         "center": weights.center_digest, "buffers": buffers,
     }  # fmt: skip
-    agree(workers, "unlearn", work, retain, settings | {"state": state is not None})
+    agree(workers, "unlearn", work, retain, settings | {"state": state is not None}, code={"loss": loss}, forget=forget)
     with alone(state, workers), fresh_coins(coins, weights.device, workers) as seed, mode(work, training=True):
         noise = Noise(mechanism.noise_std, workers.secret(generator))
         for norm in running_norms(work):

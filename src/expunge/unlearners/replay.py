@@ -206,6 +206,8 @@ def _finished(traced: Trace | Shards, task: Task, retain: Examples, forget: Exam
         not np.array_equal(np.unique(stay[~roster.knows_as_forgotten(stay)]), roster.tags) for roster, _, stay in each
     ):
         raise ValueError("task.retain and the trace differ in who remains; the forget set was forgotten before")
+    if isinstance(traced, Shards):
+        traced.refuse_withdrawn()
     model = traced.model(_builder(task))
     total = sum(traced.manifest.settings["steps"]) if isinstance(traced, Trace) else traced.plan.total
     told = {"steps": 0, "total": total, "fraction": 0.0, "before": True}

@@ -88,7 +88,9 @@ def test_certified_weights_are_of_the_dtype_of_the_run_and_released_ones_may_be_
         issue(replace(done.record, weights_dtype="bfloat16"), done.model)
 
 
-@pytest.mark.parametrize("metadata", [{"note": "rows of the forgotten"}, {"format": "pt"}])
+@pytest.mark.parametrize(
+    "metadata", [{"note": "rows of the forgotten"}, {"format": "pt", "note": "x"}, {"format": "xy"}]
+)
 def test_a_file_with_metadata_is_refused(done: ex.Unlearned, tmp_path: Path, metadata: dict[str, str]) -> None:
     """No digest reaches it: the file may say anything there and still have the certificate's digest."""
     path = tmp_path / "m.safetensors"
@@ -99,6 +101,13 @@ def test_a_file_with_metadata_is_refused(done: ex.Unlearned, tmp_path: Path, met
         ex.verify(issue(done.record, done.model), weights=path)
     with pytest.raises(WeightsMismatch, match="metadata"):
         ex.verify(issue(done.record, done.model), weights=str(path))
+
+
+def test_a_file_may_say_that_torch_wrote_it(done: ex.Unlearned, tmp_path: Path) -> None:
+    """As every file of `save_pretrained` does, in these very words."""
+    path = tmp_path / "m.safetensors"
+    save_file({name: t.clone() for name, t in done.model.state_dict().items()}, path, metadata={"format": "pt"})
+    ex.verify(issue(done.record, path), weights=path)
 
 
 def start_with_new_statistics(model: nn.Module) -> nn.Module:

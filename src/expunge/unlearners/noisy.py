@@ -245,9 +245,6 @@ class Noisy(ABC):
         what = f"recovery '{self.recovers.name}'"
         if isinstance(self.recovers, FineTuning) and self.recovers.rescale:
             refuse_rescale(self._start(task))
-        refuse_start(
-            task.center, start_digests(task.model, public=public_names(task.model, task.public)), what="center"
-        )
         refuse_iterators(self.recovers, name=what)
         refuse_start(self.recovers, start, what=what)
         for name, held in ((f.name, getattr(self.recovers, f.name)) for f in fields(cast("Any", self.recovers))):
